@@ -1,0 +1,38 @@
+/* Distances of one query to many rows, by metric and element type, at every SIMD level.
+ *
+ * Contract: pointers need no alignment beyond their element's; sizes are trusted; rows hold finite values; rows and query
+ * do not overlap `out`. For integer types dim <= 32768 (an int32 sum of squared differences does not overflow). Values
+ * are what ranks candidates, smaller is nearer:
+ *   SPANN_L2   sum (q - v)^2, exact for the integer types up to 2^24, rounded once to float above
+ *   SPANN_IP   -(q . v)
+ *   SPANN_COS  -(q . v) / |v|; the query is used as it is, its length only scales the values; |v| = 0 gives 0
+ * Float kernels keep 16 partial sums in lane order and never fuse multiply and add, so their result is the same at
+ * every SIMD level. */
+#ifndef SPANN_DISTANCE_H
+#define SPANN_DISTANCE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { SPANN_L2 = 0, SPANN_IP = 1, SPANN_COS = 2, SPANN_METRICS = 3 } spann_metric;
+typedef enum { SPANN_U8 = 0, SPANN_I8 = 1, SPANN_F16 = 2, SPANN_F32 = 3, SPANN_DTYPES = 4 } spann_dtype;
+
+/* Query element type: that of the rows, except that rows of float16 take a float32 query. */
+typedef void (*spann_score_fn)(const void *query, const void *rows, size_t n, size_t dim, float *out);
+/* The same for rows base[index[0..n)]. */
+typedef void (*spann_gather_fn)(const void *query, const void *base, const uint32_t *index, size_t n, size_t dim,
+                                float *out);
+
+typedef struct {
+    spann_score_fn score[SPANN_METRICS][SPANN_DTYPES];
+    spann_gather_fn gather[SPANN_METRICS][SPANN_DTYPES];
+    /* Dot products of n rows with 16 columns stored column-interleaved: out[i * 16 + c] = sum_j rows[i][j] * tile[j * 16 + c]. */
+    void (*dot_tile)(const float *rows, const float *tile, size_t n, size_t dim, float *out);
+} spann_kernels;
+
+/* The kernels of the level in force (simd.h); NULL if that level is not to be had. */
+const spann_kernels *spann_kernels_get(void);
+
+static inline size_t spann_dtype_size(spann_dtype t) { return t == SPANN_F32 ? 4 : t == SPANN_F16 ? 2 : 1; }
+
+#endif

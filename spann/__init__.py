@@ -1,0 +1,44 @@
+"""Approximate nearest-neighbour search for vector collections too large for memory.
+
+>>> import numpy as np, spann, tempfile
+>>> vectors = np.random.default_rng(0).random((1000, 16), dtype=np.float32)
+>>> with tempfile.TemporaryDirectory() as directory:
+...     with spann.build(vectors, directory + "/my.spann") as index:
+...         ids, distances = index.search(vectors[:3], k=1)
+>>> ids.ravel().tolist()
+[0, 1, 2]
+"""
+
+from spann._version import __version__
+from spann.config import BuildParams, SearchParams
+from spann.errors import (
+    CorruptionError,
+    ExistsError,
+    FormatError,
+    InputError,
+    MissingError,
+    SpannError,
+    StorageError,
+)
+from spann.index import Index, build, verify
+from spann.index import open_index as open
+from spann.types import Metric, SearchResult
+
+__all__ = [
+    "BuildParams",
+    "CorruptionError",
+    "ExistsError",
+    "FormatError",
+    "Index",
+    "InputError",
+    "Metric",
+    "MissingError",
+    "SearchParams",
+    "SearchResult",
+    "SpannError",
+    "StorageError",
+    "__version__",
+    "build",
+    "open",
+    "verify",
+]

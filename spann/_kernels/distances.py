@@ -1,0 +1,114 @@
+"""Distances of one query to many rows: the checked door to ext/c/distance.c.
+
+All functions return what ranks rows, smaller is nearer: the squared distance for l2, -(q . v) for ip and -(q . v) / |v|
+for cosine (0 where v is zero), which is the cosine itself where the query has length 1. Integer results are exact up to
+2**24 and rounded once above; results are the same, bit for bit, at every SIMD level. Rows must be finite: values are
+not looked at here.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann._kernels import _distance
+from spann.errors import InputError
+from spann.types import ELEMENT_TYPES, MAX_DIM, Array, Metric, element_type
+
+SIMD_LEVELS = ("scalar", "avx2", "avx512")
+TILE = 16
+"""Columns of the tile of `dot_tile`."""
+
+_METRIC_NUMBER = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2}
+
+
+def simd_levels() -> tuple[str, ...]:
+    """The SIMD levels this processor has, widest last."""
+    return SIMD_LEVELS[: _distance.simd_widest() + 1]
+
+
+def simd_level() -> str:
+    """The SIMD level in force: the widest, or what the environment variable SPANN_SIMD asks for.
+
+    Raises `InputError` if SPANN_SIMD names no level, or one that this processor lacks.
+    """
+    level = _distance.simd_level()
+    if level < 0:
+        asked, available = os.environ.get("SPANN_SIMD", ""), ", ".join(simd_levels())
+        raise InputError(f"SPANN_SIMD is {asked!r}; the levels of this processor are {available}")
+    return SIMD_LEVELS[level]
+
+
+def score(query: Array, rows: Array, metric: Metric) -> NDArray[np.float32]:
+    """Distance of `query` (dim,) to each of `rows` (n, dim): (n,) float32.
+
+    `rows` are uint8, int8, float16 or float32; `query` has their type, but float32 where they are float16. Both are
+    C-contiguous and not empty. Raises `InputError` for anything else.
+    """
+    dtype = _checked(query, rows)
+    out = np.empty(len(rows), np.float32)
+    if _distance.score(_METRIC_NUMBER[metric], dtype, _bytes(query), _bytes(rows), query.size, out) < 0:
+        simd_level()
+    return out
+
+
+def gather(query: Array, rows: Array, index: NDArray[np.uint32], metric: Metric) -> NDArray[np.float32]:
+    """As `score`, for the rows that `index` (m,) uint32 names, in its order: (m,) float32.
+
+    Raises `InputError`, also where `index` leaves `rows`.
+    """
+    dtype = _checked(query, rows)
+    if index.dtype != np.uint32 or index.ndim != 1 or index.size == 0 or not _is_plain(index):
+        raise InputError(f"row numbers must be a contiguous, non-empty (m,) uint32 array, not {_text(index)}")
+    if int(index.max()) >= len(rows):
+        raise InputError(f"row number {int(index.max())} is outside of {len(rows)} rows")
+    out = np.empty(len(index), np.float32)
+    if _distance.gather(_METRIC_NUMBER[metric], dtype, _bytes(query), _bytes(rows), index, query.size, out) < 0:
+        simd_level()
+    return out
+
+
+def dot_tile(rows: NDArray[np.float32], tile: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Dot products of `rows` (n, dim) with the 16 columns of `tile` (dim, 16): (n, 16), all float32.
+
+    Each sum runs over the dimensions in order, in float32. Raises `InputError` for other shapes, types or layouts.
+    """
+    for name, array in (("rows", rows), ("tile", tile)):
+        if array.dtype != np.float32 or array.ndim != 2 or array.size == 0 or not _is_plain(array):
+            raise InputError(f"{name} must be a C-contiguous, non-empty 2-d float32 array, not {_text(array)}")
+    if tile.shape != (rows.shape[1], TILE):
+        raise InputError(f"tile is {tile.shape}; rows of {rows.shape[1]} dimensions need {(rows.shape[1], TILE)}")
+    out = np.empty((len(rows), TILE), np.float32)
+    if _distance.dot_tile(rows, tile, out) < 0:
+        simd_level()
+    return out
+
+
+def _checked(query: Array, rows: Array) -> int:
+    """The native number of the rows' element type."""
+    dtype = element_type(rows.dtype, "rows")
+    if rows.ndim != 2 or rows.size == 0 or not _is_plain(rows):
+        raise InputError(f"rows must be a C-contiguous, non-empty (n, dim) array, not {_text(rows)}")
+    if rows.shape[1] > MAX_DIM:
+        raise InputError(f"rows have {rows.shape[1]} dimensions; the limit is {MAX_DIM}")
+    wanted = np.dtype(np.float32) if dtype == np.float16 else dtype
+    if query.dtype != wanted or query.shape != rows.shape[1:] or not _is_plain(query):
+        raise InputError(
+            f"query must be a contiguous ({rows.shape[1]},) {wanted} array for rows of {dtype}, not {_text(query)}"
+        )
+    return ELEMENT_TYPES.index(dtype.name)
+
+
+def _is_plain(array: Array) -> bool:
+    return array.flags.c_contiguous and array.flags.aligned
+
+
+def _text(array: Array) -> str:
+    layout = "" if _is_plain(array) else ", strided or unaligned"
+    return f"{array.shape} {array.dtype}{layout}"
+
+
+def _bytes(array: Array) -> NDArray[np.uint8]:
+    return array.view(np.uint8)

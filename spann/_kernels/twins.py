@@ -1,0 +1,89 @@
+"""The kernels once more in numpy, slow and plain: what the native code is tested against.
+
+Order of float sums, which makes results equal bit for bit: products are rounded to float32 before they are added, never
+fused. Element i goes to lane i % 16 for the whole blocks of 16 elements; the lanes are then folded pairwise, those 8,
+4, 2 and 1 apart; the elements after the last whole block are added to that one by one. Integer sums are exact and
+rounded to float32 once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.types import Array, Metric
+
+LANES = 16
+
+Floats = NDArray[np.float32]
+
+
+def distances(query: Array, rows: Array, metric: Metric) -> Floats:
+    """Twin of `spann._kernels.distances.score`; any integer type takes the place of int8 and uint8."""
+    wide = np.int64 if np.issubdtype(rows.dtype, np.integer) else np.float32
+    q: Array = query.astype(wide)
+    v: Array = rows.astype(wide)
+    if metric is Metric.L2:
+        return _sums((q - v) * (q - v))
+    dots = _sums(q * v)
+    if metric is Metric.IP:
+        return -dots
+    squares = _sums(v * v)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(squares > 0, -dots / np.sqrt(squares), np.float32(0))
+
+
+def dot_tile(rows: Floats, tile: Floats) -> Floats:
+    """Twin of `spann._kernels.distances.dot_tile`: every sum runs over the dimensions in order."""
+    out = np.zeros((len(rows), tile.shape[1]), np.float32)
+    for j in range(rows.shape[1]):
+        out += rows[:, j : j + 1] * tile[j]
+    return out
+
+
+def closure(
+    sqdist: Floats, centroids: Floats, *, near: int, replicas: int, reach: float, rng: float
+) -> tuple[NDArray[np.uint32], Floats, NDArray[np.uint32]]:
+    """Twin of `spann._kernels.clustering.closure`: (chosen, their sqdist, counts), unused places are 0.
+
+    For each row, the `near` nearest candidates by (sqdist, number) are looked at in that order, up to `reach` times the
+    nearest's sqdist. One is passed over if an accepted a has rng * sqdist(a, it) <= sqdist(row, it). The first
+    `replicas` accepted stay.
+    """
+    n = len(sqdist)
+    chosen = np.zeros((n, replicas), np.uint32)
+    chosen_sqdist = np.zeros((n, replicas), np.float32)
+    counts = np.zeros(n, np.uint32)
+    for i, row in enumerate(np.maximum(sqdist, np.float32(0))):
+        ranked = np.argsort(row, kind="stable")[:near]
+        limit = row[ranked[0]] * np.float32(reach)
+        accepted: list[int] = []
+        for c in ranked.tolist():
+            if len(accepted) == replicas or row[c] > limit:
+                break
+            between = distances(centroids[c], centroids[accepted], Metric.L2)
+            if not (np.float32(rng) * between <= row[c]).any():
+                accepted.append(c)
+        counts[i] = len(accepted)
+        chosen[i, : len(accepted)] = accepted
+        chosen_sqdist[i, : len(accepted)] = row[accepted]
+    return chosen, chosen_sqdist, counts
+
+
+def _sums(terms: Array) -> Floats:
+    """Sums over the last axis of (n, dim) terms, in the order given above."""
+    if np.issubdtype(terms.dtype, np.integer):
+        exact: Array = terms.sum(axis=1)
+        return exact.astype(np.float32)
+    n, dim = terms.shape
+    blocks = dim // LANES
+    lanes = np.zeros((n, LANES), np.float32)
+    for b in range(blocks):
+        lanes += terms[:, b * LANES : (b + 1) * LANES]
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    total: Floats = lanes[:, 0]
+    for j in range(blocks * LANES, dim):
+        total = total + terms[:, j]
+    return total

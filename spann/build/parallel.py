@@ -1,0 +1,47 @@
+"""Threads around native calls, with results in order, so that the number of threads never shows in the result."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from spann.errors import InputError
+
+MAX_THREADS = 1024
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def thread_count(threads: int | None) -> int:
+    """`threads`, or the processors this process may use; `InputError` outside 1 to `MAX_THREADS`."""
+    if threads is None:
+        return len(os.sched_getaffinity(0))
+    if not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"threads is {threads}; it must be from 1 to {MAX_THREADS}")
+    return threads
+
+
+def ordered_map(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """``map(work, items)`` on `threads` threads, at most two items a thread ahead of what is consumed.
+
+    BLAS is held to one thread a call meanwhile: its own threads would split sums differently from machine to machine,
+    and compete with ours. The first error ends the map; what is under way finishes, nothing new starts.
+    """
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

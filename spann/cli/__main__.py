@@ -1,0 +1,5 @@
+"""`python -m spann.cli`."""
+
+from spann.cli.app import main
+
+main()

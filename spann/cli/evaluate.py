@@ -1,0 +1,91 @@
+"""`spann eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import spann
+from spann.cli.options import (
+    FILE,
+    Command,
+    check_option,
+    config_option,
+    io_option,
+    json_option,
+    k_option,
+    max_rows_option,
+    number_list,
+    parameters,
+    quiet_option,
+    search_options,
+)
+from spann.cli.plot import check_plot, draw
+from spann.cli.progress import progress_report
+from spann.cli.text import print_json, runs_table
+from spann.config import SearchParams
+from spann.tune import evaluate as measure
+from spann.vectors import open_source, read_truth
+
+
+@click.command("eval", cls=Command)
+@click.argument("index", type=FILE)
+@click.argument("queries", type=FILE)
+@click.argument("truth", type=FILE)
+@k_option()
+@click.option(
+    "--max-postings",
+    callback=number_list,
+    metavar="N,N,...",
+    help="Postings that one query may read: a run for each. Default: 64.",
+)
+@search_options
+@io_option
+@click.option(
+    "--threads", callback=number_list, default="1", metavar="T,T,...", help="Threads: a run for each. Default: 1."
+)
+@check_option
+@config_option
+@max_rows_option("QUERIES")
+@json_option
+@click.option("--plot", type=FILE, metavar="FILE", help="Draw recall against QPS to a .png. Default: do not.")
+@quiet_option
+def evaluate(
+    index: Path,
+    queries: Path,
+    truth: Path,
+    k: int,
+    max_postings: tuple[int, ...] | None,
+    io: str,
+    threads: tuple[int, ...],
+    no_check: bool,
+    config: Path | None,
+    max_rows: int | None,
+    as_json: bool,
+    plot: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure recall, speed and reads of INDEX on QUERIES with the exact neighbours in TRUTH.
+
+    TRUTH is an .ibin, .ivecs or .npz file, for instance of `spann truth`.
+    """
+    if plot is not None:
+        check_plot(plot)
+    params, _ = parameters(SearchParams, config, **options)
+    settings = [params.with_(max_postings=count) for count in max_postings or (params.max_postings,)]
+    known = read_truth(truth)
+    with open_source(queries, max_rows=max_rows) as source:
+        vectors = source.read(0, source.count)
+        with spann.open(index, io=io, check=not no_check) as opened, progress_report(quiet) as progress:
+            report = measure(
+                opened, vectors, known, k, settings, threads, io=io, truth_name=str(truth), progress=progress
+            )
+    if plot is not None:
+        draw(report, plot)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(runs_table(report))

@@ -1,0 +1,93 @@
+"""`spann info` and `spann verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import spann
+from spann.cli.options import FILE, Command, json_option, quiet_option
+from spann.cli.progress import progress_report
+from spann.cli.text import print_json, size
+from spann.storage import Problem
+
+_BAR = 40
+"""Characters of the longest bar of the histogram."""
+
+
+@click.command(cls=Command)
+@click.argument("index", type=FILE)
+@json_option
+def info(index: Path, as_json: bool) -> None:
+    """Show what INDEX holds, how it was made, and what it takes."""
+    with spann.open(index) as opened:
+        found = opened.info()
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(_info_text(found))
+
+
+def _info_text(info: dict[str, Any]) -> str:
+    length = info["posting_length"]
+    facts = {
+        "vectors": f"{info['count']}",
+        "dimension": f"{info['dim']}",
+        "element type": info["dtype"],
+        "metric": info["metric"],
+        "centroids": f"{info['centroids']}",
+        "postings": f"{info['postings']}",
+        "posting length": f"{length['mean']:.1f} ± {length['std']:.1f}, {length['min']} to {length['max']}, "
+        f"bound {length['bound']}",
+        "postings per vector": f"{info['replicas_mean']:.2f}",
+        "on disk": size(info["disk_bytes"]),
+        "memory when open": size(info["open_memory_bytes"]),
+        "format version": f"{info['format_version']}",
+        "created by": info["created_by"],
+        **{f"  {name}": "unset" if value is None else str(value) for name, value in info["parameters"].items()},
+    }
+    width = max(map(len, facts))
+    lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    return "\n".join([*lines, "", "postings by length", *_histogram(length["histogram"])])
+
+
+def _histogram(histogram: dict[str, list[int]]) -> list[str]:
+    """A line for each range of lengths that occurs."""
+    counts, edges = histogram["counts"], histogram["edges"]
+    used = [(low, high, count) for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True) if count]
+    most = max(counts)
+    return [
+        f"  {f'{low} to {max(low, high - 1)}':>14}  {count:>10}  {'#' * round(_BAR * count / most)}"
+        for low, high, count in used
+    ]
+
+
+@click.command(cls=Command)
+@click.argument("index", type=FILE)
+@json_option
+@quiet_option
+@click.pass_context
+def verify(ctx: click.Context, index: Path, as_json: bool, quiet: bool) -> None:
+    """Read all of INDEX and check every checksum and invariant.
+
+    Ends with 0 if all is well, 1 if something is damaged or does not belong there, 2 if something is only missing.
+    """
+    with progress_report(quiet) as progress:
+        problems = spann.verify(index, progress)
+    if as_json:
+        listed = [{"kind": p.kind, "path": str(p.path), "detail": p.detail} for p in problems]
+        print_json({"path": str(index), "ok": not problems, "problems": listed})
+    for problem in problems:
+        click.echo(f"spann: {problem.kind}: {_sentence(problem)}", err=True)
+    if problems:
+        ctx.exit(2 if all(problem.kind == "missing" for problem in problems) else 1)
+    if not as_json:
+        click.echo(f"{index}: ok")
+
+
+def _sentence(problem: Problem) -> str:
+    """The problem's file and detail, on one line; many details begin with the file."""
+    detail = " ".join(problem.detail.split())
+    return detail if detail.startswith(str(problem.path)) else f"{problem.path}: {detail}"

@@ -1,0 +1,157 @@
+"""Options that several commands share, and how options, a preset file and defaults make parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.config import BuildParams, SearchParams, load_toml
+from spann.errors import InputError, MissingError
+from spann.types import Metric
+
+Params = TypeVar("Params", BuildParams, SearchParams)
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+FILE = click.Path(path_type=Path)
+"""A path that the library checks: its messages say more than click's."""
+
+COUNT = click.IntRange(min=1)
+
+
+@dataclass
+class State:
+    """What the program remembers of the options before a command runs: whether to show tracebacks."""
+
+    debug: bool = False
+
+
+class DebugOption(click.Option):
+    """`--debug`, accepted before and after the name of the command."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["--debug"],
+            is_flag=True,
+            # Seen before other options, so that it holds for their errors.
+            is_eager=True,
+            expose_value=False,
+            callback=self._remember,
+            help="Show the traceback of an error.",
+        )
+
+    @staticmethod
+    def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        ctx.ensure_object(State).debug |= value
+
+
+class Command(click.Command):
+    """A command that accepts `--debug`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(DebugOption())
+
+
+def number_list(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Callback of an option whose value is whole numbers of at least 1, separated by commas: 16,32,64."""
+    if value is None:
+        return None
+    return tuple(int(COUNT(part, param, ctx)) for part in value.split(","))
+
+
+threads_option = click.option(
+    "--threads", type=COUNT, metavar="T", help="Threads. Default: as many as there are processors."
+)
+ids_option = click.option(
+    "--ids", type=FILE, metavar="FILE", help="Ids of the vectors in BASE, int64 .npy. Default: row numbers from 0."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output. Default: text.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress on standard error. Default: show it.")
+config_option = click.option(
+    "--config", type=FILE, metavar="FILE", help="TOML preset; options win over it. Default: none."
+)
+io_option = click.option(
+    "--io",
+    type=click.Choice(["auto", "direct", "buffered"]),
+    default="auto",
+    help="How postings are read: direct passes by the page cache, buffered uses it, auto is direct where the postings "
+    "are larger than the memory available. Default: auto.",
+)
+check_option = click.option(
+    "--no-check",
+    is_flag=True,
+    help="Do not compare checksums of what is read: faster, and damage goes unnoticed. Default: compare.",
+)
+
+
+def max_rows_option(what: str) -> Decorator:
+    return click.option(
+        "--max-rows", type=COUNT, metavar="N", help=f"Read only the first N vectors of {what}. Default: all."
+    )
+
+
+def metric_option(default: str | None) -> Decorator:
+    return click.option(
+        "--metric",
+        type=click.Choice([metric.value for metric in Metric]),
+        default=default,
+        help="Euclidean distance, 1 - cosine, or inner product. Default: l2.",
+    )
+
+
+def k_option() -> Decorator:
+    return click.option("-k", type=COUNT, default=10, metavar="K", help="Neighbours of each query. Default: 10.")
+
+
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--epsilon2` and `--navigate`."""
+    for option in (
+        click.option(
+            "--navigate",
+            type=int,
+            metavar="N",
+            help="Candidates kept while seeking the nearest centroids. Default: 1.5 times the postings, at least 48.",
+        ),
+        click.option(
+            "--epsilon2",
+            type=float,
+            metavar="X",
+            help="Read only postings whose centroid is at most (1 + X) times as far as the nearest. Default: inf.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def read_ids(path: Path) -> NDArray[np.int64]:
+    """The ids in a .npy file, (n,) int64."""
+    try:
+        ids: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise MissingError(f"{path} does not exist") from None
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is not a .npy file of ids: {error}") from error
+    if ids.ndim != 1 or ids.dtype != np.int64:
+        raise InputError(f"{path} holds {ids.ndim}-D {ids.dtype}: ids must be a 1-D int64 array")
+    return ids
+
+
+def parameters(kind: type[Params], config: Path | None, **options: Any) -> tuple[Params, dict[str, Any]]:
+    """The parameters that result from defaults, the preset file and options (None: not given), in rising precedence.
+
+    Also returns what else the preset's table says: of [build] the metric, if it is there.
+    """
+    table = "build" if kind is BuildParams else "search"
+    preset = load_toml(config)[table] if config else {}
+    rest = {name: preset.pop(name) for name in ("metric",) if name in preset}
+    try:
+        params = kind().with_(**preset)
+    except InputError as error:
+        raise InputError(f"{config}: [{table}] {error}") from error
+    return params.with_(**{name: value for name, value in options.items() if value is not None}), rest

@@ -1,0 +1,65 @@
+"""`spann truth`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from spann.cli.options import (
+    COUNT,
+    FILE,
+    Command,
+    ids_option,
+    max_rows_option,
+    metric_option,
+    quiet_option,
+    read_ids,
+    threads_option,
+)
+from spann.cli.progress import progress_report
+from spann.errors import InputError
+from spann.tune import exact_search
+from spann.vectors import open_source, write_truth
+from spann.vectors.sinks import check_path
+
+
+@click.command(cls=Command)
+@click.argument("base", type=FILE)
+@click.argument("queries", type=FILE)
+@click.option("-k", type=COUNT, default=100, metavar="K", help="Neighbours of each query. Default: 100.")
+@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="File to write: .ibin or .npz.")
+@metric_option(default="l2")
+@ids_option
+@threads_option
+@max_rows_option("BASE")
+@quiet_option
+def truth(
+    base: Path,
+    queries: Path,
+    k: int,
+    output: Path,
+    metric: str,
+    ids: Path | None,
+    threads: int | None,
+    max_rows: int | None,
+    quiet: bool,
+) -> None:
+    """Find the exact K nearest neighbours in BASE of each vector in QUERIES.
+
+    Distances are squared for l2, as is the custom in such files.
+    """
+    check_path(output, (".ibin", ".npz"))
+    names = None if ids is None else read_ids(ids)
+    start = time.perf_counter()
+    with open_source(base, max_rows=max_rows) as source, open_source(queries) as asked:
+        if names is not None and len(names) != source.count:
+            raise InputError(
+                f"{ids} holds {len(names)} ids and {base} {source.count} vectors: there must be one for each"
+            )
+        vectors = asked.read(0, asked.count)
+        with progress_report(quiet) as progress:
+            rows, distances = exact_search(source, vectors, k, metric, threads=threads, progress=progress)
+    write_truth(output, rows if names is None else names[rows], distances)
+    click.echo(f"{output}: {k} neighbours of {len(rows)} queries in {time.perf_counter() - start:.1f} s")

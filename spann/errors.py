@@ -1,0 +1,48 @@
+"""Every error that spann raises on purpose; the commands map each to an exit code."""
+
+from __future__ import annotations
+
+
+class SpannError(Exception):
+    """Base of all errors raised on purpose. `exit_code` is what a command ends with."""
+
+    exit_code = 1
+
+
+class InputError(SpannError, ValueError):
+    """The caller's data or parameters cannot be used: names the value, the limit and the file."""
+
+    exit_code = 2
+
+
+class MissingError(SpannError, FileNotFoundError):
+    """A file that should be there is not: no such input, no index at this path, or an index file that is gone."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class ExistsError(SpannError, FileExistsError):
+    """The output path is taken and overwriting was not asked for."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class FormatError(SpannError):
+    """An index file is not of the form docs/FORMAT.md describes, or needs a newer spann."""
+
+
+class CorruptionError(FormatError):
+    """An index file has the right form but its bytes are damaged: a checksum or an invariant does not hold."""
+
+
+class StorageError(SpannError, OSError):
+    """The operating system refused a read or a write: disk full, read-only, I/O error."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""

@@ -1,0 +1,9 @@
+"""Searching an index: navigate, prune, fetch, score, collect, all in one native pass (ext/c/search.c)."""
+
+from spann.search.engine import IO_MODES, Engine
+from spann.search.verify import verify_index
+
+STAGES = ("navigate", "prune", "fetch", "score", "collect")
+"""What one query goes through."""
+
+__all__ = ["IO_MODES", "STAGES", "Engine", "verify_index"]

@@ -1,0 +1,231 @@
+"""Every call to the operating system that storage makes, with errors that say what was being done.
+
+This is the one seam for fault injection: replace `system` by an object with the same functions. Whatever reaches the
+disk goes through it; only the removal of a whole tree does not, as nothing depends on its order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.errors import CorruptionError, ExistsError, MissingError, SpannError, StorageError
+
+system = os
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def explained(path: Path, action: str) -> Iterator[None]:
+    """Turns an OSError into a spann error: ``<path>: cannot <action>: <reason>``."""
+    try:
+        yield
+    except SpannError:  # some of them are OSErrors, and explained already
+        raise
+    except OSError as error:
+        raise _explain(error, path, action) from error
+
+
+def _explain(error: OSError, path: Path, action: str) -> MissingError | ExistsError | StorageError:
+    message = f"{path}: cannot {action}: {error.strerror or error}"
+    if error.errno == errno.ENOENT:
+        return MissingError(message)
+    if error.errno == errno.EEXIST:
+        return ExistsError(message)
+    explained = StorageError(message)
+    explained.errno = error.errno
+    return explained
+
+
+def open_new(path: Path) -> int:
+    with explained(path, "create"):
+        return system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def open_read(path: Path) -> int:
+    with explained(path, "open"):
+        return system.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def close(fd: int) -> None:
+    """Closes without complaint: every file that was written has been fsynced, so nothing is left to fail."""
+    with suppress(OSError):
+        system.close(fd)
+
+
+def write_all(fd: int, data: NDArray[np.uint8] | bytes, path: Path, what: str) -> None:
+    """Writes all bytes at the file's position; `what` names them in the `StorageError`."""
+    view = memoryview(data) if isinstance(data, bytes) else data.data
+    total = len(view)
+    while view:
+        try:
+            view = view[system.write(fd, view) :]
+        except OSError as error:
+            done = total - len(view)
+            raise _explain(error, path, f"write {what} ({done} of {total} bytes written)") from error
+
+
+def write_file(path: Path, data: bytes, what: str) -> None:
+    """Creates the file with these bytes and makes it durable; its directory entry needs `sync_dir`."""
+    fd = open_new(path)
+    try:
+        write_all(fd, data, path, what)
+        sync_file(fd, path)
+    finally:
+        close(fd)
+
+
+def sync_file(fd: int, path: Path) -> None:
+    with explained(path, "make durable (fsync)"):
+        system.fsync(fd)
+
+
+def sync_dir(path: Path) -> None:
+    with explained(path, "make durable (fsync)"):
+        fd = system.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            system.fsync(fd)
+        finally:
+            close(fd)
+
+
+def make_dir(path: Path) -> None:
+    with explained(path, "create directory"):
+        system.mkdir(path)
+
+
+def ensure_dir(path: Path) -> None:
+    with suppress(ExistsError):
+        make_dir(path)
+
+
+def exists(path: Path) -> bool:
+    with explained(path, "look up"):
+        return path.exists()
+
+
+def file_bytes(fd: int, path: Path) -> int:
+    with explained(path, "read size"):
+        return system.fstat(fd).st_size
+
+
+def read_exact(fd: int, out: NDArray[np.uint8], offset: int, path: Path) -> None:
+    """Fills the contiguous uint8 array `out` from byte `offset`; a file that ends early is a `CorruptionError`."""
+    view = out.data
+    while view:
+        with explained(path, f"read {len(view)} bytes at {offset}"):
+            got = system.preadv(fd, [view], offset)
+        if got == 0:
+            raise CorruptionError(f"{path}: ends at byte {offset}, {len(view)} bytes too early")
+        view, offset = view[got:], offset + got
+
+
+def read_file(path: Path) -> bytes:
+    fd = open_read(path)
+    try:
+        data = np.empty(file_bytes(fd, path), dtype=np.uint8)
+        read_exact(fd, data, 0, path)
+        return data.tobytes()
+    finally:
+        close(fd)
+
+
+def will_stream(fd: int) -> None:
+    """Advice: larger read-ahead. Advice can be ignored, so where the system has none nothing is lost."""
+    if hasattr(system, "posix_fadvise"):
+        system.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
+def forget(fd: int, offset: int, length: int) -> None:
+    """Advice: drop these bytes from the page cache, which a scan of everything would otherwise flush."""
+    if hasattr(system, "posix_fadvise"):
+        system.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+
+def walk_files(root: Path) -> Iterator[tuple[Path, int]]:
+    """Every entry below `root` that is not a directory, with its size in bytes; links are not followed."""
+    with explained(root, "list"), system.scandir(root) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from walk_files(Path(entry.path))
+            else:
+                yield Path(entry.path), entry.stat(follow_symlinks=False).st_size
+
+
+def remove_tree(path: Path) -> None:
+    with explained(path, "remove"):
+        shutil.rmtree(path)
+
+
+def lock(path: Path) -> int | None:
+    """Takes the lock file `path`, created if need be; None when another process holds it. The holder unlinks the file
+    before it lets go, so a lock won on a file that is no longer at `path` is worth nothing and is tried again."""
+    while True:
+        with explained(path, "create lock file"):
+            fd = system.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(system.fstat(fd), system.stat(path)):
+                return fd
+        except BlockingIOError:
+            close(fd)
+            return None
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            close(fd)
+            raise _explain(error, path, "lock") from error
+        close(fd)
+
+
+def unlock(fd: int, path: Path) -> None:
+    with explained(path, "remove lock file"):
+        try:
+            system.unlink(path)
+        finally:
+            close(fd)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Renames; `ExistsError` where something is at `target`, even when it appeared a moment ago."""
+    with explained(target, "publish"):
+        if not _rename_flags(source, target, _RENAME_NOREPLACE):
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            system.rename(source, target)
+
+
+def exchange(source: Path, target: Path) -> bool:
+    """Swaps two directories in one step; False where the system cannot do that."""
+    with explained(target, "publish"):
+        return _rename_flags(source, target, _RENAME_EXCHANGE)
+
+
+def rename(source: Path, target: Path) -> None:
+    with explained(target, f"rename {source.name} to this"):
+        system.rename(source, target)
+
+
+def _rename_flags(source: Path, target: Path, flags: int) -> bool:
+    """renameat2(2), which Python does not wrap; False where the C library, kernel or file system lacks it."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags)) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code))

@@ -1,0 +1,232 @@
+"""Writing an index directory so that it appears whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import DTypeLike
+
+from spann.errors import CorruptionError, ExistsError, InputError, MissingError, SpannError, StorageError
+from spann.storage import files
+from spann.storage.arrays import METADATA, ShardedWriter
+from spann.storage.json_text import parse_json, to_json
+from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES
+from spann.storage.manifest import (
+    GROUP,
+    INTEGRITY,
+    check_attributes,
+    check_name,
+    checksum_array,
+    crc_text,
+    groups_of,
+    spann_attributes,
+    write_root,
+)
+from spann.types import Array
+
+BUILDING = ".building"
+"""Suffix of the directory in which an index is made, beside its final place. The name is spann's own."""
+
+LOCK = ".building.lock"
+"""Suffix of the lock file of who is making it. It lies beside that directory, not in it: so it outlives every rename,
+and no second process can mistake a directory in the middle of a swap for one that was left behind."""
+
+REPLACED = ".replaced"
+"""Suffix of the old index during a swap, only where the system cannot exchange two directories in one step."""
+
+
+class IndexWriter:
+    """Makes an index at `path`: a context manager in which arrays are written and then published all at once.
+
+    `created_by` names the program and its version; `overwrite` allows an existing index, and nothing else, to be
+    replaced. Leaving the context without `publish` removes what was written. The constructor touches nothing and
+    raises `ExistsError`, `InputError` or `MissingError` when `path` can be seen not to do; entering raises
+    `ExistsError` while another process makes the same index, and `StorageError` where the system refuses.
+    """
+
+    def __init__(self, path: Path | str, *, created_by: str, overwrite: bool = False) -> None:
+        self.path = Path(path).resolve()  # a link to an index stays, and what it leads to is replaced
+        self.work = self.path.with_name(self.path.name + BUILDING)
+        self._lock_path = self.path.with_name(self.path.name + LOCK)
+        self._replaced = self.path.with_name(self.path.name + REPLACED)
+        self._created_by = created_by
+        self._overwrite = overwrite
+        self._writers: dict[str, ShardedWriter] = {}
+        self._lock: int | None = None
+        if not files.exists(self.path.parent):
+            raise MissingError(f"{self.path}: its directory {self.path.parent} does not exist")
+        self._check_target()
+
+    def __enter__(self) -> Self:
+        known = files.exists(self._lock_path)
+        self._lock = files.lock(self._lock_path)
+        if self._lock is None:
+            raise ExistsError(f"{self.path}: another process is building this index (it holds {self._lock_path})")
+        try:
+            self._recover(known)
+            files.make_dir(self.work)
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        # Whatever is wrong here comes second to the error on its way out, and the next build clears up.
+        with suppress(SpannError):
+            if self._lock is not None and files.exists(self.work):
+                files.remove_tree(self.work)
+        with suppress(SpannError):
+            self._release()
+
+    def create_array(
+        self,
+        name: str,
+        rows: int,
+        dtype: DTypeLike,
+        row_shape: Sequence[int] = (),
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> ShardedWriter:
+        """Starts array `name` ("group/array", at any depth), which the caller fills and finishes before `publish`.
+
+        Raises `InputError` for a name that cannot be used or an array that cannot be stored."""
+        check_name(name, self._writers)
+        return self._create(name, rows, dtype, row_shape, shard_bytes, chunk_bytes)
+
+    def write_array(
+        self, name: str, values: Array, *, shard_bytes: int = SHARD_BYTES, chunk_bytes: int = CHUNK_BYTES
+    ) -> None:
+        """Writes a whole array, (rows, ...) of any dtype that can be stored."""
+        check_name(name, self._writers)
+        self._write(name, values, shard_bytes, chunk_bytes)
+
+    def publish(self, attributes: Mapping[str, Any], *, features: Iterable[str] = ()) -> None:
+        """Completes the index with its checksums and metadata, makes it durable and gives it its name in one step.
+
+        `attributes` is whatever JSON the caller keeps with the index. Raises `InputError` for attributes that cannot
+        be stored and for an array that is not finished, `ExistsError` when the place has been taken meanwhile.
+        """
+        features = list(features)
+        self._check_entered()
+        check_attributes(attributes, features)
+        data = dict(self._writers)
+        unfinished = [name for name, writer in data.items() if not writer.finished]
+        if unfinished:
+            raise InputError(f"{self.path}: array {unfinished[0]!r} is not finished")
+        integrity = {}
+        for name in sorted(data):
+            checksums = data[name].checksums.astype("<u4")
+            self._write(checksum_array(name), checksums, SHARD_BYTES, CHUNK_BYTES)
+            integrity[name] = crc_text(checksums)
+        metadata: dict[str, Any] = {name: writer.layout.metadata() for name, writer in self._writers.items()}
+        groups = groups_of(metadata)
+        metadata.update({group: dict(GROUP) for group in groups})
+        root = write_root(attributes, features, self._created_by, integrity, metadata)
+        for group in groups:
+            files.write_file(self.work / group / METADATA, to_json(GROUP), "metadata")
+            files.sync_dir(self.work / group)
+        files.write_file(self.work / METADATA, root, "metadata")
+        files.sync_dir(self.work)
+        self._swap()
+
+    def _write(self, name: str, values: Array, shard_bytes: int, chunk_bytes: int) -> None:
+        with self._create(name, len(values), values.dtype, values.shape[1:], shard_bytes, chunk_bytes) as writer:
+            writer.append(values)
+            writer.finish()
+
+    def _create(
+        self, name: str, rows: int, dtype: DTypeLike, row_shape: Sequence[int], shard_bytes: int, chunk_bytes: int
+    ) -> ShardedWriter:
+        self._check_entered()
+        for group in groups_of([name]):
+            files.ensure_dir(self.work / group)
+        path = self.work / name
+        writer = ShardedWriter(path, dtype, row_shape, rows=rows, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes)
+        self._writers[name] = writer
+        return writer
+
+    def _check_entered(self) -> None:
+        if self._lock is None:
+            raise InputError(f"{self.path}: an IndexWriter writes only inside its `with` block")
+
+    def _check_target(self) -> None:
+        """Raises unless `path` is free, or holds an index that may be overwritten."""
+        if not files.exists(self.path):
+            return
+        if not self._overwrite:
+            raise ExistsError(f"{self.path}: exists already; choose another path or use --overwrite to replace it")
+        foreign = _foreign_content(self.path)
+        if foreign:
+            raise InputError(f"{self.path}: {foreign}; only a spann index can be overwritten: choose another path")
+
+    def _recover(self, known: bool) -> None:
+        """Clears what a killed process left. Called with the lock held, so that nobody can be at work in it.
+
+        `known` says that the lock file was there already. A directory of the same name without one was not left by
+        spann, which takes the lock before and drops it after the directory.
+        """
+        for leftover in (self.work, self._replaced):
+            if leftover.exists() and not known:
+                raise ExistsError(f"{leftover}: in the way, and not left by an interrupted build; remove or rename it")
+        if self._replaced.exists():
+            if self.path.exists():
+                files.remove_tree(self._replaced)
+            else:
+                files.rename(self._replaced, self.path)
+            self._check_target()
+        if self.work.exists():
+            files.remove_tree(self.work)
+
+    def _swap(self) -> None:
+        """Gives the finished directory its name; the only moment at which anything outside `work` changes."""
+        self._check_target()
+        parent = self.path.parent
+        if not self.path.exists():
+            files.rename_new(self.work, self.path)
+            files.sync_dir(parent)
+            return
+        old = self.work
+        if not files.exchange(self.work, self.path):
+            old = self._replaced
+            files.rename(self.path, old)
+            try:
+                files.rename(self.work, self.path)
+            except SpannError:
+                files.rename(old, self.path)
+                raise
+        files.sync_dir(parent)
+        try:
+            files.remove_tree(old)
+        except StorageError as error:
+            raise StorageError(f"{self.path}: the new index is in place, but the old one remains: {error}") from error
+
+    def _release(self) -> None:
+        """Drops the lock, and removes its file unless something is left for the next build to clear."""
+        if self._lock is None:
+            return
+        fd, self._lock = self._lock, None
+        if self.work.exists() or self._replaced.exists():
+            files.close(fd)
+        else:
+            files.unlock(fd, self._lock_path)
+
+
+def _foreign_content(path: Path) -> str:
+    """Why the thing at `path` is not, or not only, a spann index, in words; empty when it is one, damaged or not."""
+    try:
+        document = parse_json(files.read_file(path / METADATA), str(path))
+        found = {entry.name for entry in path.iterdir()}
+    except (MissingError, StorageError, CorruptionError, OSError):
+        return "not a spann index"
+    if spann_attributes(document) is None:
+        return "not a spann index"
+    metadata = document.get("consolidated_metadata", {}).get("metadata", {})
+    own = {METADATA, INTEGRITY, *(str(name).split("/")[0] for name in metadata)}
+    return f"holds {min(found - own)!r}, which is not part of the index" if found - own else ""

@@ -1,0 +1,99 @@
+"""Plain data shared by all layers: metrics, element types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.errors import InputError
+
+Array = NDArray[Any]
+
+MAX_DIM = 32_768
+"""Largest dimension. The integer kernels sum squared uint8 differences in an int32: 255^2 * 32768 < 2^31."""
+
+MAX_K = 1_000_000
+"""Largest k of one search: bounds the result buffer of a query (16 MB)."""
+
+
+class Metric(Enum):
+    """What "near" means. The value is the name used in files and commands.
+
+    - ``L2``: Euclidean distance, ordered by its square; smaller is nearer.
+    - ``COSINE``: 1 - cos(q, v), in [0, 2]; smaller is nearer. A zero vector has no direction and is refused.
+    - ``IP``: inner product; larger is nearer.
+    """
+
+    L2 = "l2"
+    COSINE = "cosine"
+    IP = "ip"
+
+    @classmethod
+    def parse(cls, value: Metric | str) -> Metric:
+        if isinstance(value, cls):
+            return value
+        try:
+            return cls(value)
+        except ValueError:
+            known = ", ".join(m.value for m in cls)
+            raise InputError(f"metric {value!r} is unknown; it must be one of {known}") from None
+
+
+ELEMENT_TYPES = ("uint8", "int8", "float16", "float32")
+"""Element types that vectors can have, by numpy name, in the order of the native code's enumeration."""
+
+
+def element_type(dtype: Any, where: str) -> np.dtype[Any]:
+    """The little-endian native dtype of `dtype`; `InputError` naming `where` if vectors cannot have it."""
+    found: np.dtype[Any] = np.dtype(dtype)
+    if found.name not in ELEMENT_TYPES or found.byteorder == ">":
+        known = ", ".join(ELEMENT_TYPES)
+        raise InputError(
+            f"{where}: element type {found.str} ({found.name}) is not supported; "
+            f"it must be one of {known}, little endian"
+        )
+    return found
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total) as work goes on, from the calling thread; done == total ends a stage."""
+
+QUERY_STATS: np.dtype[Any] = np.dtype(
+    [
+        ("postings_read", "<u4"),
+        ("pages_read", "<u4"),
+        ("bytes_read", "<u8"),
+        ("distances", "<u4"),
+        ("centroid_distances", "<u4"),
+        ("navigate_ns", "<u8"),
+        ("read_ns", "<u8"),
+        ("score_ns", "<u8"),
+        ("total_ns", "<u8"),
+    ]
+)
+"""What one query cost: postings, 4 KiB pages and bytes read, vectors scored, and nanoseconds per stage."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Neighbours of a batch of queries.
+
+    - ``ids`` (nq, k) int64, nearest first; -1 where fewer than k vectors exist.
+    - ``distances`` (nq, k) float32 in the metric's own unit: Euclidean distance for l2, 1 - cos for cosine, the inner
+      product for ip (largest first); inf (-inf for ip) where the id is -1.
+    - ``stats`` (nq,) records of `QUERY_STATS`.
+
+    Unpacks as ``ids, distances = result``.
+    """
+
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    stats: NDArray[np.void]
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter((self.ids, self.distances))

@@ -1,0 +1,23 @@
+"""Vectors in, results out: sources of vectors, samples of them, files of results and of ground truth."""
+
+from spann.vectors.checks import check_finite, check_lengths, check_nonzero
+from spann.vectors.formats import open_source
+from spann.vectors.sampling import sample_rows
+from spann.vectors.sinks import check_results_path, write_results
+from spann.vectors.sources import ArraySource, VectorSource
+from spann.vectors.truth_files import Truth, read_truth, write_truth
+
+__all__ = [
+    "ArraySource",
+    "Truth",
+    "VectorSource",
+    "check_finite",
+    "check_lengths",
+    "check_nonzero",
+    "check_results_path",
+    "open_source",
+    "read_truth",
+    "sample_rows",
+    "write_results",
+    "write_truth",
+]

@@ -1,0 +1,183 @@
+"""The vector file formats and `open_source`, the one door to every kind of source.
+
+=================================  ==================================================================================
+``.fbin .f16bin .u8bin .i8bin``    uint32 n, uint32 d, then n rows of d float32, float16, uint8 or int8
+``.fvecs .bvecs``                  rows of int32 d, then d float32 or uint8
+``.npy``                           NumPy's own, 2-D in C order
+a directory                        one Zarr array, format 2 or 3
+=================================  ==================================================================================
+
+All numbers are little endian. Sizes are compared with headers before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import sys
+import tokenize
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from spann.errors import InputError
+from spann.vectors.files import PREFIX, FileSource, RowFile, is_directory
+from spann.vectors.sources import ArraySource, VectorSource, check_dim, usable_rows, vector_dtype
+
+BIN_HEADER = struct.Struct("<II")
+"""Head of the .*bin files: rows, elements in a row."""
+
+_NPY_HEAD = 64 << 10
+"""Bytes looked at for a .npy header; NumPy itself refuses headers beyond 10,000."""
+
+_BIN_TYPES = {".fbin": "float32", ".f16bin": "float16", ".u8bin": "uint8", ".i8bin": "int8"}
+_VECS_TYPES = {".fvecs": "float32", ".bvecs": "uint8"}
+_TRUTH_ONLY = (".ibin", ".ivecs", ".npz")
+
+
+def open_source(obj: object, *, max_rows: int | None = None, name: str | None = None) -> VectorSource:
+    """Open vectors for reading.
+
+    Parameters
+    ----------
+    obj : str, os.PathLike, zarr.Array, numpy.ndarray, or any object with ``__array__``
+        A path to one of the formats above, or a 2-D array of uint8, int8, float16 or float32, one vector a row.
+    max_rows : int, optional
+        Serve only the first `max_rows` rows, at least 1 and no more than there are. Needed to read a file that holds
+        fewer rows than its header says.
+    name : str, optional
+        What error messages call the source; by default the path, or "array".
+
+    Raises
+    ------
+    MissingError
+        There is no such file.
+    InputError
+        The vectors cannot be used: unknown extension, damaged header, size that contradicts it, no rows, a dimension
+        outside 1 to 32768, an element type that is not supported.
+    StorageError
+        The operating system refuses to open or read the file.
+    """
+    if isinstance(obj, str | os.PathLike):
+        path = Path(os.fsdecode(obj))
+        return _open_path(path, max_rows, str(path) if name is None else name)
+    if _is_zarr(obj):
+        from spann.vectors.zarr_source import ZarrSource
+
+        return ZarrSource(obj, max_rows=max_rows, name=name)
+    name = "array" if name is None else name
+    if isinstance(obj, np.ndarray):
+        return ArraySource(obj, max_rows=max_rows, name=name)
+    if not hasattr(obj, "__array__"):
+        raise InputError(f"{name} is a {type(obj).__name__}: vectors must be a path, a NumPy array or a Zarr array")
+    try:
+        array = np.asarray(obj)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is a {type(obj).__name__} that NumPy cannot convert: {error}") from error
+    return ArraySource(array, max_rows=max_rows, name=name)
+
+
+def _is_zarr(obj: object) -> bool:
+    """Whether `obj` is a Zarr node. Asked of the loaded module: importing zarr takes longer than most commands."""
+    zarr = sys.modules.get("zarr")
+    return zarr is not None and isinstance(obj, zarr.Array | zarr.Group)
+
+
+def _open_path(path: Path, max_rows: int | None, name: str) -> VectorSource:
+    if is_directory(path, name):
+        from spann.vectors.zarr_source import open_zarr
+
+        return open_zarr(path, max_rows=max_rows, name=name)
+    open_file = _opener(path.suffix.lower(), name)
+    file = RowFile(path, name)
+    try:
+        return open_file(file, max_rows)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], FileSource]:
+    if suffix in _BIN_TYPES:
+        return lambda file, max_rows: _open_bin(file, np.dtype(_BIN_TYPES[suffix]), max_rows)
+    if suffix in _VECS_TYPES:
+        return lambda file, max_rows: open_vecs(file, np.dtype(_VECS_TYPES[suffix]), max_rows, check_dim)
+    if suffix == ".npy":
+        return _open_npy
+    if suffix in _TRUTH_ONLY:
+        raise InputError(f"{name}: {suffix} files hold neighbour ids, not vectors; {_known()}")
+    raise InputError(f"{name}: extension {suffix!r} is unknown; {_known()}")
+
+
+def _known() -> str:
+    return f"vectors come from {' '.join([*_BIN_TYPES, *_VECS_TYPES, '.npy'])} files and Zarr directories"
+
+
+def _open_bin(file: RowFile, dtype: np.dtype[Any], max_rows: int | None) -> FileSource:
+    head = file.head(BIN_HEADER.size)
+    if len(head) < BIN_HEADER.size:
+        raise InputError(f"{file.name} is {len(head)} bytes, shorter than its {BIN_HEADER.size}-byte header")
+    rows, dim = BIN_HEADER.unpack(head)
+    return _open_table(file, rows, dim, dtype, BIN_HEADER.size, max_rows)
+
+
+def _open_npy(file: RowFile, max_rows: int | None) -> FileSource:
+    head = io.BytesIO(file.head(_NPY_HEAD))
+    shape, dtype, fortran = read_npy_header(head, file.name)
+    if len(shape) != 2:
+        raise InputError(f"{file.name} has {len(shape)} dimensions (shape {shape}): vectors must be a 2-D array")
+    dtype = vector_dtype(dtype, file.name)
+    if fortran:
+        raise InputError(f"{file.name} is in Fortran order: save it again with np.save(path, np.ascontiguousarray(a))")
+    return _open_table(file, *shape, dtype, head.tell(), max_rows)
+
+
+def _open_table(
+    file: RowFile, rows: int, dim: int, dtype: np.dtype[Any], offset: int, max_rows: int | None
+) -> FileSource:
+    """Vectors that follow a header which says how many there are."""
+    check_dim(dim, file.name)
+    stride = dim * dtype.itemsize
+    size, expected = file.size, offset + rows * stride
+    if size > expected:
+        raise InputError(
+            f"{file.name} is {size} bytes where its header ({rows} rows of {dim} {dtype.name}) calls for {expected}"
+        )
+    count = usable_rows(file.name, announced=rows, present=(size - offset) // stride, max_rows=max_rows)
+    return FileSource(file, count, dim, dtype, offset=offset, prefix=0)
+
+
+def open_vecs(
+    file: RowFile, dtype: np.dtype[Any], max_rows: int | None, check_width: Callable[[int, str], None]
+) -> FileSource:
+    """The rows of a .fvecs, .bvecs or .ivecs file; `check_width` refuses bad elements-in-a-row."""
+    head = file.head(PREFIX.itemsize)
+    if len(head) < PREFIX.itemsize:
+        raise InputError(f"{file.name} is {len(head)} bytes, shorter than the {PREFIX.itemsize} bytes before each row")
+    dim = int(np.frombuffer(head, PREFIX)[0])
+    check_width(dim, file.name)
+    present, rest = divmod(file.size, PREFIX.itemsize + dim * dtype.itemsize)
+    count = usable_rows(file.name, announced=present + bool(rest), present=present, max_rows=max_rows)
+    return FileSource(file, count, dim, dtype, offset=0, prefix=PREFIX.itemsize)
+
+
+def read_npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape, dtype and whether in Fortran order; leaves `file` at the first value. `InputError` if it is no header."""
+    try:
+        version = np.lib.format.read_magic(file)
+        # Version 3 differs from 2 only in the field names of structured types, which vectors do not have.
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"version {version} of the format is not supported")
+        shape, fortran, dtype = readers[version](file)
+    # NumPy evaluates the header as a Python literal: what a damaged one can raise is the union of its parsers.
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name} does not start with a valid .npy header: {reason}") from error
+    if any(length < 0 for length in shape) or math.prod(shape) > sys.maxsize:
+        raise InputError(f"{name} does not start with a valid .npy header: shape {shape} is impossible")
+    return shape, dtype, fortran

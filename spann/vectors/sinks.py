@@ -1,0 +1,129 @@
+"""Search results on disk: `.npz`, `.ibin` and `.jsonl`, complete under their name or not there at all.
+
+==========  =========================================================================================================
+``.npz``    arrays ``ids`` int64 (nq, k) and ``distances`` float32 (nq, k)
+``.ibin``   uint32 nq, uint32 k, then nq * k int32 ids, then nq * k float32 distances
+``.jsonl``  a line per query: ``{"query": 0, "ids": [...], "distances": [...]}``, places without a result left out
+==========  =========================================================================================================
+
+A query with fewer than k results has id -1 in the places left over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.errors import InputError, MissingError, StorageError
+from spann.vectors.files import is_directory, look_up
+from spann.vectors.formats import BIN_HEADER
+
+Ids = NDArray[np.int64]
+Distances = NDArray[np.float32]
+Writer = Callable[[BinaryIO, str, Ids, Distances], None]
+
+
+def check_results_path(path: str | os.PathLike[str]) -> None:
+    """Refuse, before any work is done, a path that `write_results` could not write.
+
+    Raises `InputError` for an unknown extension or a directory in the way, `MissingError` if the directory that is to
+    hold the file does not exist.
+    """
+    check_path(Path(path), WRITERS)
+
+
+def write_results(path: str | os.PathLike[str], ids: Ids, distances: Distances) -> None:
+    """Write the results of nq queries in the format that the extension of `path` names, replacing what was there.
+
+    Parameters
+    ----------
+    ids : int64 (nq, k)
+        Neighbours of each query, nearest first; -1 where there are fewer than k.
+    distances : float32 (nq, k)
+        In the unit of the metric, as the search returned them.
+
+    Raises
+    ------
+    InputError
+        As `check_results_path`; arrays of other shapes or types; an id beyond int32 in ``.ibin``; a distance that is
+        not finite in ``.jsonl``.
+    StorageError
+        The operating system refuses the write. Nothing is left under `path` that was not there before.
+    """
+    write_table(Path(path), WRITERS, ids, distances)
+
+
+def check_path(path: Path, known: Iterable[str]) -> None:
+    """Refuse a `path` whose extension is not in `known`, whose directory is missing, or that is a directory."""
+    if path.suffix.lower() not in known:
+        raise InputError(f"{path}: extension {path.suffix!r} is unknown; it must be one of {' '.join(known)}")
+    if look_up(path.parent, str(path.parent)) is None:
+        raise MissingError(f"{path}: its directory {path.parent} does not exist")
+    if not is_directory(path.parent, str(path.parent)):
+        raise InputError(f"{path}: {path.parent} is a file, not a directory to write to")
+    if look_up(path, str(path)) is not None and is_directory(path, str(path)):
+        raise InputError(f"{path} is a directory: a file is to be written there")
+
+
+def write_table(path: Path, writers: dict[str, Writer], ids: Ids, distances: Distances) -> None:
+    """Write `ids` and `distances` to `path` with the one of `writers` that its extension selects."""
+    check_path(path, writers)
+    _check_table(str(path), ids, distances)
+    # Beside the final name, for a rename does not cross file systems.
+    draft = path.parent / f".spann-{secrets.token_hex(8)}.tmp"
+    try:
+        try:
+            with draft.open("xb") as file:
+                writers[path.suffix.lower()](file, str(path), ids, distances)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _check_table(name: str, ids: Ids, distances: Distances) -> None:
+    if ids.dtype != np.int64 or distances.dtype != np.float32:
+        raise InputError(f"{name}: ids are {ids.dtype}, distances {distances.dtype}: they must be int64 and float32")
+    if ids.ndim != 2 or ids.shape != distances.shape or not ids.size:
+        raise InputError(
+            f"{name}: ids have shape {ids.shape}, distances {distances.shape}: both must be the same (nq, k), not empty"
+        )
+
+
+def write_npz(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> None:
+    np.savez(file, ids=ids, distances=distances)
+
+
+def write_ibin(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> None:
+    limits = np.iinfo(np.int32)
+    outside = ids[(ids < limits.min) | (ids > limits.max)]
+    if len(outside):
+        raise InputError(f"{name}: id {outside[0]} does not fit the int32 of .ibin (to {limits.max}); write .npz")
+    file.write(BIN_HEADER.pack(*ids.shape))
+    file.write(ids.astype("<i4").tobytes())
+    file.write(distances.astype("<f4").tobytes())
+
+
+def _write_jsonl(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> None:
+    for query, (row, near) in enumerate(zip(ids, distances, strict=True)):
+        found = row >= 0
+        near = near[found]
+        if not np.isfinite(near).all():
+            bad = near[~np.isfinite(near)][0]
+            raise InputError(f"{name}: a distance of query {query} is {bad}, which JSON cannot hold; write .npz")
+        line = {"query": query, "ids": row[found].tolist(), "distances": near.tolist()}
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+WRITERS: dict[str, Writer] = {".npz": write_npz, ".ibin": write_ibin, ".jsonl": _write_jsonl}

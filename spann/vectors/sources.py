@@ -1,0 +1,179 @@
+"""Where vectors come from: the interface the build and the search read through, and arrays in memory."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.errors import InputError
+from spann.types import MAX_DIM, Array, element_type
+from spann.vectors import paging
+
+
+def vector_dtype(dtype: Any, name: str) -> np.dtype[Any]:
+    """The element type of the vectors in `name`; `InputError` tells how to convert one that is not supported."""
+    try:
+        return element_type(dtype, name)
+    except InputError as error:
+        raise InputError(f"{error}; convert the vectors with .astype(np.float32)") from None
+
+
+def check_dim(dim: int, name: str) -> None:
+    """Refuse a dimension that vectors cannot have."""
+    if not 1 <= dim <= MAX_DIM:
+        raise InputError(f"dimension {dim} of {name} is outside 1 to {MAX_DIM}")
+
+
+def usable_rows(name: str, *, announced: int, present: int, max_rows: int | None) -> int:
+    """How many rows of `name` to serve: all, or its first `max_rows`.
+
+    `announced` is what the header says, `present` what is really there. A source with fewer rows than announced (a
+    file cut short while it was copied, or cropped on purpose) is used only where the caller states `max_rows`.
+    """
+    if max_rows is not None and (not isinstance(max_rows, int | np.integer) or max_rows < 1):
+        raise InputError(f"max_rows {max_rows} for {name} cannot be: it must be a whole number of at least 1")
+    if announced < 1 or present < 1:
+        raise InputError(f"{name} holds 0 whole vectors: at least 1 is needed")
+    if max_rows is None:
+        if present < announced:
+            raise InputError(
+                f"{name} is cut short: it should hold {announced} rows and holds {present}; "
+                f"to use those, pass --max-rows {present} (max_rows={present})"
+            )
+        return announced
+    if max_rows > present:
+        raise InputError(f"max_rows {max_rows} is larger than the {present} rows that {name} holds")
+    return int(max_rows)
+
+
+class VectorSource(ABC):
+    """A table of `count` vectors of `dim` elements, read by row number. Any method may be called from any thread.
+
+    Attributes
+    ----------
+    name : str
+        The path, or "array": what error messages call this source.
+    count, dim : int
+        Rows, and elements in a row; both at least 1.
+    dtype : numpy.dtype
+        uint8, int8, float16 or float32.
+    """
+
+    def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any]) -> None:
+        self.name = name
+        self.count = count
+        self.dim = dim
+        self.dtype = dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one vector in memory."""
+        return self.dim * self.dtype.itemsize
+
+    def read(self, start: int, stop: int) -> Array:
+        """Rows `start` to `stop` (exclusive): C-contiguous (stop - start, dim) of `dtype`; do not write to it.
+
+        Raises `InputError` for rows outside the source or a file that ends early, `StorageError` where the operating
+        system refuses the read.
+        """
+        if not 0 <= start <= stop <= self.count:
+            raise InputError(f"rows {start} to {stop} are not within the {self.count} rows of {self.name}")
+        return self._read(start, stop)
+
+    def take(self, rows: NDArray[np.int64]) -> Array:
+        """The listed rows, in the order given, repeats allowed: C-contiguous (len(rows), dim) of `dtype`.
+
+        Besides the result, at most about 64 MiB are resident at a time (for Zarr: the chunks being decoded). Raises
+        as `read` does.
+        """
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise InputError(f"rows to take from {self.name} are {rows.ndim}-D {rows.dtype}: they must be 1-D integers")
+        outside = np.flatnonzero((rows < 0) | (rows >= self.count))
+        if len(outside):
+            raise InputError(f"row {rows[outside[0]]} is not within the {self.count} rows of {self.name}")
+        return self._take(rows.astype(np.int64, copy=False))
+
+    def blocks(self, rows_per_block: int) -> Iterator[tuple[int, Array]]:
+        """All rows in order, as (first row, block); every block but the last has `rows_per_block` rows."""
+        if rows_per_block < 1:
+            raise InputError(f"rows_per_block {rows_per_block} for {self.name} is too small: it must be at least 1")
+        return self._blocks(rows_per_block)
+
+    def close(self) -> None:  # noqa: B027 - arrays hold nothing to let go of
+        """Let go of the file, if there is one; no other method may be called during or after this."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, count={self.count}, dim={self.dim}, dtype={self.dtype.name})"
+
+    def _blocks(self, rows_per_block: int) -> Iterator[tuple[int, Array]]:
+        for piece in paging.pieces(self.count, rows_per_block):
+            yield piece.start, self._read(piece.start, piece.stop)
+
+    @abstractmethod
+    def _read(self, start: int, stop: int) -> Array: ...
+
+    @abstractmethod
+    def _take(self, rows: NDArray[np.int64]) -> Array: ...
+
+
+class ArraySource(VectorSource):
+    """Vectors of a 2-D NumPy array or memory map; `read` gives read-only views where the rows are contiguous."""
+
+    def __init__(self, array: Array, *, max_rows: int | None = None, name: str = "array") -> None:
+        if isinstance(array, np.ma.MaskedArray):
+            raise InputError(f"{name} is a masked array: vectors cannot have missing values")
+        if array.ndim != 2:
+            raise InputError(f"{name} has {array.ndim} dimensions (shape {array.shape}): vectors must be a 2-D array")
+        dtype = vector_dtype(array.dtype, name)
+        rows, dim = array.shape
+        check_dim(dim, name)
+        super().__init__(name, usable_rows(name, announced=rows, present=rows, max_rows=max_rows), dim, dtype)
+        self._map = _evictable_map(array)
+        self._touched = 0
+        self._array = np.asarray(array)[: self.count].view()
+        self._array.flags.writeable = False
+
+    def _read(self, start: int, stop: int) -> Array:
+        self._count_touched((stop - start) * self.row_bytes)
+        return np.ascontiguousarray(self._array[start:stop])
+
+    def _take(self, rows: NDArray[np.int64]) -> Array:
+        if self._map is None:
+            return np.ascontiguousarray(self._array[rows])
+        out = np.empty((len(rows), self.dim), self.dtype)
+        for piece in paging.touch_pieces(len(rows), self.row_bytes):
+            out[piece] = self._array[rows[piece]]
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return out
+
+    def _count_touched(self, size: int) -> None:
+        # Threads may lose each other's additions here: the pages then go back a block later, which does no harm.
+        self._touched += size
+        if self._map is not None and self._touched > paging.MAX_TOUCHED:
+            self._touched = 0
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _evictable_map(array: Array) -> mmap.mmap | None:
+    """The map below a file-backed array, if its pages can be dropped and read again.
+
+    Those of a copy-on-write map (mode "c") cannot: they may be the only place of values that the caller has changed.
+    """
+    if not isinstance(array, np.memmap) or array.mode == "c":
+        return None
+    mapped = getattr(array, "_mmap", None)
+    return mapped if isinstance(mapped, mmap.mmap) else None

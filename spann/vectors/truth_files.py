@@ -1,0 +1,153 @@
+"""Ground truth: the exact neighbours of each query, computed once and compared with often.
+
+Distances here are squared Euclidean for the metric l2 (the convention of big-ann-benchmarks, whose files these can
+be), 1 - cos for cosine and the inner product for ip. This module carries the numbers and computes none.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spann.errors import InputError, StorageError
+from spann.types import MAX_K, Array
+from spann.vectors.files import RowFile, is_directory
+from spann.vectors.formats import BIN_HEADER, open_vecs, read_npy_header
+from spann.vectors.sinks import Distances, Ids, Writer, write_ibin, write_npz, write_table
+
+_WRITERS: dict[str, Writer] = {".ibin": write_ibin, ".npz": write_npz}
+_READABLE = (".ibin", ".ivecs", ".npz")
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """`ids` int64 (nq, k), nearest first, -1 where there are fewer than k; `distances` float32 (nq, k) if known."""
+
+    ids: Ids
+    distances: Distances | None
+
+
+def write_truth(path: str | os.PathLike[str], ids: Ids, distances: Distances) -> None:
+    """Write ground truth, int64 (nq, k) ids and float32 (nq, k) distances, to an ``.ibin`` or ``.npz`` file.
+
+    The file takes its name only when it is complete. Raises `InputError` for another extension, other shapes or
+    types, or an id beyond int32 in ``.ibin``; `MissingError` for a missing directory; `StorageError` for a failed
+    write.
+    """
+    write_table(Path(path), _WRITERS, ids, distances)
+
+
+def read_truth(path: str | os.PathLike[str]) -> Truth:
+    """Read ground truth: ``.ibin`` with or without distances, ``.ivecs`` (ids only), ``.npz`` as `write_truth` makes.
+
+    Raises `MissingError` if there is no such file, `InputError` if it is of another format, has a size that its header
+    contradicts, no queries, or an id below -1; `StorageError` for a failed read.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _READABLE:
+        raise InputError(f"{path}: extension {suffix!r} is unknown; ground truth is one of {' '.join(_READABLE)}")
+    if is_directory(path, str(path)):
+        raise InputError(f"{path} is a directory: ground truth is a file")
+    if suffix == ".npz":
+        truth = _read_npz(path)
+    else:
+        file = RowFile(path, str(path))
+        try:
+            truth = _read_ibin(file) if suffix == ".ibin" else _read_ivecs(file)
+        finally:
+            file.close()
+    _check_ids(truth.ids, str(path))
+    return truth
+
+
+def _read_ibin(file: RowFile) -> Truth:
+    head = file.head(BIN_HEADER.size)
+    if len(head) < BIN_HEADER.size:
+        raise InputError(f"{file.name} is {len(head)} bytes, shorter than its {BIN_HEADER.size}-byte header")
+    queries, k = BIN_HEADER.unpack(head)
+    _check_queries(queries, file.name)
+    _check_k(k, file.name)
+    size, ids_only, both = file.size, BIN_HEADER.size + 4 * queries * k, BIN_HEADER.size + 8 * queries * k
+    if size not in (ids_only, both):
+        raise InputError(
+            f"{file.name} is {size} bytes where its header ({queries} queries, k {k}) calls for {ids_only} (ids only) "
+            f"or {both} (ids and distances)"
+        )
+    body = np.empty(size - BIN_HEADER.size, np.uint8)
+    if file.fill(body, BIN_HEADER.size) < len(body):
+        raise InputError(f"{file.name} became shorter than {size} bytes while it was read")
+    table = body.view("<i4").reshape(-1, queries, k)
+    return Truth(table[0].astype(np.int64), table[1].view("<f4") if len(table) == 2 else None)
+
+
+def _read_ivecs(file: RowFile) -> Truth:
+    source = open_vecs(file, np.dtype("<i4"), None, _check_k)
+    return Truth(source.read(0, source.count).astype(np.int64), None)
+
+
+def _read_npz(path: Path) -> Truth:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name: _read_member(archive, name, path) for name in ("ids", "distances") if _has(archive, name)}
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path} is not a readable .npz file: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+    if "ids" not in arrays:
+        raise InputError(f"{path} has no array named ids: ground truth needs one")
+    ids, distances = arrays["ids"], arrays.get("distances")
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise InputError(f"{path}: ids are {ids.ndim}-D {ids.dtype}: they must be integers (nq, k)")
+    if distances is not None and (distances.shape != ids.shape or distances.dtype != np.float32):
+        raise InputError(
+            f"{path}: distances are {distances.dtype} {distances.shape}: they must be float32 {ids.shape} like the ids"
+        )
+    _check_queries(len(ids), str(path))
+    _check_k(ids.shape[1], str(path))
+    return Truth(
+        ids.astype(np.int64, order="C"), None if distances is None else distances.astype(np.float32, order="C")
+    )
+
+
+def _has(archive: zipfile.ZipFile, name: str) -> bool:
+    return f"{name}.npy" in archive.namelist()
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Array:
+    """One array of an .npz file. `np.load` would allocate whatever shape the header claims."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as member:
+        shape, dtype, fortran = read_npy_header(member, f"{name} in {path}")
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or member.tell() + size != info.file_size:
+            raise InputError(
+                f"{name} in {path} has {info.file_size - member.tell()} bytes of values where {dtype} {shape} is {size}"
+            )
+        values = np.frombuffer(member.read(), dtype)
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
+def _check_queries(queries: int, name: str) -> None:
+    if queries < 1:
+        raise InputError(f"{name} holds 0 queries: at least 1 is needed")
+
+
+def _check_k(k: int, name: str) -> None:
+    if not 1 <= k <= MAX_K:
+        raise InputError(f"k {k} of {name} is outside 1 to {MAX_K}")
+
+
+def _check_ids(ids: Ids, name: str) -> None:
+    queries, places = np.nonzero(ids < -1)
+    if len(queries):
+        query, place = queries[0], places[0]
+        raise InputError(f"query {query} place {place} of {name} is id {ids[query, place]}: ids are at least -1")

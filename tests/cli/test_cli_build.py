@@ -1,0 +1,136 @@
+"""`spann build`: what it makes, what it prints, and which value of a parameter wins."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from click.testing import Result
+
+import spann
+
+Run = Callable[..., Result]
+Refused = Callable[..., str]
+
+
+def test_prints_a_line(run: Run, data: Path, tmp_path: Path) -> None:
+    result = run("build", data / "base.npy", tmp_path / "i")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{tmp_path / 'i'}: 3000 float32 vectors of dimension 16 (l2) in ")
+    # A log gets a line for each finished stage.
+    assert result.stderr
+    assert all(line.startswith("spann: ") and line.endswith(" s") for line in result.stderr.splitlines())
+    assert "\r" not in result.stderr
+
+
+def test_quiet_json(run: Run, data: Path, tmp_path: Path) -> None:
+    result = run("build", data / "base.npy", tmp_path / "i", "--metric", "cosine", "--quiet", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert report["path"] == str(tmp_path / "i")
+    assert {key: report[key] for key in ("count", "dim", "dtype", "metric")} == {
+        "count": 3000,
+        "dim": 16,
+        "dtype": "float32",
+        "metric": "cosine",
+    }
+    assert report["seconds"] > 0
+    assert report["postings"] > 0
+    assert set(report["posting_length"]) == {"mean", "std", "min", "max", "bound"}
+
+
+def parameters(index: Path) -> dict[str, object]:
+    with spann.open(index) as opened:
+        return {**opened.info()["parameters"], "metric": opened.metric.value}
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(run: Run, data: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text(
+        '[build]\nmetric = "cosine"\nmax_replicas = 3\nseed = 5\nepsilon1 = 0.5\n[search]\nmax_postings = 7\n'
+    )
+    args = ("build", data / "base.npy", tmp_path / "a", "--config", preset, "--quiet")
+    assert run(*args, "--seed", 6, "--posting-size", 20).exit_code == 0
+    found = parameters(tmp_path / "a")
+    expected = {"metric": "cosine", "max_replicas": 3, "seed": 6, "epsilon1": 0.5, "posting_size": 20, "code_bits": 0}
+    assert {name: found[name] for name in expected} == expected
+    assert run(*args, "--overwrite", "--metric", "l2", "--epsilon1", 0.25, "--code-bits", "auto").exit_code == 0
+    found = parameters(tmp_path / "a")
+    assert (found["metric"], found["epsilon1"], found["seed"]) == ("l2", 0.25, 5)
+
+
+def test_ids(run: Run, data: Path, tmp_path: Path) -> None:
+    ids = np.arange(3000, dtype=np.int64) * 2 + (1 << 40)
+    np.save(tmp_path / "ids.npy", ids)
+    assert run("build", data / "base.npy", tmp_path / "i", "--ids", tmp_path / "ids.npy", "-q").exit_code == 0
+    with spann.open(tmp_path / "i") as index:
+        found, _ = index.search(np.load(data / "base.npy")[:5], 1)
+    np.testing.assert_array_equal(found[:, 0], ids[:5])
+
+
+def test_max_rows(run: Run, data: Path, tmp_path: Path) -> None:
+    result = run("build", data / "base.npy", tmp_path / "i", "--max-rows", 100, "--json", "-q")
+    assert json.loads(result.stdout)["count"] == 100
+
+
+def test_an_existing_index_is_kept(refused: Refused, run: Run, data: Path, tmp_path: Path) -> None:
+    assert run("build", data / "base.npy", tmp_path / "i", "-q").exit_code == 0
+    assert str(tmp_path / "i") in refused(2, "build", data / "base.npy", tmp_path / "i", "-q")
+    result = run("build", data / "base.npy", tmp_path / "i", "-q", "--overwrite", "--max-rows", 50, "--json")
+    assert json.loads(result.stdout)["count"] == 50
+
+
+def test_unusable_input_is_2(refused: Refused, data: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "short.npy", np.arange(5, dtype=np.int64))
+    np.save(tmp_path / "float.npy", np.arange(3000, dtype=np.float32))
+    (tmp_path / "text.npy").write_text("hello")
+    (tmp_path / "odd.toml").write_text("[build]\nmax_replicas = 100\n")
+    (tmp_path / "unknown.toml").write_text("[build]\nreplicas = 100\n")
+    (tmp_path / "metric.toml").write_text('[build]\nmetric = "dot"\n')
+    base, out = data / "base.npy", tmp_path / "i"
+    for args, message in [
+        (("build", tmp_path / "none.npy", out), "none.npy does not exist"),
+        (("build", base, out, "--max-replicas", 0), "max_replicas is 0; it must be a whole number from 1 to 64"),
+        (("build", base, out, "--centroids", 0.9), "centroids is 0.9"),
+        (("build", base, out, "--code-bits", 4), "code_bits 4 is not supported by this version yet"),
+        (("build", base, out, "--config", tmp_path / "none.toml"), "none.toml: no such configuration file"),
+        (("build", base, out, "--config", tmp_path / "odd.toml"), "odd.toml: [build] max_replicas is 100"),
+        (("build", base, out, "--config", tmp_path / "unknown.toml"), "[build] has no parameter 'replicas'"),
+        (("build", base, out, "--config", tmp_path / "metric.toml"), "metric 'dot' is unknown"),
+        (("build", base, out, "--ids", tmp_path / "none.npy"), "none.npy does not exist"),
+        (("build", base, out, "--ids", tmp_path / "text.npy"), "text.npy is not a .npy file of ids"),
+        (("build", base, out, "--ids", tmp_path / "float.npy"), "1-D float32: ids must be a 1-D int64 array"),
+        (("build", base, out, "--ids", tmp_path / "short.npy"), "ids"),
+        (("build", base, out, "--max-rows", 5000), "max_rows 5000 is larger than the 3000 rows"),
+    ]:
+        assert message in refused(2, *args, "-q")
+        assert not out.exists()
+
+
+def test_a_full_disk_is_1(data: Path, tmp_path: Path) -> None:
+    def cap_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, 65_536))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "spann.cli", "build", data / "base.npy", tmp_path / "i", "-q"],
+        cwd=Path(__file__).parents[2],
+        preexec_fn=cap_files,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("spann: error: ")
+    assert done.stderr.count("\n") == 1
+    assert "unexpected" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_1(refused: Refused, data: Path) -> None:
+    assert "cannot be written" in refused(
+        1, "truth", data / "base.npy", data / "queries.npy", "-k", 5, "-q", "-o", "/proc/t.ibin"
+    )

@@ -1,0 +1,157 @@
+"""`spann truth`, `eval` and `demo`, and the preset files."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from spann.config import BuildParams, SearchParams, load_toml
+from spann.testing import exact_neighbours
+from spann.vectors import read_truth, write_truth
+
+Run = Callable[..., Result]
+Refused = Callable[..., str]
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+def test_truth(run: Run, data: Path, tmp_path: Path, metric: str) -> None:
+    out = tmp_path / "t.npz"
+    args = ("truth", data / "base.npy", data / "queries.npy", "-k", 7, "-o", out, "--metric", metric)
+    result = run(*args, "--max-rows", 500, "--threads", 2)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{out}: 7 neighbours of 20 queries in ")
+    assert result.stderr.startswith("spann: neighbours: ")
+    ids, distances = exact_neighbours(np.load(data / "base.npy")[:500], np.load(data / "queries.npy"), 7, metric)
+    known = read_truth(out)
+    np.testing.assert_array_equal(known.ids, ids)
+    assert known.distances is not None
+    np.testing.assert_allclose(known.distances, distances**2 if metric == "l2" else distances, rtol=1e-5, atol=1e-7)
+
+
+def test_truth_with_ids_fits_an_index_with_ids(run: Run, data: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.arange(3000, dtype=np.int64)[::-1] + (1 << 33))
+    base, queries, index, known = data / "base.npy", data / "queries.npy", tmp_path / "i", tmp_path / "t.npz"
+    assert run("build", base, index, "--ids", tmp_path / "ids.npy", "-q").exit_code == 0
+    assert run("truth", base, queries, "-o", known, "--ids", tmp_path / "ids.npy", "-q").exit_code == 0
+    result = run("eval", index, queries, known, "--max-postings", 1000, "--json", "-q")
+    assert json.loads(result.stdout)["runs"][0]["recall"] == 1.0
+
+
+def test_truth_refuses_before_the_work(refused: Refused, data: Path, tmp_path: Path) -> None:
+    base, queries, ids = data / "base.npy", data / "queries.npy", tmp_path / "ids.npy"
+    np.save(ids, np.arange(3))
+    for args, message in [
+        ((base, queries, "-o", tmp_path / "t.jsonl"), "extension '.jsonl' is unknown"),
+        ((base, queries, "-o", tmp_path / "no" / "t.ibin"), "does not exist"),
+        ((base, queries, "-o", tmp_path / "t.ibin", "-k", 3001), "k 3001 is outside 1 to 3000"),
+        ((base, tmp_path / "none.npy", "-o", tmp_path / "t.ibin"), "none.npy does not exist"),
+        ((base, queries, "-o", tmp_path / "t.npz", "--ids", ids, "-q"), "ids.npy holds 3 ids and"),
+    ]:
+        assert message in refused(2, "truth", *args)
+    assert list(tmp_path.iterdir()) == [ids]
+
+
+def test_eval_json_and_plot(run: Run, data: Path, tmp_path: Path) -> None:
+    args = ("eval", data / "index.spann", data / "queries.npy", data / "truth.ibin", "-k", 5)
+    options = ("--max-postings", "1,1000", "--threads", "1,2", "--io", "buffered", "--epsilon2", "1e5")
+    result = run(*args, *options, "--json", "--plot", tmp_path / "p.png", "-q")
+    assert (result.exit_code, result.stderr) == (0, "")
+    runs = json.loads(result.stdout)["runs"]
+    assert [run["settings"] for run in runs] == [
+        {"k": 5, "max_postings": n, "epsilon2": 1e5, "navigate": None, "io": "buffered", "threads": t}
+        for n in (1, 1000)
+        for t in (1, 2)
+    ]
+    assert runs[0]["recall"] < 1.0
+    assert runs[2]["recall"] == runs[3]["recall"] == 1.0
+    for one in runs:
+        assert set(one) == {"settings", "recall", "qps", "latency_ms", "per_query"}
+        assert set(one["latency_ms"]) == {"mean", "p50", "p95", "p99"}
+        assert set(one["per_query"]) == {"postings_read", "pages_read", "bytes_read", "distances"}
+        assert one["qps"] > 0
+        assert one["per_query"]["postings_read"] <= one["settings"]["max_postings"]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_eval_table(run: Run, data: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "p.toml"
+    preset.write_text("[search]\nmax_postings = 9\nepsilon2 = 3.0\n")
+    args = ("eval", data / "index.spann", data / "queries.npy", data / "truth.ibin", "--config", preset)
+    lines = run(*args).stdout.splitlines()
+    assert lines[0].split()[:4] == ["postings", "threads", "recall@10", "QPS"]
+    assert lines[1].split()[:2] == ["9", "1"]
+    assert len(lines) == 2
+    found = json.loads(run(*args, "--max-postings", "2", "--json").stdout)["runs"][0]["settings"]
+    assert (found["max_postings"], found["epsilon2"]) == (2, 3.0)
+
+
+def test_eval_refuses(refused: Refused, run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, queries, known = data / "index.spann", data / "queries.npy", data / "truth.ibin"
+    wrong = tmp_path / "wrong.ibin"
+    truth = read_truth(known)
+    write_truth(wrong, truth.ids, np.linspace(0.1, 0.2, truth.ids.size, dtype=np.float32).reshape(truth.ids.shape))
+    for args, message in [
+        ((index, queries, known, "-k", 11), "k 11 is outside 1 to 10, the neighbours of each query in"),
+        ((index, queries, known, "--max-rows", 5), "truth.ibin is for 20 queries and there are 5"),
+        ((index, queries, wrong), "wrong.ibin was likely made with another metric than l2"),
+        ((index, queries, known, "--plot", tmp_path / "p.svg"), "extension '.svg' is unknown"),
+        ((index, queries, tmp_path / "none.ibin"), "none.ibin does not exist"),
+    ]:
+        assert message in refused(2, "eval", *args, "-q")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'spann[plot]'" in refused(2, "eval", index, queries, known, "--plot", tmp_path / "p.png")
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_demo(run: Run, tmp_path: Path) -> None:
+    result = run("demo", "--rows", 3000, "-q", "--keep", tmp_path / "kept", "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("3000 float32 vectors of dimension 96 (l2) in ")
+    assert [line.split()[0] for line in lines[3:9]] == ["4", "8", "16", "32", "64", "128"]
+    recall = [float(line.split()[2]) for line in lines[3:9]]
+    assert recall == sorted(recall)
+    assert recall[-1] > 0.95
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "base.npy",
+        "index.spann",
+        "queries.npy",
+        "truth.ibin",
+    ]
+
+
+def test_demo_cleans_up(run: Run, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    report = json.loads(run("demo", "--rows", 800, "--dtype", "uint8", "--json", "-q", "--threads", 1).stdout)
+    assert len(report["runs"]) == 6
+    assert not list(tmp_path.iterdir())
+    assert "exists: --keep needs the name of a new directory" in refused(2, "demo", "--keep", tmp_path)
+
+
+def test_default_preset_says_what_the_code_does() -> None:
+    file = CONFIGS / "default.toml"
+    tables = tomllib.loads(file.read_text())
+    assert tables["build"].pop("metric") == "l2"
+    for table, kind in (("build", BuildParams), ("search", SearchParams)):
+        known = {f.name: f.default for f in fields(kind)}
+        assert tables[table] == {name: value for name, value in known.items() if value is not None}
+        for name in known:
+            assert f"{name} = " in file.read_text()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda file: file.name)
+def test_presets_are_valid(file: Path) -> None:
+    tables = load_toml(file)
+    tables["build"].pop("metric", None)
+    BuildParams().with_(**tables["build"])
+    SearchParams().with_(**tables["search"])

@@ -1,0 +1,139 @@
+"""`spann search`, `info` and `verify` on a small index."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from spann.testing import exact_neighbours
+from spann.vectors import read_truth
+
+Run = Callable[..., Result]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def copied(data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(data / "index.spann", tmp_path / "copy.spann"))
+
+
+def largest(index: Path) -> Path:
+    return max((path for path in index.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def test_results_of_every_format_agree(run: Run, data: Path, tmp_path: Path) -> None:
+    args = ("search", data / "index.spann", data / "queries.npy", "-k", 5, "--max-postings", 1000)
+    for name in ("r.npz", "r.ibin", "r.jsonl"):
+        result = run(*args, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("20 queries in ")
+        assert result.stderr == ""
+    expected, distances = exact_neighbours(np.load(data / "base.npy"), np.load(data / "queries.npy"), 5)
+    with np.load(tmp_path / "r.npz") as stored:
+        np.testing.assert_array_equal(stored["ids"], expected)
+        np.testing.assert_allclose(stored["distances"], distances, rtol=1e-5)
+    np.testing.assert_array_equal(read_truth(tmp_path / "r.ibin").ids, expected)
+    lines = (tmp_path / "r.jsonl").read_text()
+    assert [json.loads(line)["ids"] for line in lines.splitlines()] == expected.tolist()
+    piped = run(*args, "-o", "-")
+    assert piped.stdout == lines
+    assert piped.stderr.startswith("20 queries in ")
+
+
+def test_statistics(run: Run, data: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "p.toml"
+    preset.write_text("[search]\nmax_postings = 3\n")
+    args = ("search", data / "index.spann", data / "queries.npy", "--json", "--config", preset, "--max-rows", 4)
+    report = json.loads(run(*args).stdout)
+    assert set(report) == {"queries", "k", "seconds", "qps", "latency_ms", "per_query", "output"}
+    assert (report["queries"], report["k"], report["output"]) == (4, 10, None)
+    assert set(report["latency_ms"]) == {"mean", "p50", "p95", "p99"}
+    assert 0 < report["per_query"]["postings_read"] <= 3
+    wider = json.loads(run(*args, "--max-postings", 2, "--io", "buffered", "--no-check", "--threads", 2).stdout)
+    assert 0 < wider["per_query"]["postings_read"] <= 2
+
+
+def test_fewer_vectors_than_k(run: Run, data: Path, tmp_path: Path) -> None:
+    assert run("build", data / "base.npy", tmp_path / "i", "--max-rows", 3, "-q").exit_code == 0
+    result = run("search", tmp_path / "i", data / "queries.npy", "-k", 5, "-o", tmp_path / "r.npz")
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "r.npz") as stored:
+        np.testing.assert_array_equal(np.sort(stored["ids"], axis=1), [[-1, -1, 0, 1, 2]] * 20)
+
+
+def test_search_refuses(refused: Refused, data: Path, tmp_path: Path) -> None:
+    index, queries, out = data / "index.spann", data / "queries.npy", tmp_path / "r.npz"
+    np.save(tmp_path / "narrow.npy", np.zeros((2, 3), np.float32))
+    np.save(tmp_path / "bytes.npy", np.zeros((2, 16), np.uint8))
+    np.save(tmp_path / "nan.npy", np.full((2, 16), np.nan, np.float32))
+    for args, message in [
+        ((tmp_path / "none", queries, "-o", out), "no index at"),
+        ((index, tmp_path / "none.npy", "-o", out), "none.npy does not exist"),
+        ((index, queries, "-o", tmp_path / "r.csv"), "extension '.csv' is unknown"),
+        ((index, queries, "-o", tmp_path / "none" / "r.npz"), "does not exist"),
+        ((index, queries, "-o", out, "-k", 2_000_000), "2000000"),
+        ((index, queries, "-o", out, "--epsilon2", -1), "epsilon2 is -1.0"),
+        ((index, queries, "-o", out, "--max-postings", 0), "max_postings is 0"),
+        ((index, tmp_path / "narrow.npy", "-o", out), "3"),
+        ((index, tmp_path / "bytes.npy", "-o", out), "uint8"),
+        ((index, tmp_path / "nan.npy", "-o", out), "nan"),
+    ]:
+        assert message in refused(2, "search", *args)
+        assert not out.exists()
+
+
+def test_info(run: Run, data: Path) -> None:
+    result = run("info", data / "index.spann", "--json")
+    report = json.loads(result.stdout)
+    needed = ("count", "dim", "dtype", "metric", "postings", "disk_bytes", "open_memory_bytes", "replicas_mean")
+    assert set(needed) <= set(report)
+    assert {"mean", "std", "max", "bound", "histogram"} <= set(report["posting_length"])
+    assert (report["count"], report["dim"], report["dtype"], report["metric"]) == (3000, 16, "float32", "l2")
+    text = run("info", data / "index.spann").stdout
+    for piece in ("3000", "float32", "memory when open", "max_replicas", "postings by length", "#"):
+        assert piece in text
+
+
+def test_verify_clean(run: Run, data: Path) -> None:
+    result = run("verify", data / "index.spann", "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{data / 'index.spann'}: ok\n", "")
+    report = json.loads(run("verify", data / "index.spann", "--json").stdout)
+    assert report == {"path": str(data / "index.spann"), "ok": True, "problems": []}
+
+
+def test_verify_damaged_is_1(run: Run, copied: Path) -> None:
+    victim = largest(copied)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 3] ^= 4
+    victim.write_bytes(content)
+    result = run("verify", copied, "-q")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("spann: damaged: ")
+    assert str(victim) in result.stderr
+    report = json.loads(run("verify", copied, "--json", "-q").stdout)
+    assert not report["ok"]
+    assert {problem["kind"] for problem in report["problems"]} == {"damaged"}
+    assert report["problems"][0]["path"] == str(victim)
+
+
+def test_verify_missing_is_2(run: Run, refused: Refused, copied: Path, tmp_path: Path) -> None:
+    assert "no index at" in refused(2, "verify", tmp_path / "none")
+    victim = largest(copied)
+    victim.unlink()
+    result = run("verify", copied, "-q")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("spann: missing: ")
+    assert str(victim) in result.stderr
+
+
+def test_verify_unexpected_is_1(run: Run, copied: Path) -> None:
+    (copied / "stray").write_text("x")
+    result = run("verify", copied, "-q")
+    assert result.exit_code == 1
+    assert result.stderr == f"spann: unexpected: {copied / 'stray'}: is not part of the index\n"

@@ -1,0 +1,165 @@
+"""What tests of every kind share: looking into an index, comparing with the truth, and disks that fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from spann.storage import IndexReader, files, posting_span, record_bytes
+from spann.testing import exact_neighbours
+from spann.types import SearchResult
+
+Array = NDArray[Any]
+Content = dict[str, bytes]
+
+
+@pytest.fixture(scope="session")
+def content() -> Callable[[Path], Content]:
+    """All files below a directory, by path relative to it."""
+
+    def content_(path: Path) -> Content:
+        return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+    return content_
+
+
+@pytest.fixture(scope="session")
+def decode() -> Callable[[Path], list[tuple[Array, Array]]]:
+    """The (ids, vectors) of every posting of an index, taken from the bytes of its pages."""
+
+    def decode_(path: Path) -> list[tuple[Array, Array]]:
+        reader = IndexReader.open(path)
+        about = reader.attributes
+        name = "postings/directory"
+        page, offset, length = (reader.read(f"{name}/{part}") for part in ("page", "offset", "length"))
+        pages = reader.read("postings/pages").reshape(-1)
+        start, end = posting_span(page, offset, length, record_bytes(about))
+        found = []
+        for first, last, n in zip(start, end, length.tolist(), strict=True):
+            data = pages[first:last] if n else pages[:0]
+            ids = data[: n * about["id_bytes"]].view(f"<u{about['id_bytes']}")
+            found.append((ids, data[n * about["id_bytes"] :].view(about["dtype"]).reshape(n, about["dim"])))
+        return found
+
+    return decode_
+
+
+@pytest.fixture(scope="session")
+def check_neighbours() -> Callable[..., None]:
+    """Asserts that a result is the exact one, up to the order of what float32 cannot tell apart."""
+
+    def check(result: SearchResult, base: Array, queries: Array, k: int, metric: str, ids: Array | None = None) -> None:
+        n = min(k, len(base))
+        assert result.ids.shape == result.distances.shape == (len(queries), k)
+        assert (result.ids[:, n:] == -1).all()
+        assert (result.distances[:, n:] == (-np.inf if metric == "ip" else np.inf)).all()
+        given = np.arange(len(base)) if ids is None else ids.astype(np.int64)
+        order = np.argsort(given)
+        at = np.minimum(np.searchsorted(given[order], result.ids[:, :n]), len(base) - 1)
+        rows = order[at]
+        np.testing.assert_array_equal(given[rows], result.ids[:, :n])
+        _, every = exact_neighbours(base, queries, len(base), metric)
+        b, q = base.astype(np.float64), queries.astype(np.float64)
+        dots = q @ b.T
+        norms = np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(b, axis=1)
+        truth = {
+            "l2": lambda: np.sqrt(np.square(q[:, None] - b).sum(axis=2)),
+            "ip": lambda: dots,
+            "cosine": lambda: 1 - dots / norms,
+        }[metric]()
+        allowed = {"l2": 1e-5 * truth.max(), "ip": 1e-5 * norms.max(), "cosine": 1e-5}[metric] + 1e-12
+        np.testing.assert_allclose(result.distances[:, :n], every[:, :n], rtol=1e-5, atol=allowed)
+        np.testing.assert_allclose(
+            result.distances[:, :n], np.take_along_axis(truth, rows, axis=1), rtol=1e-5, atol=allowed
+        )
+        ordered = -result.distances[:, :n] if metric == "ip" else result.distances[:, :n]
+        assert (ordered[:, 1:] >= ordered[:, :-1]).all()
+        for row in result.ids[:, :n]:
+            assert len(np.unique(row)) == n
+
+    return check
+
+
+class NoSync:
+    """The operating system without fsync: only a power cut could tell, and it is most of the time of a small build."""
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda fd: None) if name == "fsync" else getattr(os, name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_sync() -> Iterator[None]:
+    """Spares all tests but those that put a system of their own in its place the waiting for the disk."""
+    files.system = NoSync()
+    yield
+    files.system = os
+
+
+class FaultyDisk:
+    """Takes the place of the operating system in `spann.storage.files`: the call of `name` number `after` fails."""
+
+    def __init__(self, name: str, after: int, code: int) -> None:
+        self.name, self.left, self.code = name, after, code
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(os, name)
+        if name != self.name:
+            return (lambda fd: None) if name == "fsync" else function
+
+        def call(*args: Any, **more: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                self.failed = True
+                raise OSError(self.code, os.strerror(self.code))
+            return function(*args, **more)
+
+        return call
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FaultyDisk]:
+    """Makes a system call of the storage fail from its `after`-th use on."""
+
+    def faulty_(name: str, after: int, code: int = errno.ENOSPC) -> FaultyDisk:
+        disk = FaultyDisk(name, after, code)
+        monkeypatch.setattr(files, "system", disk)
+        return disk
+
+    return faulty_
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts an empty file system in memory with the given options (again: anew); skips where that is not allowed."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    inside = False
+
+    def unmount() -> None:
+        nonlocal inside
+        if inside:
+            subprocess.run(["umount", "--lazy", place], check=True)
+            inside = False
+
+    def mount(options: str) -> Path:
+        nonlocal inside
+        unmount()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "spann-test", place], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            pytest.skip(f"mounting a file system is not allowed here: {done.stderr.strip()}")
+        inside = True
+        return place
+
+    yield mount
+    unmount()

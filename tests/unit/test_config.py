@@ -1,0 +1,151 @@
+"""Parameters refuse what cannot be, by name, and presets are checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from spann.config import BuildParams, SearchParams, load_toml
+from spann.errors import InputError, MissingError
+
+WHOLE = [(kind, f.name) for kind in (BuildParams, SearchParams) for f in dataclasses.fields(kind) if "int" in f.type]
+REAL = [(kind, f.name) for kind in (BuildParams, SearchParams) for f in dataclasses.fields(kind) if "float" in f.type]
+
+
+def field(kind, name):
+    return next(f for f in dataclasses.fields(kind) if f.name == name)
+
+
+def test_every_parameter_is_described():
+    assert len(WHOLE) + len(REAL) == len(dataclasses.fields(BuildParams)) + len(dataclasses.fields(SearchParams))
+    for kind, name in WHOLE + REAL:
+        f = field(kind, name)
+        assert f.metadata["low"] < f.metadata["high"]
+        assert f.default is None or f.metadata["low"] <= f.default <= f.metadata["high"]
+
+
+@pytest.mark.parametrize(("kind", "name"), WHOLE + REAL)
+def test_both_ends_of_the_range_and_not_beyond(kind, name):
+    low, high = field(kind, name).metadata["low"], field(kind, name).metadata["high"]
+    assert getattr(kind(**{name: low}), name) == low
+    assert getattr(kind(**{name: high}), name) == high
+    beyond = [low - 1, -math.inf] + ([] if math.isinf(high) else [high + 1, math.inf])
+    for value in beyond:
+        with pytest.raises(InputError, match=f"{name} is {value!r}; it must be a"):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), WHOLE + REAL)
+@pytest.mark.parametrize("value", [math.nan, "8", True, [8], 8 + 0j])
+def test_what_is_no_number(kind, name, value):
+    with pytest.raises(InputError, match=f"{name} is .*; it must be a"):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), WHOLE)
+def test_a_whole_number_is_kept_as_one(kind, name):
+    """A count of 8.0, which a preset can hold, is either refused or taken as 8: it must not surface later."""
+    with pytest.raises(InputError, match=f"{name} is 8.5; it must be a whole number"):
+        kind(**{name: 8.5})
+    try:
+        made = kind(**{name: 8.0})
+    except InputError as error:
+        assert f"{name} is 8.0; it must be a whole number" in str(error)  # noqa: PT017 - either way is right
+    else:
+        assert type(getattr(made, name)) is int
+
+
+@pytest.mark.parametrize(("kind", "name"), WHOLE + REAL)
+def test_numbers_of_numpy_are_numbers(kind, name):
+    """They are what a program has that computes its parameters; manifests and messages hold plain ones."""
+    low = field(kind, name).metadata["low"]
+    value = np.int64(max(low, 2)) if (kind, name) in WHOLE else np.float64(0.25)
+    made = getattr(kind(**{name: value}), name)
+    assert made == value
+    assert isinstance(made, int | float)
+
+
+def test_none_is_only_for_parameters_that_may_be_left_open():
+    assert BuildParams(posting_size=None, centroids=None).posting_size is None
+    assert SearchParams(navigate=None).navigate is None
+    for kind, name in ((BuildParams, "max_replicas"), (BuildParams, "seed"), (SearchParams, "max_postings")):
+        with pytest.raises(InputError, match=f"{name} is None"):
+            kind(**{name: None})
+
+
+def test_parameters_do_not_change():
+    params = BuildParams()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        params.seed = 4
+    changed = params.with_(seed=4, max_replicas=2)
+    assert (changed.seed, changed.max_replicas, params.seed) == (4, 2, 0)
+    with pytest.raises(InputError, match="BuildParams has no parameter 'sed'; it has centroids, "):
+        params.with_(sed=4)
+    with pytest.raises(InputError, match="seed is -1"):
+        params.with_(seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "expected"),
+    [
+        ({"centroids": 0.1}, 1000, 100),
+        ({"centroids": 0.1}, 1, 1),
+        ({"centroids": 1e-6}, 1000, 1),
+        ({"posting_size": 50}, 1000, 20),
+        ({"posting_size": 50}, 10, 1),
+        ({"posting_size": 1}, 10, 10),
+        ({"posting_size": 50, "centroids": 0.1}, 1000, 100),
+    ],
+)
+def test_centroids_for_a_collection(given, count, expected):
+    assert BuildParams(**given).centroid_count(count) == expected
+
+
+def test_the_bound_is_twice_the_size_and_fits_the_format():
+    assert BuildParams(posting_size=50).posting_bound == 100
+    assert BuildParams(posting_size=field(BuildParams, "posting_size").metadata["high"]).posting_bound < 2**16
+
+
+@pytest.mark.parametrize(("max_postings", "navigate"), [(1, None), (64, None), (1000, None), (64, 10), (2**31, None)])
+def test_the_beam(max_postings, navigate):
+    beam = SearchParams(max_postings=max_postings, navigate=navigate).beam
+    assert beam == navigate or (navigate is None and max_postings < beam < 2**32)
+
+
+def test_a_preset(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text('[build]\nposting_size = 64\nmetric = "cosine"\n[search]\nmax_postings = 8\n')
+    assert load_toml(file) == {"build": {"posting_size": 64, "metric": "cosine"}, "search": {"max_postings": 8}}
+    file.write_text("")
+    assert load_toml(file) == {"build": {}, "search": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[build]\nsize = 3\n", r"\[build\] has no parameter 'size'; it has centroids, "),
+        ("[search]\nmetric = 'l2'\n", r"\[search\] has no parameter 'metric'"),
+        ("[serve]\n", r"table \[serve\] is unknown"),
+        ("build = 3\n", "build must be a table"),
+        ("[build\n", "not a TOML file"),
+    ],
+)
+def test_presets_that_are_refused(tmp_path, text, match):
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=match) as caught:
+        load_toml(file)
+    assert str(file) in str(caught.value)
+
+
+def test_presets_that_cannot_be_read(tmp_path):
+    with pytest.raises(MissingError, match=r"none\.toml"):
+        load_toml(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not a TOML file"):
+        load_toml(tmp_path / "binary.toml")
+    with pytest.raises((InputError, MissingError)):
+        load_toml(tmp_path)
