@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from dataclasses import dataclass, field, fields, replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,7 +60,7 @@ class BuildParams(_Params):
     """Centroids as a share of the vectors."""
     max_replicas: int = _param(8, "postings", 1, 64)
     """Postings that one vector may be in (closure)."""
-    epsilon1: float = _param(0.4, "ratio", 0.0, 1e6, "ε1")
+    epsilon1: float = _param(0.36, "ratio", 0.0, 1e6, "ε1")
     """Closure reaches centroids up to (1 + epsilon1) times as far as the nearest."""
     rng_factor: float = _param(1.0, "ratio of squared distances", 0.1, 10.0)
     """RNG rule: a centroid is passed over if rng_factor * sqdist(it, an accepted one) <= sqdist(it, the vector)."""
@@ -87,6 +88,7 @@ class BuildParams(_Params):
 
 
 MAX_BEAM = 2**20
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,15 @@ class SearchParams(_Params):
     def beam(self) -> int:
         """The navigation's candidate list: `navigate`, or three times as many as there are postings to read."""
         return self.navigate or min(max(64, 3 * self.max_postings), MAX_BEAM)
+
+
+def thread_count(threads: int | None) -> int:
+    """`threads`, or the processors this process may use; `InputError` outside 1 to `MAX_THREADS`."""
+    if threads is None:
+        return len(os.sched_getaffinity(0))
+    if isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"threads is {threads!r}; it must be a whole number from 1 to {MAX_THREADS}")
+    return int(threads)
 
 
 def load_toml(path: str | Path) -> dict[str, dict[str, Any]]:

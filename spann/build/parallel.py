@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,21 +9,8 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from spann.errors import InputError
-
-MAX_THREADS = 1024
-
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def thread_count(threads: int | None) -> int:
-    """`threads`, or the processors this process may use; `InputError` outside 1 to `MAX_THREADS`."""
-    if threads is None:
-        return len(os.sched_getaffinity(0))
-    if not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads is {threads}; it must be from 1 to {MAX_THREADS}")
-    return threads
 
 
 def ordered_map(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:

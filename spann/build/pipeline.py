@@ -16,12 +16,11 @@ from spann.build.balance import balance
 from spann.build.cluster import Clusters, cluster
 from spann.build.edges import Candidates, EdgeSpool
 from spann.build.layout import Directory, lay_out
-from spann.build.parallel import thread_count
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
 from spann.build.write import write_pages
 from spann.centroids import Graph, build_graph
-from spann.config import BuildParams
+from spann.config import BuildParams, thread_count
 from spann.errors import InputError
 from spann.storage import PAGE, SHARD_BYTES, IndexWriter, files
 from spann.types import Array, Metric, Progress

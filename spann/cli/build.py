@@ -24,7 +24,7 @@ from spann.cli.options import (
 )
 from spann.cli.progress import progress_report
 from spann.cli.text import SUMMARY, print_json, summary
-from spann.config import BuildParams
+from spann.config import DEFAULT_CENTROIDS, DEFAULT_POSTING_SIZE, BuildParams
 from spann.errors import InputError
 from spann.vectors import open_source
 
@@ -43,17 +43,25 @@ def _code_bits(ctx: click.Context, param: click.Parameter, value: str | None) ->
     type=int,
     metavar="N",
     help="Entries a posting should have; none has more than 2N. Sets the number of centroids if --centroids does not. "
-    "Default: 32.",
+    f"Default: {DEFAULT_POSTING_SIZE}.",
 )
 @click.option(
-    "--centroids", type=float, metavar="RATIO", help="Centroids as a share of the vectors, up to 0.5. Default: 0.16."
+    "--centroids",
+    type=float,
+    metavar="RATIO",
+    help=f"Centroids as a share of the vectors, up to 0.5. Default: {DEFAULT_CENTROIDS}.",
 )
-@click.option("--max-replicas", type=int, metavar="N", help="Postings that one vector may be in. Default: 8.")
+@click.option(
+    "--max-replicas",
+    type=int,
+    metavar="N",
+    help=f"Postings that one vector may be in. Default: {BuildParams.max_replicas}.",
+)
 @click.option(
     "--epsilon1",
     type=float,
     metavar="X",
-    help="A vector may join centroids up to (1 + X) times as far as its nearest. Default: 1.0.",
+    help=f"A vector may join centroids up to (1 + X) times as far as its nearest. Default: {BuildParams.epsilon1}.",
 )
 @click.option(
     "--code-bits",
@@ -61,7 +69,7 @@ def _code_bits(ctx: click.Context, param: click.Parameter, value: str | None) ->
     metavar="B|auto",
     help="Bits per dimension of the codes in postings; 0 keeps exact vectors there. Default: auto, which is 0.",
 )
-@click.option("--seed", type=int, metavar="S", help="Start of all randomness. Default: 0.")
+@click.option("--seed", type=int, metavar="S", help=f"Start of all randomness. Default: {BuildParams.seed}.")
 @threads_option
 @ids_option
 @max_rows_option("BASE")

@@ -116,7 +116,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--navigate",
             type=int,
             metavar="N",
-            help="Candidates kept while seeking the nearest centroids. Default: 1.5 times the postings, at least 48.",
+            help="Candidates kept while seeking the nearest centroids. Default: 3 times the postings, at least 64.",
         ),
         click.option(
             "--epsilon2",

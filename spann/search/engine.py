@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spann._kernels import _search
 from spann.centroids import Graph, Level, check_graph
-from spann.config import SearchParams
+from spann.config import SearchParams, thread_count
 from spann.errors import CorruptionError, FormatError, InputError, MissingError, StorageError
 from spann.storage import IndexReader, check_directory, record_bytes
 from spann.types import ELEMENT_TYPES, MAX_K, QUERY_STATS, Array, Metric, SearchResult
@@ -21,10 +21,8 @@ from spann.vectors import check_finite, check_lengths
 
 IO_MODES = ("auto", "direct", "buffered")
 
-MAX_THREADS = 1024
-
 QUERIES_PER_TASK = 32
-"""Queries that a thread takes at a time: the fewer, the more evenly threads finish; the more, the less Python."""
+"""Queries a thread takes at a time, at most: fewer let threads finish together, more cost less Python."""
 
 _METRICS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2}
 _NO_MEMORY, _READ_FAILED, _READ_SHORT, _DAMAGED = 1, 2, 3, 4
@@ -92,9 +90,7 @@ class Engine:
         rows = self._checked(queries)
         if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise InputError(f"k is {k!r}; it must be a whole number from 1 to {MAX_K}")
-        workers = len(os.sched_getaffinity(0)) if threads is None else threads
-        if not 1 <= workers <= MAX_THREADS:
-            raise InputError(f"threads is {workers}; it must be from 1 to {MAX_THREADS}")
+        workers = thread_count(threads)
         if self._files is None:
             raise InputError(f"{self.path}: the index is closed")
         n = len(rows)
@@ -103,9 +99,10 @@ class Engine:
         stats = np.zeros(n, QUERY_STATS)
         raw = stats.view(np.uint8).reshape(n, QUERY_STATS.itemsize)
         files, native = self._files, self._native
+        per_task = min(QUERIES_PER_TASK, -(-n // workers))
 
         def task(start: int) -> None:
-            part = slice(start, min(start + QUERIES_PER_TASK, n))
+            part = slice(start, min(start + per_task, n))
             status = native.search(
                 files,
                 rows[part],
@@ -121,7 +118,7 @@ class Engine:
             )
             self._raise_for(*status)
 
-        starts = range(0, n, QUERIES_PER_TASK)
+        starts = range(0, n, per_task)
         if workers == 1 or len(starts) == 1:
             for start in starts:
                 task(start)

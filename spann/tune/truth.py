@@ -9,7 +9,6 @@ from the origin) take the second pass: float64 throughout, and every row within 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from spann.config import thread_count
 from spann.errors import InputError
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource, check_finite, check_nonzero
@@ -88,8 +88,8 @@ def exact_search(
         either; distances beyond float32.
     """
     metric = Metric.parse(metric)
-    _check(base, queries, k, metric, threads, block_rows)
-    workers = threads or len(os.sched_getaffinity(0))
+    _check(base, queries, k, metric, block_rows)
+    workers = thread_count(threads)
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         scan = _Scan(base, queries, metric, block_rows or _default_rows(base.dim), pool, workers)
         near = scan.candidates(min(base.count, k + k // 4 + 16), progress)
@@ -100,9 +100,7 @@ def exact_search(
     return rows, _rounded(-order if metric is Metric.IP else order, metric)
 
 
-def _check(
-    base: VectorSource, queries: Array, k: int, metric: Metric, threads: int | None, block_rows: int | None
-) -> None:
+def _check(base: VectorSource, queries: Array, k: int, metric: Metric, block_rows: int | None) -> None:
     if queries.ndim != 2 or not len(queries):
         raise InputError(f"queries have shape {queries.shape}: they must be (nq, {base.dim}) with at least one query")
     if queries.dtype != base.dtype:
@@ -113,9 +111,8 @@ def _check(
         raise InputError(f"queries have dimension {queries.shape[1]} and {base.name} has {base.dim}")
     if not 1 <= k <= base.count:
         raise InputError(f"k {k} is outside 1 to {base.count}, the number of vectors in {base.name}")
-    for name, value in (("threads", threads), ("block_rows", block_rows)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} {value} is too small: it must be at least 1")
+    if block_rows is not None and block_rows < 1:
+        raise InputError(f"block_rows {block_rows} is too small: it must be at least 1")
     check_finite(queries, 0, "the queries")
     if metric is Metric.COSINE:
         check_nonzero(queries, 0, "the queries")

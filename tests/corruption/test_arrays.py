@@ -52,7 +52,7 @@ def test_every_flipped_byte_is_found(index):
     for file in files_of(index):
         data = file.read_bytes()
         # Every position of small files; of the others the two ends and a sample.
-        inner = range(len(data)) if len(data) <= 60 else rng.choice(len(data), 12, replace=False).tolist()
+        inner = range(len(data)) if len(data) <= 60 else rng.choice(len(data), 6, replace=False).tolist()
         for position in {0, 1, len(data) - 2, len(data) - 1, *inner}:
             changed = bytearray(data)
             changed[position] ^= 1 << int(rng.integers(0, 8))
@@ -65,7 +65,7 @@ def test_every_flipped_byte_is_found(index):
 def test_every_byte_of_the_root_is_covered(index):
     root = index / "zarr.json"
     data = root.read_bytes()
-    for position in range(0, len(data), 17):
+    for position in range(0, len(data), 29):
         for replacement in (data[position] ^ 1, ord(" "), ord("\n"), ord("0")):
             if replacement != data[position]:
                 root.write_bytes(data[:position] + bytes([replacement]) + data[position + 1 :])

@@ -118,7 +118,7 @@ def test_no_child_of_a_split_takes_more_than_its_slack(leaves: int, slack: float
     for x in (gaussian(1500, 4), lopsided):
         tree, _, _ = run(x, leaves, slack=slack)
         sizes = np.diff(tree.leaf_end.astype(np.int64), prepend=0)
-        assert sizes.max() <= math.ceil(np.float32(slack) * np.float32(1500) / np.float32(leaves))
+        assert sizes.max() <= math.ceil(slack * 1500 / leaves)
 
 
 @pytest.mark.parametrize("duplicates", [False, True])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
-import gc
 import os
 import subprocess
+import threading
+import time
 
+import faiss
 import numpy as np
 import pytest
 
 import spann
-from spann.build import edges, layout
-from spann.errors import ExistsError, InputError, MissingError, StorageError
+from spann.build import edges, pipeline
+from spann.build.edges import EDGE
+from spann.centroids import graph
+from spann.errors import CorruptionError, ExistsError, InputError, MissingError, StorageError
+from spann.storage import files
 from spann.testing import clustered
 
 BASE, QUERIES = clustered(1500, 8, 10, 1)
@@ -32,8 +36,54 @@ def _is_open(fd):
     return os.path.lexists(f"/proc/self/fd/{fd}") and "/proc" not in os.readlink(f"/proc/self/fd/{fd}")
 
 
-def _full(mode):
-    return builtins.open("/dev/full", mode)
+class SpoiltFile:
+    """The operating system, on which one file cannot be created, opened to read, written, or read in full."""
+
+    def __init__(self, name, how):
+        self.name, self.how = name, how
+        self.of = set()
+        self.met = False
+
+    def __getattr__(self, name):
+        return (lambda fd: None) if name == "fsync" else getattr(os, name)
+
+    def _fails(self, how, code):
+        if self.how == how:
+            self.met = True
+            raise OSError(code, os.strerror(code))
+
+    def open(self, path, flags, *mode):
+        if os.path.basename(path) == self.name:
+            self._fails("create" if flags & os.O_CREAT else "open", errno.EMFILE)
+        fd = os.open(path, flags, *mode)
+        self.of.discard(fd)
+        if os.path.basename(path) == self.name:
+            self.of.add(fd)
+        return fd
+
+    def write(self, fd, data):
+        if fd in self.of:
+            self._fails("write", errno.ENOSPC)
+        return os.write(fd, data)
+
+    def preadv(self, fd, buffers, offset):
+        if fd in self.of:
+            self._fails("read", errno.EIO)
+            if self.how in ("short", "pieces"):
+                self.met = True
+                end = os.fstat(fd).st_size - 100 if self.how == "short" else offset + 777
+                return os.preadv(fd, [b[: max(0, min(len(b), end - offset))] for b in buffers], offset)
+        return os.preadv(fd, buffers, offset)
+
+
+@pytest.fixture
+def spoilt(monkeypatch):
+    def spoilt_(name, how):
+        disk = SpoiltFile(name, how)
+        monkeypatch.setattr(files, "system", disk)
+        return disk
+
+    return spoilt_
 
 
 @pytest.fixture
@@ -80,10 +130,10 @@ def test_nothing_but_an_index_is_overwritten(tmp_path, old, what, content):
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize("stage", ["scan", "cluster", "assign", "layout", "write"])
+@pytest.mark.parametrize("stage", ["scan", "cluster", "assign", "balance", "graph", "layout", "write"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
 def test_a_build_that_is_stopped_leaves_the_old_index(old, content, stage, error):
-    before, files = content(old), open_files()
+    before, were_open = content(old), open_files()
 
     def stop(at, done, total):
         if at == stage:
@@ -93,8 +143,41 @@ def test_a_build_that_is_stopped_leaves_the_old_index(old, content, stage, error
         spann.build(BASE, old, overwrite=True, progress=stop, threads=2)
     assert content(old) == before
     assert names(old.parent) == ["i"]
-    gc.collect()
-    assert open_files() == files
+    assert open_files() == were_open
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StorageError])
+def test_a_build_that_is_stopped_does_not_wait_for_the_graph(tmp_path, monkeypatch, error):
+    """The real graph build, slowed down to 15 s, under way when the assignment beside it is stopped."""
+    under_way, steps = threading.Event(), []
+
+    def slow_graph(read, count, dim, seed, progress):
+        def slow(done, total):
+            steps.append((done, total))
+            under_way.set()
+            time.sleep(0.3)
+            progress(done, total)
+
+        return graph.build_graph(read, count, dim, seed, slow)
+
+    def stop(at, done, total):
+        if at == "assign":
+            assert under_way.wait(60)
+            raise error("stopped")
+
+    monkeypatch.setattr(graph, "BLOCK", 4)
+    monkeypatch.setattr(pipeline, "build_graph", slow_graph)
+    running, were_open, blas = threading.active_count(), open_files(), faiss.omp_get_max_threads()
+    began = time.perf_counter()
+    with pytest.raises(error, match="stopped"):
+        spann.build(BASE, tmp_path / "i", progress=stop, threads=2)
+    assert time.perf_counter() - began < 7
+    assert steps[0][1] > 200, "too few centroids to take 15 s"
+    assert len(steps) < 20, "the graph went on"
+    assert names(tmp_path) == []
+    assert open_files() == were_open
+    assert threading.active_count() == running
+    assert faiss.omp_get_max_threads() == blas
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -123,62 +206,61 @@ def test_a_full_disk_at_any_write(tmp_path, faulty, content, name, after, overwr
     assert spann.verify(tmp_path / "i") == []
 
 
-@pytest.mark.parametrize("module", [edges, layout], ids=lambda m: m.__name__.rsplit(".", 1)[1])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_full_disk_under_the_files_a_build_works_with(tmp_path, monkeypatch, content, module, overwrite):
+@pytest.mark.parametrize(("overwrite", "threads"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(
+    ("how", "error", "match"),
+    [
+        ("create", StorageError, "cannot create: Too many open files"),
+        ("open", StorageError, "cannot open: Too many open files"),
+        ("write", StorageError, r"cannot write temporary records of the build \(0 of .*: No space left on device"),
+        ("read", StorageError, "cannot read .*: Input/output error"),
+        ("short", CorruptionError, "ends at byte .* too early"),
+    ],
+)
+@pytest.mark.parametrize("what", ["candidates", "edges-0", "edges-2", "rows"])
+def test_faults_of_the_files_a_build_works_with(
+    tmp_path, monkeypatch, spoilt, content, what, how, error, match, threads, overwrite
+):
+    """What comes back short is an error too: otherwise edges would be dropped."""
     if overwrite:
         spann.build(OTHER, tmp_path / "i").close()
-    before, files = content(tmp_path), open_files()
-    monkeypatch.setattr(module, "open", lambda path, mode: _full(mode), raising=False)
-    with pytest.raises(StorageError, match=r"cannot keep the (edges|rows) of the build: No space left") as caught:
-        spann.build(BASE, tmp_path / "i", overwrite=overwrite)
-    assert str(caught.value).count("cannot keep") == 1
+    before, were_open = content(tmp_path), open_files()
+    monkeypatch.setattr(edges, "BUCKET_BYTES", len(BASE) * 8 * EDGE.itemsize // 4)
+    disk = spoilt(what, how)
+    with pytest.raises(error, match=f"/{what}: {match}") as caught:
+        spann.build(BASE, tmp_path / "i", overwrite=overwrite, threads=threads)
+    assert disk.met
+    assert str(caught.value).count("cannot ") == (how != "short")
+    assert "\n" not in str(caught.value)
     assert content(tmp_path) == before
-    del caught
-    gc.collect()
-    assert open_files() == files
+    assert names(tmp_path) == (["i"] if overwrite else [])
+    assert open_files() == were_open
+
+
+@pytest.mark.parametrize("how", ["create", "open", "write", "read", "short"])
+def test_faults_of_the_edges_of_a_build_without_replicas(tmp_path, spoilt, how):
+    were_open, disk = open_files(), spoilt("edges-0", how)
+    with pytest.raises(CorruptionError if how == "short" else StorageError, match="/edges-0: "):
+        spann.build(BASE, tmp_path / "i", params=spann.BuildParams(max_replicas=1))
+    assert disk.met
+    assert names(tmp_path) == []
+    assert open_files() == were_open
 
 
 @pytest.mark.parametrize("what", ["candidates", "edges-0", "rows"])
-def test_files_a_build_works_with_that_cannot_be_made(tmp_path, monkeypatch, what):
-    def refuse(path, mode="r", *more):
-        if os.fspath(path).endswith(what):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return builtins.open(path, mode, *more)
-
-    for module in (edges, layout):
-        monkeypatch.setattr(module, "open", refuse, raising=False)
-    with pytest.raises(StorageError, match=f"{what}: .*Too many open files"):
-        spann.build(BASE, tmp_path / "i")
-    assert names(tmp_path) == []
-
-
-def test_edges_that_cannot_be_read_back(tmp_path, monkeypatch):
-    def refuse(*args, **more):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(np, "fromfile", refuse)
-    with pytest.raises(StorageError, match=r"(edges-0|candidates): .*Input/output error") as caught:
-        spann.build(BASE, tmp_path / "i")
-    assert str(caught.value).count("cannot keep") == 1
-    assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize("replicas", [1, 8])
-def test_edges_that_come_back_short_are_not_dropped(tmp_path, monkeypatch, replicas):
-    """numpy returns fewer records, without an error, where a read fails half way."""
-    read = np.fromfile
-    monkeypatch.setattr(np, "fromfile", lambda *args, **more: read(*args, **more)[:-100])
-    with pytest.raises(StorageError, match=r"edges-0|candidates"):
-        spann.build(BASE, tmp_path / "i", params=spann.BuildParams(max_replicas=replicas))
-    assert names(tmp_path) == []
+def test_reads_that_return_a_piece_at_a_time_lose_nothing(tmp_path, spoilt, content, what):
+    spann.build(BASE, tmp_path / "a").close()
+    disk = spoilt(what, "pieces")
+    spann.build(BASE, tmp_path / "b").close()
+    assert disk.met
+    assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
 def test_disks_of_all_sizes(mounted, content):
     """On real file systems too small for the work: every size fails the same way, until one is large enough."""
     base = clustered(6000, 16, 0, 3)[0]
     outcomes = []
-    for kilobytes in (800, 1000, 1300, 1700, 2200, 2800, 3400, 9000):
+    for kilobytes in (500, 650, 800, 950, 1100, 1300, 1700, 9000):
         place = mounted(f"size={kilobytes}k")
         spann.build(OTHER[:20], place / "i").close()
         before = content(place)

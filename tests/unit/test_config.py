@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from spann.config import BuildParams, SearchParams, load_toml
+from spann.config import MAX_BEAM, BuildParams, SearchParams, load_toml
 from spann.errors import InputError, MissingError
 
 WHOLE = [(kind, f.name) for kind in (BuildParams, SearchParams) for f in dataclasses.fields(kind) if "int" in f.type]
@@ -109,10 +109,14 @@ def test_the_bound_is_twice_the_size_and_fits_the_format():
     assert BuildParams(posting_size=field(BuildParams, "posting_size").metadata["high"]).posting_bound < 2**16
 
 
-@pytest.mark.parametrize(("max_postings", "navigate"), [(1, None), (64, None), (1000, None), (64, 10), (2**31, None)])
-def test_the_beam(max_postings, navigate):
-    beam = SearchParams(max_postings=max_postings, navigate=navigate).beam
-    assert beam == navigate or (navigate is None and max_postings < beam < 2**32)
+@pytest.mark.parametrize("max_postings", [1, 64, 1000, MAX_BEAM // 3, MAX_BEAM // 2, MAX_BEAM, 2**31])
+def test_the_beam(max_postings):
+    """Wider than what is read, up to a limit that `navigate` has too; where that is given, it is the beam."""
+    beam = SearchParams(max_postings=max_postings).beam
+    assert max_postings < beam <= MAX_BEAM or (beam == MAX_BEAM <= max_postings)
+    assert SearchParams(navigate=beam).beam == beam
+    for navigate in (1, 10, MAX_BEAM):
+        assert SearchParams(max_postings=max_postings, navigate=navigate).beam == navigate
 
 
 def test_a_preset(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -42,6 +43,46 @@ def test_default_range_unit_and_reason(name):
     assert len(reason.split()) >= 3
 
 
+def constants():
+    """(module, name, value as written) of every line of the table of constants."""
+    text = (ROOT / "docs" / "PARAMETERS.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `([\w.]+)\.([A-Z_]+)` \| `([^`]+)` \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("module", "name", "value"), constants(), ids=lambda part: part)
+def test_constants_are_what_the_table_says(module, name, value):
+    number, _, shift = value.partition(" << ")
+    expected = int(number) << int(shift) if shift else type(_constant(module, name))(number)
+    assert _constant(module, name) == expected
+
+
+def _constant(module, name):
+    return getattr(importlib.import_module(f"spann.{module}"), name)
+
+
+def test_every_constant_of_the_build_is_in_the_table():
+    listed = {f"{module}.{name}" for module, name, _ in constants()}
+    for file in sorted((ROOT / "spann" / "build").glob("*.py")):
+        for name, value in re.findall(r"^([A-Z][A-Z_]+) = ([\d_.]+(?: << \d+)?)$", file.read_text(), re.MULTILINE):
+            if not name.startswith("MAX_"):
+                assert f"build.{file.stem}.{name}" in listed, f"{name} = {value}"
+
+
+def test_sections_that_the_code_refers_to_exist():
+    sources = [file for folder in ("spann", "ext") for file in (ROOT / folder).rglob("*")]
+    found = 0
+    for file in sources:
+        if file.suffix not in (".py", ".pyx", ".h", ".inc") and file.parent.name != "c":
+            continue
+        for name, section in re.findall(r'docs/(\w+\.md)(?:, (?:section )?"?([A-Z]\w+))?', file.read_text()):
+            document = (ROOT / "docs" / name).read_text(encoding="utf-8")
+            assert not section or f"\n## {section}\n" in document, f"{file.name}: docs/{name}, {section}"
+            found += 1
+    assert found >= 5
+
+
 def test_the_version_is_the_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == spann.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(spann.__version__)}\]", changelog, re.MULTILINE)

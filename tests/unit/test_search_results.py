@@ -207,7 +207,7 @@ def test_many_threads_search_one_index(built):
 
 @pytest.mark.parametrize("io", ["buffered", "direct"])
 def test_an_index_of_many_shards(tmp_path, monkeypatch, check_neighbours, io):
-    shard = 64 * 4096
+    shard = 32 * 4096
     monkeypatch.setattr(pipeline, "SHARD_BYTES", shard)
     monkeypatch.setitem(IndexWriter.create_array.__kwdefaults__, "shard_bytes", shard)
     spann.build(BASE, tmp_path / "i").close()

@@ -139,7 +139,10 @@ def test_bad_input_is_refused() -> None:
         (lambda: exact_search(source, queries.astype(np.uint8), 1, "l2"), "queries are uint8 and array is float32"),
         (lambda: exact_search(source, queries[:0], 1, "l2"), r"shape \(0, 4\)"),
         (lambda: exact_search(source, queries, 1, "dot"), "metric 'dot' is unknown"),
-        (lambda: exact_search(source, queries, 1, "l2", threads=0), "threads 0 is too small"),
+        (
+            lambda: exact_search(source, queries, 1, "l2", threads=0),
+            "threads is 0; it must be a whole number from 1 to 1024",
+        ),
         (lambda: exact_search(rows_of(bad), queries, 1, "l2", block_rows=20), "row 37 column 2 of array is nan"),
         (lambda: exact_search(source, bad[30:], 1, "l2"), "row 7 column 2 of the queries is nan"),
         (lambda: exact_search(rows_of(zero), queries, 1, "cosine", block_rows=20), "row 41 of array is all zeros"),

@@ -1,0 +1,112 @@
+"""What the documents tell a reader to type works, and the files they name exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import spann
+from spann.cli import cli
+from spann.testing import clustered
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(file, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(file):
+    """Every `spann ...` of a document, in order: lines of shell blocks and code within text."""
+    text = file.read_text(encoding="utf-8")
+    return [
+        " ".join(found.split())
+        for found in re.findall(r"^(?: {4})?(spann .+)$|`(spann [^`]+)`", text, re.MULTILINE)
+        for found in found
+        if found
+    ]
+
+
+def check_command(line):
+    """Fails unless the command, its options and the number of its arguments exist."""
+    name, *words = shlex.split(line)[1:]
+    command = cli.commands[name]
+    if "..." in words or not words:
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} - {"..."} <= known
+        return
+    try:
+        command.make_context(name, words)
+    except click.UsageError as error:
+        pytest.fail(f"{line}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+def test_commands_in_documents_exist(file):
+    for line in commands(file):
+        check_command(line)
+
+
+def test_commands_of_the_readme_run(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in commands(README) if "..." not in line and len(line.split()) > 2]
+    assert {line.split()[1] for line in lines} == set(cli.commands)
+    for line in lines:
+        words = shlex.split(line)[1:] + (["--rows", "1000"] if line.startswith("spann demo") else [])
+        result = CliRunner().invoke(cli, words)
+        assert result.exit_code == 0, f"{line}: {result.output}"
+    assert np.load("near.npz")["ids"].shape == (500, 10)
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(README, "python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("[0 1 2 3 4]")
+
+
+@pytest.mark.parametrize(("dtype", "ids"), [("float32", None), ("uint8", 2**40 + np.arange(500))])
+def test_the_example_of_the_format_decodes_postings(tmp_path, decode, dtype, ids):
+    (code,) = blocks(ROOT / "docs" / "FORMAT.md", "python")
+    names = {}
+    exec(compile(code, "FORMAT.md", "exec"), names)
+    base, _ = clustered(500, 20, 0, 1, dtype)
+    spann.build(base, tmp_path / "i", ids=ids).close()
+    for p, (expected_ids, expected_vectors) in enumerate(decode(tmp_path / "i")):
+        found_ids, found_vectors = names["read_posting"](tmp_path / "i", p)
+        assert np.array_equal(found_ids, expected_ids)
+        assert np.array_equal(found_vectors, expected_vectors)
+        rows = found_ids.astype(np.int64) - (0 if ids is None else 2**40)
+        assert np.array_equal(found_vectors, base[rows])
+
+
+def test_two_blocks_install_run_and_test():
+    run, test = (block.splitlines() for block in blocks(README, "sh"))
+    assert run[:2] == test[:2] == ["python3 -m venv .venv", ". .venv/bin/activate"]
+    assert any(line.startswith("spann demo") for line in run)
+    check = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert test[-1] == check[-1] == "python -m pytest"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = re.findall(r"'(?:\.|spann)\[(\w+)\]'", README.read_text(encoding="utf-8"))
+    assert extras
+    assert set(extras) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+def test_links_lead_somewhere(file):
+    for target in re.findall(r"\]\(([^)]+)\)", file.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            assert (file.parent / target.split("#")[0]).exists(), target
+    for name in re.findall(r"\b(?:docs|configs|benchmarks|spann|ext)/[\w/]+\.\w+", file.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), name
