@@ -50,6 +50,9 @@ def _content(reader: IndexReader) -> list[Problem]:
     entries = int(length.sum(dtype=np.int64))
     if entries != about["entries"]:
         problems.append(f"postings hold {entries} entries; the manifest says {about['entries']}")
+    represented = int(about["centroids"]) + int(primaries.sum(dtype=np.int64))
+    if represented != count:
+        problems.append(f"centroids and primaries are {represented} together; the collection has {count} rows")
 
     rows = _RowSet(reader, about["ids"] == "user", count)
     problems += rows.add(reader.read("centroids/ids"), "a centroid")
@@ -59,8 +62,8 @@ def _content(reader: IndexReader) -> list[Problem]:
     if bool(np.any(start[order][1:] < end[order][:-1])):
         problems.append("two postings overlap")
     else:
-        problems += _walk(pages, order, start, length, int(about["id_bytes"]), record, rows)
-    missing = rows.missing()
+        problems += _walk(pages, order, start, end, int(about["id_bytes"]), record, rows)
+    missing = None if problems else rows.missing()
     if missing is not None:
         problems.append(f"row {missing} is in no posting and represents no centroid")
     where = reader.path / "postings"
@@ -71,41 +74,38 @@ def _walk(
     pages: ShardedArray,
     order: NDArray[np.int64],
     start: NDArray[np.int64],
-    length: NDArray[np.uint16],
+    end: NDArray[np.int64],
     id_bytes: int,
     record: int,
     rows: _RowSet,
 ) -> list[str]:
-    """Reads the postings in the order they lie in, a run of pages at a time."""
-    problems: list[str] = []
-    at = 0
-    while at < len(order):
-        first_page = int(start[order[at]]) // PAGE
-        limit = (first_page + PAGES_AT_A_TIME) * PAGE
-        stop = max(at + 1, int(np.searchsorted(start[order], limit)))
-        batch = order[at:stop]
-        last = batch[-1]
-        last_page = (int(start[last]) + int(length[last]) * record - 1) // PAGE
-        content = pages.read_rows(first_page, last_page + 1).reshape(-1)
-        used = np.zeros(len(content), bool)
-        ids = []
-        for p in batch:
-            begin, n = int(start[p]) - first_page * PAGE, int(length[p])
-            ids.append(content[begin : begin + n * id_bytes].view(f"<u{id_bytes}"))
-            used[begin : begin + n * record] = True
-        if at == 0:
-            used[: int(start[batch[0]]) - first_page * PAGE] = False
-        else:
-            used[: int(start[batch[0]]) - first_page * PAGE] = True
-        if stop < len(order):
-            used[(int(start[last]) + int(length[last]) * record) - first_page * PAGE :] = True
-        if content[~used].any():
-            problems.append(f"bytes between postings in pages {first_page} to {last_page} are not 0")
-        problems += rows.add(np.concatenate(ids), f"a posting in pages {first_page} to {last_page}")
+    """Reads all pages once, a run of postings at a time, in the `order` the postings lie in; stops at the first fault.
+
+    Every byte belongs to one run: that of the first posting that ends after it, or of what follows the last.
+    """
+    at, cursor = 0, 0
+    while cursor < pages.rows * PAGE:
+        stop = int(np.searchsorted(start[order], cursor + PAGES_AT_A_TIME * PAGE))
+        stop = min(max(stop, at + 1), len(order))
+        run = order[at:stop]
+        run_end = int(end[run[-1]]) if stop < len(order) else pages.rows * PAGE
+        first_page = cursor // PAGE
+        content = pages.read_rows(first_page, -(-run_end // PAGE)).reshape(-1)
+        content = content[cursor - first_page * PAGE : run_end - first_page * PAGE]
+        between = np.ones(len(content), bool)
+        ids = [np.empty(0, f"<u{id_bytes}")]
+        for p in run:
+            begin, finish = int(start[p]) - cursor, int(end[p]) - cursor
+            between[begin:finish] = False
+            ids.append(content[begin : begin + (finish - begin) // record * id_bytes].view(f"<u{id_bytes}"))
+        where = f"pages {first_page} to {-(-run_end // PAGE) - 1}"
+        if content[between].any():
+            return [f"bytes between postings in {where} are not 0"]
+        problems = rows.add(np.concatenate(ids), f"a posting in {where}")
         if problems:
-            break
-        at = stop
-    return problems
+            return problems
+        at, cursor = stop, run_end
+    return []
 
 
 class _RowSet:
