@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LINKS = 16
-"""HNSW's M: 2 M links at the base level, M above. 12 saves 4 bytes a vector and costs recall."""
+"""HNSW's M: 2 M links at the base level, M above. Fewer save memory and cost recall."""
 
 BUILD_BEAM = 100
 """HNSW's efConstruction."""
