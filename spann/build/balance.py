@@ -2,8 +2,8 @@
 
 Closure by itself gives popular centroids far more than their share. A posting cannot keep more than its bound, so every
 full posting gets a radius, the distance of the first entry too many, and vectors beyond it take their next candidate
-instead. Against simply cutting postings at the bound (SPTAG does) that gains 0.001 recall@10 of 32 postings on 1M SIFT at
-the same bytes on disk (0.933 against 0.932 at 0.80 GB).
+instead. Against simply cutting postings at the bound (SPTAG does) that gains 0.001 recall@10 of 32 postings on 1M SIFT
+at the same bytes on disk (0.933 against 0.932 at 0.80 GB).
 """
 
 from __future__ import annotations
