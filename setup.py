@@ -21,6 +21,7 @@ MODULES = {
     "_distance": ["distance.c", "simd.c"],
     "_cluster": ["cluster.c", "distance.c", "simd.c"],
     "_postings": ["postings.c", "crc32c.c"],
+    "_codes": ["codes.c", "simd.c"],
     "_io": ["io.c", "io_uring.c", "io_pool.c"],
     "_search": ["search.c", "topk.c", "distance.c", "simd.c", "crc32c.c"],
 }
