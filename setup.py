@@ -20,10 +20,13 @@ MODULES = {
     "_checksum": ["crc32c.c"],
     "_distance": ["distance.c", "simd.c"],
     "_cluster": ["cluster.c", "distance.c", "simd.c"],
-    "_postings": ["postings.c", "crc32c.c"],
+    "_postings": ["postings.c", "pages.c", "crc32c.c", "distance.c", "simd.c"],
     "_codes": ["codes.c", "simd.c"],
     "_io": ["io.c", "io_uring.c", "io_pool.c"],
-    "_search": ["search.c", "topk.c", "distance.c", "simd.c", "crc32c.c"],
+    "_search": [
+        *("pipeline.c", "batch.c", "query.c", "navigate.c", "candidates.c", "topk.c"),
+        *("io.c", "io_uring.c", "io_pool.c", "codes.c", "distance.c", "simd.c", "crc32c.c"),
+    ],
 }
 
 HEADERS = sorted(str(p) for p in [*Path("ext/c").glob("*.h"), *Path("ext/c").glob("*.inc")])

@@ -46,7 +46,7 @@ TABLE = (
 def build(base: Path, index: Path, *options: str) -> dict[str, float]:
     """Wall seconds, CPU seconds and peak MiB of one `spann build`."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "spann.cli", "build", str(base), str(index), *options]
+    command = [sys.executable, "-m", "spann.cli", "build", str(base), str(index), "--code-bits", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:

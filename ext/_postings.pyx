@@ -1,12 +1,33 @@
-"""Thin door to ext/c/postings.h; spann._kernels.postings checks the arguments."""
+"""Thin doors to ext/c/postings.h and ext/c/pages.h; spann._kernels.postings checks the arguments."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
+
+cdef extern from "distance.h" nogil:
+    ctypedef struct spann_kernels:
+        pass
+    const spann_kernels *spann_kernels_get()
 
 cdef extern from "postings.h" nogil:
+    ctypedef struct spann_coded:
+        const unsigned char *headers
+        const unsigned char *ids
+        const unsigned char *add
+        const unsigned char *scale
+        const unsigned char *rows
+        const unsigned char *codes
+        size_t id_bytes
+        size_t row_bytes
+        size_t code_bytes
     void spann_pack_postings(const unsigned char *, size_t, const unsigned char *, size_t, const uint16_t *,
                              const uint64_t *, size_t, unsigned char *, uint32_t *)
+    void spann_pack_coded(const spann_coded *, const uint16_t *, const uint16_t *, const uint64_t *, size_t,
+                          unsigned char *, uint32_t *)
+
+cdef extern from "pages.h" nogil:
+    int spann_arrange(const spann_kernels *, float *, size_t, const int64_t *, size_t, const int64_t *, size_t,
+                      int64_t *)
 
 
 def pack(const unsigned char[:, ::1] ids, const unsigned char[:, ::1] vectors, const uint16_t[::1] lengths,
@@ -14,3 +35,33 @@ def pack(const unsigned char[:, ::1] ids, const unsigned char[:, ::1] vectors, c
     with nogil:
         spann_pack_postings(&ids[0, 0], ids.shape[1], &vectors[0, 0], vectors.shape[1], &lengths[0], &starts[0],
                             lengths.shape[0], &out[0], &crcs[0])
+
+
+def pack_coded(const unsigned char[:, ::1] headers, const unsigned char[:, ::1] ids, const unsigned char[:, ::1] add,
+               const unsigned char[:, ::1] scale, const unsigned char[:, ::1] rows, size_t row_bytes,
+               const unsigned char[:, ::1] codes, const uint16_t[::1] lengths, const uint16_t[::1] primaries,
+               const uint64_t[::1] starts, unsigned char[::1] out, uint32_t[::1] crcs):
+    cdef spann_coded given
+    given.headers = &headers[0, 0]
+    given.ids = &ids[0, 0]
+    given.id_bytes = ids.shape[1]
+    given.add = &add[0, 0]
+    given.scale = &scale[0, 0]
+    given.rows = &rows[0, 0] if rows.shape[0] else NULL
+    given.row_bytes = row_bytes
+    given.codes = &codes[0, 0]
+    given.code_bytes = codes.shape[1]
+    with nogil:
+        spann_pack_coded(&given, &lengths[0], &primaries[0], &starts[0], lengths.shape[0], &out[0], &crcs[0])
+
+
+def arrange(float[:, ::1] x, const int64_t[::1] lengths, const int64_t[::1] bounds, int64_t[::1] order):
+    cdef const spann_kernels *kernels = spann_kernels_get()
+    cdef const int64_t *first = &bounds[0] if bounds.shape[0] else NULL
+    cdef int status
+    if kernels == NULL:
+        return -2
+    with nogil:
+        status = spann_arrange(kernels, &x[0, 0], x.shape[1], &lengths[0], lengths.shape[0], first, bounds.shape[0],
+                               &order[0])
+    return status

@@ -3,6 +3,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 
 cdef extern from "distance.h" nogil:
@@ -10,9 +11,6 @@ cdef extern from "distance.h" nogil:
         pass
     ctypedef enum spann_dtype:
         pass
-    ctypedef struct spann_kernels:
-        pass
-    const spann_kernels *spann_kernels_get()
 
 cdef extern from "search.h" nogil:
     ctypedef struct spann_level:
@@ -25,11 +23,14 @@ cdef extern from "search.h" nogil:
         spann_dtype dtype
         uint64_t dim
         uint64_t count
-        uint64_t centroids
+        uint64_t entries
+        uint32_t id_bytes
         float max_norm
+        uint64_t centroids
+        spann_metric centroid_metric
+        spann_dtype centroid_dtype
         const void *centroid_vectors
         const void *centroid_ids
-        uint32_t id_bytes
         uint32_t levels
         const spann_level *graph
         uint32_t entry
@@ -37,24 +38,63 @@ cdef extern from "search.h" nogil:
         const uint32_t *posting_page
         const uint16_t *posting_offset
         const uint16_t *posting_length
+        const uint16_t *posting_primaries
         const uint32_t *posting_crc
-        const int *files
+        const int *posting_files
         uint64_t pages_per_shard
+        uint32_t code_bits
+        uint32_t padded_dim
+        uint32_t row_bytes
+        float query_norm
+        const float *centroid_sqnorm
+        const float *origin
+        const unsigned char *signs
+        const uint64_t *first_row
+        uint64_t pinned
+        const unsigned char *pinned_ids
+        const unsigned char *pinned_add
+        const unsigned char *pinned_scale
+        const unsigned char *pinned_codes
+        const unsigned char *pinned_headers
+        const int *exact_files
+        uint64_t exact_shard_rows
+        const uint32_t *exact_crc
     ctypedef struct spann_search_params:
         uint32_t k
         uint32_t max_postings
         uint32_t navigate
         float epsilon2
+        uint32_t rerank
+        float error_bound
+        uint32_t join
+        uint32_t in_flight
+        uint32_t depth
+        int32_t backend
         int32_t direct
         int32_t check
     ctypedef struct spann_query_stats:
-        uint32_t postings_read
+        uint64_t bytes_read
     ctypedef struct spann_failure:
         int32_t status
         int32_t system_error
-        uint32_t posting
-    int spann_search(const spann_index *, const spann_kernels *, const spann_search_params *, const void *, size_t,
-                     size_t, int64_t *, float *, spann_query_stats *, spann_failure *)
+        int32_t exact
+        uint64_t where
+    int64_t spann_unpack(const spann_index *, const uint32_t *, const uint64_t *, size_t, const unsigned char *,
+                         unsigned char *, unsigned char *, unsigned char *, unsigned char *, unsigned char *)
+    ctypedef struct spann_searcher:
+        pass
+    spann_searcher *spann_searcher_new(const spann_index *)
+    void spann_searcher_free(spann_searcher *)
+    int spann_searcher_run(spann_searcher *, const spann_search_params *, const void *, size_t, size_t, int64_t *,
+                           int64_t *, float *, spann_query_stats *, spann_failure *)
+    ctypedef struct spann_batch:
+        pass
+    spann_batch *spann_batch_new(const spann_index *, const spann_search_params *, const void *, size_t, size_t,
+                                 int64_t *, float *, spann_query_stats *, unsigned char *)
+    void spann_batch_free(spann_batch *)
+    int spann_batch_next(spann_batch *)
+    int spann_batch_step(spann_batch *, spann_searcher *, spann_failure *)
+    size_t spann_batch_query_bytes(const spann_index *, const spann_search_params *)
 
 
 def stats_bytes():
@@ -70,18 +110,26 @@ cdef class NativeIndex:
     cdef list kept
 
     def __cinit__(self):
+        memset(&self.index, 0, sizeof(spann_index))
         self.graph = NULL
         self.kept = []
 
     def __dealloc__(self):
         free(self.graph)
 
-    def __init__(self, int metric, int dtype, uint64_t dim, uint64_t count, float max_norm,
-                 const unsigned char[::1] centroid_vectors, uint64_t centroids,
-                 const unsigned char[::1] centroid_ids, uint32_t id_bytes, uint32_t entry,
-                 list levels, const uint32_t[::1] chain,
-                 const uint32_t[::1] page, const uint16_t[::1] offset, const uint16_t[::1] length,
-                 const uint32_t[::1] crc, uint64_t pages_per_shard):
+    def __init__(self, *, int metric, int dtype, uint64_t dim, uint64_t count, uint64_t entries, uint32_t id_bytes,
+                 float max_norm):
+        self.index.metric = <spann_metric> metric
+        self.index.dtype = <spann_dtype> dtype
+        self.index.dim = dim
+        self.index.count = count
+        self.index.entries = entries
+        self.index.id_bytes = id_bytes
+        self.index.max_norm = max_norm
+
+    def set_centroids(self, int metric, int dtype, const unsigned char[::1] vectors, uint64_t centroids,
+                      const unsigned char[::1] ids, uint32_t entry, list levels):
+        """`ids` None with codes; `levels` of (nodes or None, offsets, neighbors)."""
         cdef const uint32_t[::1] nodes
         cdef const uint64_t[::1] offsets
         cdef const uint32_t[::1] neighbors
@@ -100,49 +148,158 @@ cdef class NativeIndex:
             level.offsets = &offsets[0]
             level.neighbors = &neighbors[0] if neighbors.shape[0] else NULL
             level.size = offsets.shape[0] - 1
-        self.index.metric = <spann_metric> metric
-        self.index.dtype = <spann_dtype> dtype
-        self.index.dim = dim
-        self.index.count = count
         self.index.centroids = centroids
-        self.index.max_norm = max_norm
-        self.index.centroid_vectors = &centroid_vectors[0]
-        self.index.centroid_ids = &centroid_ids[0]
-        self.index.id_bytes = id_bytes
+        self.index.centroid_metric = <spann_metric> metric
+        self.index.centroid_dtype = <spann_dtype> dtype
+        self.index.centroid_vectors = &vectors[0]
+        self.index.centroid_ids = &ids[0] if ids is not None else NULL
         self.index.levels = <uint32_t> len(levels)
         self.index.graph = self.graph
         self.index.entry = entry
+        self.kept += [levels, vectors, ids]
+
+    def set_postings(self, const uint32_t[::1] chain, const uint32_t[::1] page, const uint16_t[::1] offset,
+                     const uint16_t[::1] length, const uint16_t[::1] primaries, const uint32_t[::1] crc,
+                     uint64_t pages_per_shard, const int[::1] files):
+        """`chain` None where posting i is centroid i's only one, `primaries` None without codes."""
         self.index.chain = &chain[0] if chain is not None else NULL
         self.index.posting_page = &page[0]
         self.index.posting_offset = &offset[0]
         self.index.posting_length = &length[0]
+        self.index.posting_primaries = &primaries[0] if primaries is not None else NULL
         self.index.posting_crc = &crc[0]
         self.index.pages_per_shard = pages_per_shard
-        self.index.files = NULL
-        self.kept = [levels, centroid_vectors, centroid_ids, chain, page, offset, length, crc]
+        self.index.posting_files = &files[0] if files.shape[0] else NULL
+        self.kept += [chain, page, offset, length, primaries, crc, files]
 
-    def search(self, const int[::1] files, const unsigned char[:, ::1] queries, uint32_t k, uint32_t max_postings,
-               uint32_t navigate, float epsilon2, bint direct, bint check, int64_t[:, ::1] ids,
-               float[:, ::1] distances, unsigned char[:, ::1] stats):
-        """Searches all rows of `queries`; returns (status, errno, posting)."""
-        cdef spann_index index = self.index
-        cdef spann_search_params params
-        cdef spann_failure failure
-        cdef const spann_kernels *kernels = spann_kernels_get()
-        cdef int status
-        if kernels == NULL:
-            return -1, 0, 0
-        index.files = &files[0] if files.shape[0] else NULL
-        params.k = k
-        params.max_postings = max_postings
-        params.navigate = navigate
-        params.epsilon2 = epsilon2
-        params.direct = direct
-        params.check = check
-        failure.status = 0
-        failure.system_error = 0
-        failure.posting = 0
+    def set_codes(self, uint32_t bits, uint32_t padded_dim, uint32_t row_bytes, const float[::1] origin,
+                  const unsigned char[:, ::1] signs, const uint64_t[::1] first_row, float query_norm,
+                  const float[::1] centroid_sqnorm, uint64_t exact_shard_rows, const uint32_t[::1] exact_crc,
+                  const int[::1] exact_files):
+        """`centroid_sqnorm` None but for ip."""
+        self.index.code_bits = bits
+        self.index.padded_dim = padded_dim
+        self.index.row_bytes = row_bytes
+        self.index.origin = &origin[0]
+        self.index.signs = &signs[0, 0]
+        self.index.first_row = &first_row[0]
+        self.index.query_norm = query_norm
+        self.index.centroid_sqnorm = &centroid_sqnorm[0] if centroid_sqnorm is not None else NULL
+        self.index.exact_shard_rows = exact_shard_rows
+        self.index.exact_crc = &exact_crc[0]
+        self.index.exact_files = &exact_files[0]
+        self.kept += [origin, signs, first_row, centroid_sqnorm, exact_crc, exact_files]
+
+    def unpack(self, const uint32_t[::1] postings, const uint64_t[::1] starts, const unsigned char[::1] block,
+               unsigned char[::1] ids, unsigned char[::1] add, unsigned char[::1] scale, unsigned char[::1] codes,
+               unsigned char[::1] headers):
+        """Copies the primaries of `postings`, which begin at `starts` in `block`, to their rows in the other arrays.
+
+        Returns the first posting whose checksum does not match, or -1."""
+        cdef int64_t bad
         with nogil:
-            status = spann_search(&index, kernels, &params, &queries[0, 0], queries.shape[1], queries.shape[0],
-                                  &ids[0, 0], &distances[0, 0], <spann_query_stats *> &stats[0, 0], &failure)
-        return status, failure.system_error, failure.posting
+            bad = spann_unpack(&self.index, &postings[0], &starts[0], postings.shape[0], &block[0], &ids[0], &add[0],
+                               &scale[0], &codes[0], &headers[0])
+        return bad
+
+    def pin(self, uint64_t postings, const unsigned char[::1] ids, const unsigned char[::1] add,
+            const unsigned char[::1] scale, const unsigned char[::1] codes, const unsigned char[::1] headers):
+        """Primaries of postings 0 to `postings` - 1, by row; `codes` with the slack that codes.h asks for."""
+        self.index.pinned = postings
+        self.index.pinned_ids = &ids[0]
+        self.index.pinned_add = &add[0]
+        self.index.pinned_scale = &scale[0]
+        self.index.pinned_codes = &codes[0]
+        self.index.pinned_headers = &headers[0]
+        self.kept += [ids, add, scale, codes, headers]
+
+
+cdef class Params:
+    """How a batch is searched, as the native code takes it."""
+
+    cdef spann_search_params params
+
+    def __init__(self, *, uint32_t k, uint32_t max_postings, uint32_t navigate, float epsilon2, uint32_t rerank,
+                 float error_bound, uint32_t join, uint32_t in_flight, uint32_t depth, int backend, bint direct,
+                 bint check):
+        self.params.k = k
+        self.params.max_postings = max_postings
+        self.params.navigate = navigate
+        self.params.epsilon2 = epsilon2
+        self.params.rerank = rerank
+        self.params.error_bound = error_bound
+        self.params.join = join
+        self.params.in_flight = in_flight
+        self.params.depth = depth
+        self.params.backend = backend
+        self.params.direct = direct
+        self.params.check = check
+
+
+cdef class Searcher:
+    """What one thread keeps from batch to batch. For one thread at a time, and always the same."""
+
+    cdef spann_searcher *searcher
+    cdef NativeIndex index
+
+    def __cinit__(self, NativeIndex index):
+        self.index = index
+        self.searcher = spann_searcher_new(&index.index)
+        if self.searcher == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        spann_searcher_free(self.searcher)
+
+    def run(self, Params params, const unsigned char[:, ::1] queries, int64_t[::1] cursor, int64_t[:, ::1] ids,
+            float[:, ::1] distances, unsigned char[:, ::1] stats):
+        """Searches the rows of `queries` that it draws from `cursor`; returns (status, errno, exact, where)."""
+        cdef spann_failure failure
+        cdef int status
+        memset(&failure, 0, sizeof(failure))
+        with nogil:
+            status = spann_searcher_run(self.searcher, &params.params, &queries[0, 0], queries.shape[1],
+                                        queries.shape[0], &cursor[0], &ids[0, 0], &distances[0, 0],
+                                        <spann_query_stats *> &stats[0, 0], &failure)
+        return status, failure.system_error, failure.exact, failure.where
+
+
+cdef class Batch:
+    """Posting-major search: `next` on one thread, then `step` on all of them, as long as `next` says so."""
+
+    cdef spann_batch *batch
+    cdef tuple kept
+
+    def __cinit__(self, NativeIndex index, Params params, const unsigned char[:, ::1] queries, int64_t[:, ::1] ids,
+                  float[:, ::1] distances, unsigned char[:, ::1] stats, unsigned char[::1] unfinished):
+        self.kept = (index, params, queries, ids, distances, stats, unfinished)
+        self.batch = spann_batch_new(&index.index, &params.params, &queries[0, 0], queries.shape[1], queries.shape[0],
+                                     &ids[0, 0], &distances[0, 0], <spann_query_stats *> &stats[0, 0], &unfinished[0])
+        if self.batch == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        spann_batch_free(self.batch)
+
+    @staticmethod
+    def query_bytes(NativeIndex index, Params params):
+        """Bytes that a batch takes for each query, about."""
+        return spann_batch_query_bytes(&index.index, &params.params)
+
+    def next(self):
+        """Whether there is another phase, made ready now."""
+        cdef int more
+        with nogil:
+            more = spann_batch_next(self.batch)
+        if more < 0:
+            raise MemoryError
+        return more == 1
+
+    def step(self, Searcher searcher):
+        """Takes part in the phase; returns as `Searcher.run`."""
+        cdef spann_failure failure
+        cdef int status
+        memset(&failure, 0, sizeof(failure))
+        with nogil:
+            status = spann_batch_step(self.batch, searcher.searcher, &failure)
+        return status, failure.system_error, failure.exact, failure.where

@@ -10,7 +10,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from spann.errors import InputError, MissingError
+from spann.types import Metric
 
 
 def _param(default: Any, unit: str, low: float, high: float, symbol: str = "") -> Any:
@@ -43,22 +46,55 @@ class _Params:
         return replace(self, **changes)
 
 
+CODE_BITS = (0, 1, 2, 3, 4, 8)
+"""Bits per dimension that codes can have; 0 is none."""
+
 DEFAULT_CENTROIDS = 0.14
-"""Share of the vectors that are centroids, where neither `centroids` nor `posting_size` is given."""
+"""Share of the vectors that are centroids, where neither `centroids` nor `posting_size` is given and vectors lie in the
+postings."""
 
 DEFAULT_POSTING_SIZE = 31
-"""Posting size where none is given: twice as many records of 128 bytes fill two pages to the last."""
+"""Posting size there: twice as many records of 128 bytes fill two pages to the last."""
+
+DEFAULT_REPLICAS = 8
+"""Postings of a vector there, the value of SPANN. Codes are for memory, which replicas would fill: there it is 1."""
+
+LARGEST_POSTING = 32_767
+
+CODED_POSTING_SIZE = 125
+"""Posting size of codes, at least."""
+
+CENTROID_SHARE = 1 / 24
+"""Of the bytes of codes, those of centroids at most: postings grow until that holds."""
+
+SMALLEST_CODED = 64
+"""Bytes of a vector from which on codes are the default: below, code, factors and id save too little of it."""
+
+
+def default_code_bits(dtype: np.dtype[Any], dim: int) -> int:
+    """Bits of a code where none are asked for: enough that a few pages of exact vectors settle the order, which longer
+    codes need fewer of, for their error falls with the root of the dimension."""
+    if dim * dtype.itemsize < SMALLEST_CODED:
+        return 0
+    return 4 if dim < 64 else 2 if dim < 512 else 1
+
+
+def default_posting_size(dtype: np.dtype[Any], metric: Metric, bits: int) -> int:
+    """Entries of a posting of codes. Centroids are of the data's type for integers under l2, else mostly float16."""
+    width = 1 if metric is Metric.L2 and dtype.kind in "iu" else 2
+    return max(CODED_POSTING_SIZE, min(round(8 * width / (bits * CENTROID_SHARE)), LARGEST_POSTING))
 
 
 @dataclass(frozen=True)
 class BuildParams(_Params):
-    """How an index is made. The index records them; they and the data decide every byte of it."""
+    """How an index is made. What is None is decided by `resolved` from the vectors. The index records the result; it
+    and the data decide every byte of it."""
 
-    posting_size: int | None = _param(None, "entries", 1, 32_767)
+    posting_size: int | None = _param(None, "entries", 1, LARGEST_POSTING)
     """Entries a posting should have; none has over twice as many. Without `centroids` it sets their number, too."""
     centroids: float | None = _param(None, "share of the vectors", 1e-6, 0.5)
     """Centroids as a share of the vectors."""
-    max_replicas: int = _param(8, "postings", 1, 64)
+    max_replicas: int | None = _param(None, "postings", 1, 64)
     """Postings that one vector may be in (closure)."""
     epsilon1: float = _param(0.36, "ratio", 0.0, 1e6, "ε1")
     """Closure reaches centroids up to (1 + epsilon1) times as far as the nearest."""
@@ -66,18 +102,48 @@ class BuildParams(_Params):
     """RNG rule: a centroid is passed over if rng_factor * sqdist(it, an accepted one) <= sqdist(it, the vector)."""
     closure_candidates: int = _param(128, "centroids", 1, 4096)
     """Nearest centroids that closure looks at for one vector."""
-    code_bits: int = _param(0, "bits per dimension", 0, 8)
-    """0: exact vectors inline in the postings."""
+    code_bits: int | None = _param(None, "bits per dimension", 0, 8)
+    """Codes of so many bits in the postings and exact vectors apart; 0: exact vectors inline in the postings."""
     seed: int = _param(0, "", 0, 2**63 - 1)
     """Start of all randomness."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.code_bits not in (None, *CODE_BITS):
+            raise InputError(f"code_bits is {self.code_bits}; it must be one of {', '.join(map(str, CODE_BITS))}")
+
+    def resolved(self, dtype: np.dtype[Any], dim: int, metric: Metric) -> BuildParams:
+        """These parameters with defaults for vectors of `dtype` and `dim` in place of None. `centroids` stays None
+        where `posting_size` decides."""
+        bits = default_code_bits(dtype, dim) if self.code_bits is None else self.code_bits
+        size, centroids = self.posting_size, self.centroids
+        if bits == 0:
+            if size is None and centroids is None:
+                centroids = DEFAULT_CENTROIDS
+            size = size or DEFAULT_POSTING_SIZE
+        elif size is None:
+            wanted = default_posting_size(dtype, metric, bits) if centroids is None else round(1 / centroids)
+            size = min(wanted, LARGEST_POSTING)
+        replicas = self.max_replicas or (1 if bits else DEFAULT_REPLICAS)
+        return self.with_(code_bits=bits, posting_size=size, centroids=centroids, max_replicas=replicas)
+
+    @property
+    def bits(self) -> int:
+        """`code_bits`, resolved."""
+        return self.code_bits or 0
+
+    @property
+    def replicas(self) -> int:
+        """`max_replicas`, resolved."""
+        return self.max_replicas or DEFAULT_REPLICAS
+
     @property
     def posting_bound(self) -> int:
-        """Largest number of entries of a posting."""
+        """Largest number of entries of a posting, resolved."""
         return 2 * (self.posting_size or DEFAULT_POSTING_SIZE)
 
     def centroid_count(self, count: int) -> int:
-        """Centroids for `count` vectors, at least 1."""
+        """Centroids for `count` vectors, at least 1, resolved."""
         if self.centroids is not None:
             wanted = self.centroids * count
         elif self.posting_size is not None:
@@ -91,21 +157,40 @@ MAX_BEAM = 2**20
 MAX_THREADS = 1024
 
 
+DEFAULT_POSTINGS = 64
+"""Postings scored where they hold exact vectors and are read from disk."""
+
+CODED_POSTINGS = 128
+"""The same where they hold codes: these cost a tenth to score and nothing to read once pinned."""
+
+RERANK_SHARE = 10
+"""Candidates that may be re-ranked for each result asked for; on 1M SIFT the error bound ends it at 2 to 4."""
+
+SMALLEST_RERANK = 100
+
+
 @dataclass(frozen=True)
 class SearchParams(_Params):
-    """How much one query may read."""
+    """How much one query may read. What is None is decided by `resolved` from the index and k."""
 
-    max_postings: int = _param(64, "postings", 1, 2**31)
-    """Postings read at most."""
+    max_postings: int | None = _param(None, "postings", 1, 2**31)
+    """Postings scored at most."""
     epsilon2: float = _param(math.inf, "ratio", 0.0, math.inf, "ε2")
-    """Only postings whose centroid is at most (1 + epsilon2) times as far as the nearest are read."""
+    """Only postings whose centroid is at most (1 + epsilon2) times as far as the nearest are scored."""
     navigate: int | None = _param(None, "centroids", 1, MAX_BEAM, "ef")
     """Candidates kept while navigating the centroid graph; never fewer than `max_postings`."""
+    rerank: int | None = _param(None, "candidates", 1, 2**31)
+    """Candidates found by their codes that may be re-ranked exactly; never fewer than k."""
+    error_bound: float = _param(1.0, "standard errors", 0.0, 1e6, "ε0")
+    """A candidate is re-ranked only while its estimate less so many standard errors is below the k-th result."""
 
-    @property
-    def beam(self) -> int:
-        """The navigation's candidate list: `navigate`, or three times as many as there are postings to read."""
-        return self.navigate or min(max(64, 3 * self.max_postings), MAX_BEAM)
+    def resolved(self, code_bits: int, k: int) -> SearchParams:
+        """These parameters with defaults for an index with codes of `code_bits`, or none if 0, in place of None."""
+        postings = self.max_postings or (CODED_POSTINGS if code_bits else DEFAULT_POSTINGS)
+        # Small cells lie many to a neighbourhood and the graph finds their order worse than that of large ones.
+        beam = self.navigate or max(64, 3 * postings if code_bits == 0 else postings + postings // 2)
+        rerank = self.rerank or max(SMALLEST_RERANK, RERANK_SHARE * k)
+        return self.with_(max_postings=postings, navigate=min(beam, MAX_BEAM), rerank=rerank)
 
 
 def thread_count(threads: int | None) -> int:

@@ -29,29 +29,48 @@ class Index:
         self.metric: Metric = engine.metric
 
     def search(
-        self, queries: Array, k: int = 10, params: SearchParams | None = None, *, threads: int | None = None
+        self,
+        queries: Array,
+        k: int = 10,
+        params: SearchParams | None = None,
+        *,
+        threads: int | None = None,
+        in_flight: int | None = None,
+        order: str = "auto",
     ) -> SearchResult:
         """The `k` nearest vectors of each query.
 
         `queries` is (nq, dim), or (dim,) for one query, of the index's dtype. Distances are in the metric's own unit:
         Euclidean for l2, 1 - cos for cosine, the inner product for ip. Fewer than k vectors come back only where the
-        index has fewer: then id -1. `threads` defaults to the processors this process may use.
+        index has fewer: then id -1. `threads` defaults to the processors this process may use; each works on
+        `in_flight` queries at once (by default 8, where there are as many), so that the disk is busy while it computes:
+        1 gives the lowest latency, more the highest throughput. `order` is how a batch is worked off: "query",
+        "posting" (each posting and page read once for all queries that want it; same results), or "auto" by the size of
+        the batch.
 
         Raises `InputError` for queries or parameters that cannot be used, `CorruptionError` when a posting's checksum
         does not match, `StorageError` when the system refuses a read.
         """
         rows = np.asarray(queries)
-        return self._engine.search(rows[None] if rows.ndim == 1 else rows, k, params or SearchParams(), threads)
+        return self._engine.search(
+            rows[None] if rows.ndim == 1 else rows,
+            k,
+            params or SearchParams(),
+            threads=threads,
+            in_flight=in_flight,
+            order=order,
+        )
 
     @property
     def open_memory_bytes(self) -> int:
-        """Bytes that the open index keeps in memory: centroids, their graph, the posting directory."""
+        """Bytes that the open index keeps in memory: centroids, graph and directory, and the codes that are pinned."""
         return self._engine.open_memory_bytes
 
     def info(self) -> dict[str, Any]:
         """Counts, sizes, parameters and the distribution of posting lengths, ready for JSON."""
         about = self._reader.attributes
-        length = self._engine.length.astype(np.int64)
+        arrays = self._engine.arrays
+        length = arrays.length.astype(np.int64)
         histogram, edges = np.histogram(length, bins=np.linspace(0, about["posting_bound"] + 1, 17).astype(int))
         return {
             "path": str(self.path),
@@ -66,7 +85,8 @@ class Index:
             "centroids": about["centroids"],
             "postings": about["postings"],
             "entries": about["entries"],
-            "replicas_mean": about["entries"] / max(1, self.count - about["centroids"]),
+            "code_bits": arrays.code_bits,
+            "replicas_mean": about["entries"] / max(1, self.count - (0 if arrays.code_bits else about["centroids"])),
             "posting_length": {
                 "mean": float(length.mean()),
                 "std": float(length.std()),
@@ -78,6 +98,8 @@ class Index:
             "disk_bytes": self._reader.disk_bytes(),
             "open_memory_bytes": self.open_memory_bytes,
             "open_memory_bytes_per_vector": self.open_memory_bytes / self.count,
+            "open_memory": dict(arrays.memory),
+            "pinned_postings": arrays.pinned_postings,
             "parameters": about["parameters"],
         }
 
@@ -98,15 +120,18 @@ class Index:
         return f"Index({str(self.path)!r}, count={self.count}, dim={self.dim}, {self.dtype.name}, {self.metric.value})"
 
 
-def open_index(path: str | Path, *, io: str = "auto", check: bool = True) -> Index:
+def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str = "auto", check: bool = True) -> Index:
     """Opens the index at `path`; what stays in memory is read and verified now.
 
-    `io` is "direct" (O_DIRECT: the page cache is neither used nor filled), "buffered", or "auto": direct when the
-    postings are larger than the memory available. `check=False` skips the checksum of each posting read (docs/
-    BENCHMARKS.md has its cost). Raises `MissingError`, `FormatError`, `CorruptionError`.
+    `io` is "direct" (O_DIRECT: the page cache is neither used nor filled), "buffered", or "auto": direct when what
+    searches read is larger than the memory available. `memory_budget` limits what is kept in memory, in bytes or as
+    "44MB": centroids, graph and directory always, then as many codes as fit; "auto" is half of the memory available,
+    "none" keeps only what must be. Results do not depend on it. `check=False` skips the checksum of what is read (docs/
+    BENCHMARKS.md has its cost). Raises `MissingError`, `FormatError`, `CorruptionError`, and `InputError` for a budget
+    that is too small.
     """
     reader = IndexReader.open(path)
-    return Index(reader, Engine(reader, io=io, check=check))
+    return Index(reader, Engine(reader, io=io, check=check, memory_budget=memory_budget))
 
 
 def build(

@@ -65,18 +65,26 @@ Progress = Callable[[str, int, int], None]
 
 QUERY_STATS: np.dtype[Any] = np.dtype(
     [
-        ("postings_read", "<u4"),
-        ("pages_read", "<u4"),
         ("bytes_read", "<u8"),
-        ("distances", "<u4"),
-        ("centroid_distances", "<u4"),
         ("navigate_ns", "<u8"),
         ("read_ns", "<u8"),
         ("score_ns", "<u8"),
+        ("rerank_ns", "<u8"),
         ("total_ns", "<u8"),
+        ("postings_scored", "<u4"),
+        ("postings_read", "<u4"),
+        ("pages_read", "<u4"),
+        ("exact_pages_read", "<u4"),
+        ("reads", "<u4"),
+        ("estimates", "<u4"),
+        ("distances", "<u4"),
+        ("centroid_distances", "<u4"),
     ]
 )
-"""What one query cost: postings, 4 KiB pages and bytes read, vectors scored, and nanoseconds per stage."""
+"""What one query cost: bytes read from disk; nanoseconds of navigating, of having reads under way, of scoring postings,
+of re-ranking, and from beginning to end (other queries in flight included); postings scored, and those of them read
+from disk; 4 KiB pages read in all, those of them of the exact store, and reads; codes scored, vectors scored exactly
+and centroids scored."""
 
 
 @dataclass(frozen=True)

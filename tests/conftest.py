@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spann.storage import IndexReader, files, posting_span, record_bytes
+from spann.storage import IndexReader, files, posting_bytes, posting_span
 from spann.testing import exact_neighbours
 from spann.types import SearchResult
 
@@ -39,9 +39,11 @@ def decode() -> Callable[[Path], list[tuple[Array, Array]]]:
         reader = IndexReader.open(path)
         about = reader.attributes
         name = "postings/directory"
-        page, offset, length = (reader.read(f"{name}/{part}") for part in ("page", "offset", "length"))
+        page, offset, length, primaries = (
+            reader.read(f"{name}/{part}") for part in ("page", "offset", "length", "primaries")
+        )
         pages = reader.read("postings/pages").reshape(-1)
-        start, end = posting_span(page, offset, length, record_bytes(about))
+        start, end = posting_span(page, offset, posting_bytes(about, length, primaries))
         found = []
         for first, last, n in zip(start, end, length.tolist(), strict=True):
             data = pages[first:last] if n else pages[:0]

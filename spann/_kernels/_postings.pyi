@@ -9,3 +9,20 @@ def pack(
     out: NDArray[np.uint8],
     crcs: NDArray[np.uint32],
 ) -> None: ...
+def pack_coded(
+    headers: NDArray[np.uint8],
+    ids: NDArray[np.uint8],
+    add: NDArray[np.uint8],
+    scale: NDArray[np.uint8],
+    rows: NDArray[np.uint8],
+    row_bytes: int,
+    codes: NDArray[np.uint8],
+    lengths: NDArray[np.uint16],
+    primaries: NDArray[np.uint16],
+    starts: NDArray[np.uint64],
+    out: NDArray[np.uint8],
+    crcs: NDArray[np.uint32],
+) -> None: ...
+def arrange(
+    x: NDArray[np.float32], lengths: NDArray[np.int64], bounds: NDArray[np.int64], order: NDArray[np.int64]
+) -> int: ...

@@ -5,36 +5,106 @@ def stats_bytes() -> int: ...
 
 class NativeIndex:
     def __init__(
+        self, *, metric: int, dtype: int, dim: int, count: int, entries: int, id_bytes: int, max_norm: float
+    ) -> None: ...
+    def set_centroids(
         self,
         metric: int,
         dtype: int,
-        dim: int,
-        count: int,
-        max_norm: float,
-        centroid_vectors: NDArray[np.uint8],
+        vectors: NDArray[np.uint8],
         centroids: int,
-        centroid_ids: NDArray[np.uint8],
-        id_bytes: int,
+        ids: NDArray[np.uint8] | None,
         entry: int,
         levels: list[tuple[NDArray[np.uint32] | None, NDArray[np.uint64], NDArray[np.uint32]]],
+    ) -> None: ...
+    def set_postings(
+        self,
         chain: NDArray[np.uint32] | None,
         page: NDArray[np.uint32],
         offset: NDArray[np.uint16],
         length: NDArray[np.uint16],
+        primaries: NDArray[np.uint16] | None,
         crc: NDArray[np.uint32],
         pages_per_shard: int,
-    ) -> None: ...
-    def search(
-        self,
         files: NDArray[np.int32],
-        queries: NDArray[np.uint8],
+    ) -> None: ...
+    def set_codes(
+        self,
+        bits: int,
+        padded_dim: int,
+        row_bytes: int,
+        origin: NDArray[np.float32],
+        signs: NDArray[np.uint8],
+        first_row: NDArray[np.uint64],
+        query_norm: float,
+        centroid_sqnorm: NDArray[np.float32] | None,
+        exact_shard_rows: int,
+        exact_crc: NDArray[np.uint32],
+        exact_files: NDArray[np.int32],
+    ) -> None: ...
+    def unpack(
+        self,
+        postings: NDArray[np.uint32],
+        starts: NDArray[np.uint64],
+        block: NDArray[np.uint8],
+        ids: NDArray[np.uint8],
+        add: NDArray[np.uint8],
+        scale: NDArray[np.uint8],
+        codes: NDArray[np.uint8],
+        headers: NDArray[np.uint8],
+    ) -> int: ...
+    def pin(
+        self,
+        postings: int,
+        ids: NDArray[np.uint8],
+        add: NDArray[np.uint8],
+        scale: NDArray[np.uint8],
+        codes: NDArray[np.uint8],
+        headers: NDArray[np.uint8],
+    ) -> None: ...
+
+class Params:
+    def __init__(
+        self,
+        *,
         k: int,
         max_postings: int,
         navigate: int,
         epsilon2: float,
+        rerank: int,
+        error_bound: float,
+        join: int,
+        in_flight: int,
+        depth: int,
+        backend: int,
         direct: bool,
         check: bool,
+    ) -> None: ...
+
+class Searcher:
+    def __init__(self, index: NativeIndex) -> None: ...
+    def run(
+        self,
+        params: Params,
+        queries: NDArray[np.uint8],
+        cursor: NDArray[np.int64],
         ids: NDArray[np.int64],
         distances: NDArray[np.float32],
         stats: NDArray[np.uint8],
-    ) -> tuple[int, int, int]: ...
+    ) -> tuple[int, int, int, int]: ...
+
+class Batch:
+    def __init__(
+        self,
+        index: NativeIndex,
+        params: Params,
+        queries: NDArray[np.uint8],
+        ids: NDArray[np.int64],
+        distances: NDArray[np.float32],
+        stats: NDArray[np.uint8],
+        unfinished: NDArray[np.uint8],
+    ) -> None: ...
+    @staticmethod
+    def query_bytes(index: NativeIndex, params: Params) -> int: ...
+    def next(self) -> bool: ...
+    def step(self, searcher: Searcher) -> tuple[int, int, int, int]: ...

@@ -1,13 +1,19 @@
-"""Packing posting lists into pages: the checked door to ext/c/postings.c."""
+"""Posting lists in pages, and vectors in pages of the exact store: the checked doors to ext/c/postings.c, pages.c."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _postings
+from spann._kernels.distances import simd_level
 from spann.errors import InputError
 from spann.types import Array
+
+_BAD_SIMD = -2
+_HEADER_BYTES = 20
 
 
 def pack(
@@ -31,6 +37,91 @@ def pack(
     if entries:
         _postings.pack(_as_bytes(ids[:, None]), _as_bytes(vectors), lengths, starts, out, crcs)
     return crcs
+
+
+@dataclass(frozen=True)
+class CodedLists:
+    """Posting lists of codes, one after the other, n entries in all; replicas follow the primaries of their list.
+
+    - ``lengths``, ``primaries`` (postings,) uint16; ``headers`` (postings, 5) float32.
+    - ``ids`` (n,) uint32 or uint64; ``add``, ``scale`` (n,) uint16; ``codes`` (n, code_bytes) uint8.
+    - ``rows`` (replicas,) uint32 or uint64: rows of the exact store.
+    """
+
+    lengths: NDArray[np.uint16]
+    primaries: NDArray[np.uint16]
+    headers: NDArray[np.float32]
+    ids: Array
+    add: NDArray[np.uint16]
+    scale: NDArray[np.uint16]
+    rows: Array
+    codes: NDArray[np.uint8]
+
+
+def pack_coded(lists: CodedLists, starts: NDArray[np.uint64], out: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Writes posting lists of codes into `out` (bytes), list p at byte ``starts[p]``, and returns each list's crc32c
+    (postings,). Raises `InputError` for arrays that do not fit each other, and if a list would not fit in `out`."""
+    length, primary = lists.lengths.astype(np.int64), lists.primaries.astype(np.int64)
+    n, postings, replicas = int(length.sum()), len(length), int((length - primary).sum())
+    entries = (lists.ids, lists.add, lists.scale, lists.codes)
+    if (
+        any(len(a) != n for a in entries)
+        or not len(starts) == len(primary) == len(lists.headers) == postings
+        or len(lists.rows) != replicas
+        or bool((primary > length).any())
+        or lists.headers.shape[1:] != (_HEADER_BYTES // 4,)
+    ):
+        raise InputError(
+            f"{n} entries, {replicas} of them replicas, in {postings} postings do not match "
+            f"{[len(a) for a in entries]} entries, {len(lists.rows)} rows, {len(lists.headers)} headers and "
+            f"{len(starts)} places"
+        )
+    entry = lists.ids.itemsize + 4 + lists.codes.shape[1]
+    sizes = (length > 0) * _HEADER_BYTES + length * entry + (length - primary) * lists.rows.itemsize
+    ends = starts + sizes.astype(np.uint64)
+    if postings and int(ends.max()) > out.size:
+        raise InputError(f"a posting ends at byte {int(ends.max())} of a buffer of {out.size}")
+    crcs = np.zeros(postings, np.uint32)
+    if n:
+        _postings.pack_coded(
+            _as_bytes(lists.headers),
+            _as_bytes(lists.ids[:, None]),
+            _as_bytes(lists.add[:, None]),
+            _as_bytes(lists.scale[:, None]),
+            _as_bytes(lists.rows[:, None]),
+            lists.rows.itemsize,
+            lists.codes,
+            lists.lengths,
+            lists.primaries,
+            starts,
+            out,
+            crcs,
+        )
+    return crcs
+
+
+def arrange(x: NDArray[np.float32], lengths: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """An order of the rows of `x` (n, dim) in which near rows of a posting share pages: (n,), the row for each place.
+
+    Posting p holds the next ``lengths[p]`` rows, and keeps them; pages begin at rows `bounds`, ascending. `x` is
+    overwritten. Each posting is halved at the bound nearest to its middle, by its principal axis and then four rounds
+    of 2-means of fixed sizes, and its halves again. Raises `InputError`, `MemoryError`.
+    """
+    if x.ndim != 2 or x.dtype != np.float32 or not x.flags.c_contiguous or not x.flags.writeable:
+        raise InputError(f"rows to arrange must be a C-contiguous, writable (n, dim) float32 array, not {x.shape}")
+    if int(lengths.sum()) != len(x) or bool((lengths < 0).any()) or len(x) >= 2**32:
+        raise InputError(f"the lengths of {len(lengths)} postings do not add up to {len(x)} vectors")
+    inside = np.diff(bounds, prepend=0, append=max(len(x), 1) if len(bounds) else 1)
+    if bool((inside <= 0).any()):
+        raise InputError(f"rows at which pages begin are not ascending between 0 and {len(x)}")
+    order = np.empty(len(x), np.int64)
+    if len(x):
+        status = _postings.arrange(x, lengths, bounds, order)
+        if status == _BAD_SIMD:
+            simd_level()
+        if status < 0:
+            raise MemoryError(f"out of memory arranging {len(x)} vectors")
+    return order
 
 
 def _as_bytes(rows: Array) -> NDArray[np.uint8]:

@@ -70,6 +70,59 @@ def closure(
     return chosen, chosen_sqdist, counts
 
 
+def arrange(x: Floats, lengths: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Twin of `spann._kernels.postings.arrange`, which leaves `x` alone. Sums over rows run in their order."""
+    order = np.arange(len(x))
+    start = 0
+    for n in lengths.tolist():
+        inside = bounds[(bounds > start) & (bounds < start + n)] - start
+        order[start : start + n] = start + _halved(x[start : start + n], inside)
+        start += n
+    return order
+
+
+def _halved(x: Floats, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Order of the rows of one posting, or a part of it."""
+    order = np.arange(len(x))
+    if len(bounds) == 0:
+        return order
+    left = int(bounds[np.argmin(np.abs(2 * bounds - len(x)))])
+    mean = (_running(x.astype(np.float64)) / len(x)).astype(np.float32)
+    farthest = np.argmax(distances(mean, x, Metric.L2))
+    x = x - mean
+    axis = _direction(x[farthest])
+    if axis is None:
+        return order
+    for _ in range(6):
+        along = distances(axis, x, Metric.IP)
+        most = np.abs(along).max()
+        following = _direction(_running(-(along / most)[:, None] * x)) if most else None
+        if following is None:
+            break
+        axis = following
+    order = np.argsort(distances(axis, x, Metric.IP), kind="stable")
+    for _ in range(4):
+        axis = _direction(_running(x[order[:left]]))
+        if axis is None:
+            break
+        order = np.argsort(distances(axis, x, Metric.IP), kind="stable")
+    first = _halved(x[order[:left]], bounds[bounds < left])
+    last = _halved(x[order[left:]], bounds[bounds > left] - left)
+    return np.concatenate([order[:left][first], order[left:][last]])
+
+
+def _running(terms: Array) -> Array:
+    """Sums over the first axis, one term after the other."""
+    total: Array = np.cumsum(terms, axis=0)[-1]
+    return total
+
+
+def _direction(total: Floats) -> Floats | None:
+    wide = total.astype(np.float64)
+    length = np.cumsum(wide * wide)[-1]
+    return None if length == 0 else (wide * (1 / np.sqrt(length))).astype(np.float32)
+
+
 def _sums(terms: Array) -> Floats:
     """Sums over the last axis of (n, dim) terms, in the order given above."""
     if np.issubdtype(terms.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""Building an index: scan, sample, cluster, assign, graph, layout, write, publish, in this order."""
+"""Building an index: from a source of vectors to the published directory, stage by stage as `STAGES` has them."""
 
 from spann.build.pipeline import STAGES, build_index
 

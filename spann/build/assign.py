@@ -40,14 +40,18 @@ def assign_leaves(
 ) -> None:
     """Sends to `spool` one edge a vector, to the centroid of its leaf: postings without replicas.
 
-    Leaves have balanced sizes; the cells of nearest centroids have not. Representatives have no edges.
+    Leaves have balanced sizes; the cells of nearest centroids have not. Representatives have no edges where they are
+    found as centroids. Edges to means have no distance: `arrange` orders those postings.
     """
     centroid_of = np.repeat(clusters.leaf_centroid, np.diff(clusters.leaf_end, prepend=0))
     block = max(1, (8 << 20) // (4 * space.dim))
+    representative = clusters.centroids.rows
 
     def one(start: int) -> tuple[int, Array]:
         rows, centroid = clusters.rows[start : start + block], centroid_of[start : start + block]
-        own = clusters.centroid_rows[centroid]
+        if representative is None:
+            return len(rows), pack_edges(centroid, np.zeros(len(rows), np.float32), rows, np.zeros(len(rows), np.uint8))
+        own = representative[centroid]
         member = rows != own
         difference = space.map(source.take(rows[member])) - space.map(source.take(own[member]))
         sqdist = np.einsum("ij,ij->i", difference, difference)
@@ -71,7 +75,7 @@ def assign_closure(
 ) -> None:
     """Sends to `candidates` the edges of each vector's closure, `SPARE` more than it may keep.
 
-    Representatives have no edges: as centroids they are found without.
+    Representatives have no edges where they are found as centroids; elsewhere they mostly have one, to their own.
     """
     work = _Closure(source, space, clusters, params)
     done = 0
@@ -86,7 +90,7 @@ class _Closure:
 
     def __init__(self, source: VectorSource, space: Space, clusters: Clusters, params: BuildParams) -> None:
         self.source, self.space, self.clusters, self.params = source, space, clusters, params
-        self.centroids = source.take(clusters.centroid_rows)
+        self.centroids = clusters.centroids
         self.group_start = np.concatenate([[0], clusters.group_end[:-1]])
         self.first_centroid = np.concatenate([[0], clusters.group_centroid_end[:-1]])
         self.group_centroids = clusters.group_centroid_end - self.first_centroid
@@ -94,7 +98,8 @@ class _Closure:
         self.group_sqnorm = np.einsum("ij,ij->i", self.group_mean, self.group_mean)
         self.groups_reached = max(1, round(2 * REACHED * len(self.group_mean) / len(self.centroids)))
         self.represents = np.zeros(source.count, bool)
-        self.represents[clusters.centroid_rows] = True
+        if clusters.centroids.given:
+            self.represents[clusters.centroids.rows] = True
 
     def _group_means(self) -> Floats:
         """Mean of the centroids of each group, (groups, dim); infinitely far away where a group has none."""
@@ -103,7 +108,7 @@ class _Closure:
             groups = np.flatnonzero(self.group_centroids[start : start + 4096]) + start
             if len(groups):
                 first, last = self.first_centroid[groups[0]], self.clusters.group_centroid_end[groups[-1]]
-                x = self.space.map(self.centroids[first:last])
+                x = self.centroids.working(slice(first, last))
                 sums = np.add.reduceat(x, self.first_centroid[groups] - first, axis=0)
                 means[groups] = sums / self.group_centroids[groups, None]
         return np.where(np.isinf(means), np.float32(1e15), means)
@@ -121,7 +126,7 @@ class _Closure:
         """Rows done, and the edges of the vectors in a run of groups."""
         first, last = groups
         gathered = self._gather(self.group_mean[first:last])
-        lifted = _lift_centroids(self.space.map(self.centroids[gathered]))
+        lifted = _lift_centroids(self.centroids.working(gathered))
         mean_sqdist = _lift_rows(self.group_mean[first:last]) @ lifted.T
         start, stop = self.group_start[first], self.clusters.group_end[last - 1]
         rows = self.clusters.rows[start:stop]
@@ -157,11 +162,11 @@ class _Closure:
             x @ lifted.T,
             lifted[:, : self.space.dim],
             near=params.closure_candidates,
-            replicas=params.max_replicas + SPARE,
+            replicas=params.replicas + SPARE,
             reach=(1 + params.epsilon1) ** 2,
             rng=params.rng_factor,
         )
-        replica = np.broadcast_to(np.arange(params.max_replicas + SPARE, dtype=np.uint8), chosen.shape)
+        replica = np.broadcast_to(np.arange(params.replicas + SPARE, dtype=np.uint8), chosen.shape)
         valid = replica < counts[:, None]
         return pack_edges(centroids[chosen[valid]], sqdist[valid], np.repeat(rows, counts), replica[valid])
 

@@ -2,7 +2,7 @@
 
 The collection is cut into regions that fit in memory by a balanced k-means trained on a sample; each region is then
 clustered down to leaves by one native call, on one thread, so the result does not depend on how many there are. The
-vector nearest to a leaf's mean represents it (SPTAG does the same): it is a centroid of the index, kept exactly.
+vector nearest to a leaf's mean represents it (SPTAG does the same), unless the mean itself does (centroids.py).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import clustering
+from spann.build.centroids import Centroids, choose
 from spann.build.parallel import ordered_map
 from spann.build.space import Space
 from spann.config import BuildParams
-from spann.types import Array, Progress
+from spann.types import Progress
 from spann.vectors import VectorSource, sample_rows
 
 REGION_BYTES = 8 << 20
@@ -56,7 +57,6 @@ class Clusters:
 
     - ``rows`` (count,) int64: row numbers, leaf by leaf.
     - ``leaf_end`` (leaves,) int64: end of each leaf in `rows`; ``leaf_centroid`` (leaves,) its centroid.
-    - ``centroid_rows`` (centroids,) int64: the row that represents each centroid; no two have the same vector.
     - ``group_end`` (groups,) int64: end of each group of leaves in `rows`; ``group_centroid_end`` (groups,) the same in
       centroids. A group may have no centroid left, where its vectors are copies of others'.
     """
@@ -64,7 +64,7 @@ class Clusters:
     rows: NDArray[np.int64]
     leaf_end: NDArray[np.int64]
     leaf_centroid: NDArray[np.int64]
-    centroid_rows: NDArray[np.int64]
+    centroids: Centroids
     group_end: NDArray[np.int64]
     group_centroid_end: NDArray[np.int64]
 
@@ -72,17 +72,19 @@ class Clusters:
 def cluster(source: VectorSource, space: Space, params: BuildParams, threads: int, progress: Progress) -> Clusters:
     """Clusters all vectors of `source` around as many of them as `params` say, or fewer where vectors are identical."""
     seed, centroids = params.seed, params.centroid_count(source.count)
-    slack = LEAF_SLACK if params.max_replicas == 1 else CENTROID_SLACK
+    slack = LEAF_SLACK if params.replicas == 1 else CENTROID_SLACK
+    wants_means = params.bits > 0 and params.replicas == 1
     order, region_end = _cut_into_regions(source, space, seed, threads, progress)
     region_start = np.concatenate([[0], region_end[:-1]])
     # Leaves in proportion to rows, rounded on the running total so that they add up.
     leaf_total = np.rint(region_end * (centroids / source.count)).astype(np.int64)
     leaves = np.maximum(1, np.diff(leaf_total, prepend=0))
 
-    def one(region: int) -> tuple[NDArray[np.int64], clustering.Tree]:
+    def one(region: int) -> tuple[NDArray[np.int64], clustering.Tree, NDArray[np.float32]]:
         rows = order[region_start[region] : region_end[region]].copy()
+        x = space.map(source.take(rows))
         tree = clustering.cluster(
-            space.map(source.take(rows)),
+            x,
             rows,
             leaves=min(int(leaves[region]), len(rows)),
             group_rows=GROUP_ROWS,
@@ -91,53 +93,40 @@ def cluster(source: VectorSource, space: Space, params: BuildParams, threads: in
             slack=slack,
             seed=_mix(seed, region + 1),
         )
-        return rows, tree
+        return rows, tree, _means(x, tree.leaf_end) if wants_means else x[:0]
 
-    leaf_end, leaf_rep, leaf_group = [], [], []
+    leaf_end, leaf_rep, leaf_group, leaf_mean = [], [], [], []
     done, groups = 0, 0
-    for rows, tree in ordered_map(one, range(len(region_end)), threads):
+    for rows, tree, means in ordered_map(one, range(len(region_end)), threads):
         order[done : done + len(rows)] = rows
         leaf_end.append(tree.leaf_end.astype(np.int64) + done)
         leaf_rep.append(rows[tree.leaf_rep])
         leaf_group.append(tree.leaf_group.astype(np.int64) + groups)
+        leaf_mean.append(means)
         done += len(rows)
         groups += int(tree.leaf_group[-1]) + 1
         progress("cluster", done, source.count)
-    return _gather(
-        source, order, np.concatenate(leaf_end), np.concatenate(leaf_rep), np.concatenate(leaf_group), groups
+    ends, group = np.concatenate(leaf_end), np.concatenate(leaf_group)
+    found, keep, centroid_of = choose(
+        source,
+        space,
+        np.concatenate(leaf_rep),
+        np.concatenate(leaf_mean) if wants_means else None,
+        given=params.bits == 0,
     )
-
-
-def _gather(
-    source: VectorSource,
-    rows: NDArray[np.int64],
-    leaf_end: NDArray[np.int64],
-    leaf_rep: NDArray[np.int64],
-    leaf_group: NDArray[np.int64],
-    groups: int,
-) -> Clusters:
-    """Merges leaves whose representatives are the same vector: copies belong in one posting chain, and a navigation
-    graph with copies among its nodes falls apart (their mutual distances are zero, so pruning keeps one edge)."""
-    keep, leaf_centroid = _distinct(source.take(leaf_rep))
-    kept_per_group = np.bincount(leaf_group[keep], minlength=groups)
     group_end = np.zeros(groups, np.int64)
-    np.maximum.at(group_end, leaf_group, leaf_end)
-    return Clusters(rows, leaf_end, leaf_centroid, leaf_rep[keep], group_end, np.cumsum(kept_per_group))
+    np.maximum.at(group_end, group, ends)
+    group_centroid_end = np.cumsum(np.bincount(group[keep], minlength=groups))
+    return Clusters(order, ends, centroid_of, found, group_end, group_centroid_end)
 
 
-def _distinct(vectors: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the first of each distinct row, ascending, and for each row which of them it equals.
-
-    Rows are compared as bytes; adding 0 makes -0.0 the 0.0 that it equals.
-    """
-    keys = (
-        np.ascontiguousarray(vectors + vectors.dtype.type(0))
-        .view(np.dtype((np.void, vectors.shape[1] * vectors.itemsize)))
-        .ravel()
-    )
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    keep = np.sort(first)
-    return keep, np.searchsorted(keep, first)[inverse]
+def _means(x: NDArray[np.float32], leaf_end: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """Mean of each leaf of x (n, dim), which lies in tree order: (leaves, dim)."""
+    end = leaf_end.astype(np.int64)
+    start = np.concatenate([[0], end[:-1]])
+    sums = np.add.reduceat(x, start, axis=0, dtype=np.float64)
+    means: NDArray[np.float32] = (sums / (end - start)[:, None]).astype(np.float32)
+    return means
 
 
 def _cut_into_regions(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spann.build.edges import EdgeSpool
 from spann.build.temporary import RecordFile
-from spann.storage import PAGE
+from spann.storage import PAGE, Record
 from spann.types import Array
 
 TAIL_CUT = 0.1
@@ -40,7 +40,7 @@ class Postings:
     per_centroid: NDArray[np.int64]
 
 
-def cut(edges: Array, first: int, last: int, bound: int, record_bytes: int) -> Postings:
+def cut(edges: Array, first: int, last: int, bound: int, record: Record) -> Postings:
     """Postings of centroids `first` to `last` (exclusive) from their edges: at most `bound` entries each."""
     centroid = edges["centroid"].astype(np.int64) - first
     replica = edges["replica"] > 0
@@ -50,11 +50,7 @@ def cut(edges: Array, first: int, last: int, bound: int, record_bytes: int) -> P
     primaries = np.bincount(centroid, weights=~replica[order], minlength=last - first).astype(np.int64)
 
     keep = np.minimum(total, bound)
-    per_page = PAGE // record_bytes
-    if per_page > 1:
-        tail = keep % per_page
-        keep -= np.where((keep > per_page) & (tail <= TAIL_CUT * per_page), tail, 0)
-    keep = np.maximum(keep, primaries)
+    keep = np.maximum(keep - _tail(keep, primaries, record), primaries)
     position = np.arange(len(centroid)) - np.repeat(np.cumsum(total) - total, total)
     rows = rows[position < keep[centroid]]
 
@@ -66,6 +62,19 @@ def cut(edges: Array, first: int, last: int, bound: int, record_bytes: int) -> P
     length = keep[owner] * (link + 1) // links - keep[owner] * link // links
     primary = np.where(links > 1, length, primaries[owner])
     return Postings(rows, length.astype(np.uint16), primary.astype(np.uint16), per_centroid)
+
+
+def _tail(length: NDArray[np.int64], primaries: NDArray[np.int64], record: Record) -> NDArray[np.int64]:
+    """Entries on the last page of postings of `length`, where it is hardly filled and not their only one; else 0."""
+    if record.header == 0:
+        per_page = PAGE // record.primary
+        if per_page <= 1:
+            return np.zeros_like(length)
+        tail = length % per_page
+        return np.where((length > per_page) & (tail <= TAIL_CUT * per_page), tail, 0)
+    size = record.size(length, np.minimum(primaries, length))
+    rest = size % PAGE
+    return np.where((size > PAGE) & (rest <= TAIL_CUT * PAGE), -(-rest // record.replica), 0)
 
 
 @dataclass(frozen=True)
@@ -82,11 +91,22 @@ class Directory:
     chain: NDArray[np.uint32]
     pages: int
 
+    @property
+    def owner(self) -> NDArray[np.int64]:
+        """Centroid of each posting."""
+        chain: NDArray[np.int64] = self.chain.astype(np.int64)
+        return np.repeat(np.arange(len(chain) - 1), chain[1:] - chain[:-1])
+
+    @property
+    def first_row(self) -> NDArray[np.int64]:
+        """Row of the exact store at which the primaries of each posting begin, where there is one."""
+        return np.cumsum(self.primaries, dtype=np.int64) - self.primaries
+
 
 def lay_out(
     spool: EdgeSpool,
     bound: int,
-    record_bytes: int,
+    record: Record,
     pages_per_shard: int,
     kept: RecordFile,
     progress: Callable[[int, int], None],
@@ -95,16 +115,16 @@ def lay_out(
     length, primaries, per_centroid = [], [], []
     for i in range(spool.buckets):
         first, last, edges = spool.bucket(i)
-        part = cut(edges, first, last, bound, record_bytes)
+        part = cut(edges, first, last, bound, record)
         kept.append(part.rows)
         length.append(part.length)
         primaries.append(part.primaries)
         per_centroid.append(part.per_centroid)
         progress(i + 1, spool.buckets)
-    lengths = np.concatenate(length)
+    lengths, primary = np.concatenate(length), np.concatenate(primaries)
     chain = np.concatenate([[0], np.cumsum(np.concatenate(per_centroid))]).astype(np.uint32)
-    page, offset, pages = place(lengths.astype(np.int64) * record_bytes, pages_per_shard)
-    return Directory(page, offset, lengths, np.concatenate(primaries), chain, pages)
+    page, offset, pages = place(record.size(lengths, primary), pages_per_shard)
+    return Directory(page, offset, lengths, primary, chain, pages)
 
 
 def place(size: NDArray[np.int64], pages_per_shard: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16], int]:

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.build.arrange import arrange
 from spann.build.assign import assign_closure, assign_leaves
 from spann.build.balance import balance
 from spann.build.cluster import Clusters, cluster
 from spann.build.edges import Candidates, EdgeSpool
+from spann.build.encode import Coded, write_codes
+from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
@@ -22,12 +25,13 @@ from spann.build.write import write_pages
 from spann.centroids import Graph, build_graph
 from spann.config import BuildParams, thread_count
 from spann.errors import InputError
-from spann.storage import PAGE, SHARD_BYTES, IndexWriter, files
+from spann.quantize import Quantizer
+from spann.storage import PAGE, SHARD_BYTES, IndexWriter, Record, ShardedArray, files
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource
 
-STAGES = ("scan", "sample", "cluster", "assign", "balance", "graph", "layout", "write", "publish")
-"""What `build_index` does, in the order progress is reported."""
+STAGES = ("scan", "sample", "cluster", "assign", "balance", "graph", "layout", "arrange", "write", "publish")
+"""What `build_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
 
 MAX_CENTROIDS = 2**32 - 2
 """Centroids and postings are numbered in 32 bits, with one number to spare."""
@@ -53,8 +57,11 @@ def build_index(
     """
     report = progress or (lambda stage, done, total: None)
     workers = thread_count(threads)
-    checked_ids, id_bytes = _check_ids(ids, source)
-    record = id_bytes + source.row_bytes
+    params = params.resolved(source.dtype, source.dim, metric)
+    names = Ids.check(ids, source)
+    record = Record.exact(names.width, source.row_bytes)
+    if params.bits:
+        record = Record.coded(names.width, 4 if source.count <= 2**32 else 8, source.dim, params.bits)
     _check_sizes(source, params, record)
 
     with IndexWriter(path, created_by=created_by, overwrite=overwrite) as writer:
@@ -63,12 +70,12 @@ def build_index(
         temporary = writer.work / "temporary"
         files.make_dir(temporary)
         with (
-            EdgeSpool(temporary, len(clusters.centroid_rows), source.count * params.max_replicas) as spool,
+            EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,
             RecordFile(temporary / "rows", np.dtype(np.int64)) as kept,
         ):
             graph = _beside(
                 workers > 1,
-                lambda done: _graph(source, space, clusters, params, done),
+                lambda done: _graph(clusters, params, done),
                 lambda: _assign(source, space, clusters, params, temporary, spool, workers, report),
                 lambda done, total: report("graph", done, total),
             )
@@ -81,47 +88,43 @@ def build_index(
                 lambda done, total: report("layout", done, total),
             )
             pages = writer.create_array("postings/pages", directory.pages, np.uint8, (PAGE,))
-            checksums = write_pages(source, checked_ids, id_bytes, directory, kept, pages, workers, report)
+            if params.bits:
+                centroids = clusters.centroids
+                quantizer = Quantizer.make(source.dim, params.bits, metric, centroids.middle, seed=params.seed)
+                exact = writer.create_array("vectors/exact", source.count, source.dtype, (source.dim,))
+                with RecordFile(temporary / "arranged", np.dtype(np.int64)) as arranged:
+                    page_crcs = arrange(source, space, directory, kept, arranged, exact, workers, report)
+                    exact.finish()
+                    store = ShardedArray(exact.path, exact.layout)
+                    coded = Coded(store, arranged, kept, space, quantizer, centroids.vectors, names, record.row_bytes)
+                    checksums = write_codes(coded, directory, pages, workers, report)
+                _write_coded(writer, quantizer, page_crcs)
+            else:
+                checksums = write_pages(source, names, directory, kept, pages, workers, report)
             pages.finish()
         files.remove_tree(temporary)
 
-        _write_centroids(writer, source, clusters, graph, checked_ids, id_bytes)
+        _write_centroids(writer, clusters, graph, names)
         _write_directory(writer, directory, checksums)
-        if checked_ids is not None:
-            writer.write_array("vectors/ids", checked_ids)
-        writer.publish(_attributes(source, space, params, clusters, directory, graph, id_bytes, checked_ids))
+        if names.user is not None:
+            writer.write_array("vectors/ids", names.user)
+        about = _attributes(source, space, params, clusters, directory, graph, names)
+        if params.bits:
+            about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
+        writer.publish(about, features=["codes"] if params.bits else [])
         report("publish", 1, 1)
 
 
-def _check_ids(ids: Array | None, source: VectorSource) -> tuple[NDArray[np.int64] | None, int]:
-    """The ids as int64, and the bytes an id takes on disk."""
-    if ids is None:
-        return None, 4 if source.count <= 2**32 else 8
-    if ids.shape != (source.count,) or ids.dtype.kind not in "iu":
-        raise InputError(f"ids are {ids.shape} {ids.dtype}; {source.name} needs ({source.count},) integers")
-    for limit, wrong in (("at least 0", ids < 0), ("below 2**63", ids > np.iinfo(np.int64).max)):
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise InputError(f"id {ids[row]} of row {row} of {source.name} is not {limit}")
-    ordered = np.sort(ids)
-    same = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if len(same):
-        raise InputError(f"id {ordered[same[0]]} is given to more than one row of {source.name}; ids must differ")
-    return ids.astype(np.int64), 4 if int(ordered[-1]) < 2**32 else 8
-
-
-def _check_sizes(source: VectorSource, params: BuildParams, record: int) -> None:
+def _check_sizes(source: VectorSource, params: BuildParams, record: Record) -> None:
     centroids = params.centroid_count(source.count)
     if centroids > MAX_CENTROIDS:
         raise InputError(
             f"{centroids} centroids for {source.count} vectors of {source.name}; the limit is {MAX_CENTROIDS}"
         )
-    if params.code_bits != 0:
-        raise InputError(f"code_bits is {params.code_bits}; this version stores exact vectors only, code_bits 0")
-    largest = params.posting_bound * record
+    largest = record.header + params.posting_bound * record.replica
     if largest > SHARD_BYTES:
         raise InputError(
-            f"a posting of {params.posting_bound} entries of {record} bytes would take {largest} bytes; "
+            f"a posting of {params.posting_bound} entries of {record.replica} bytes would take {largest} bytes; "
             f"the limit is {SHARD_BYTES}: lower posting_size"
         )
 
@@ -166,42 +169,36 @@ def _assign(
     workers: int,
     report: Progress,
 ) -> None:
-    if params.max_replicas == 1:
+    if params.replicas == 1:
         assign_leaves(source, space, clusters, spool, workers, report)
         return
     with Candidates(temporary) as candidates:
         assign_closure(source, space, clusters, params, candidates, workers, report)
-        balance(candidates, len(clusters.centroid_rows), params.max_replicas, params.posting_bound, spool, report)
+        balance(candidates, len(clusters.centroids), params.replicas, params.posting_bound, spool, report)
 
 
-def _graph(
-    source: VectorSource,
-    space: Space,
-    clusters: Clusters,
-    params: BuildParams,
-    report: Callable[[int, int], None],
-) -> Graph:
-    rows = clusters.centroid_rows
-    return build_graph(lambda numbers: space.map(source.take(rows[numbers])), len(rows), space.dim, params.seed, report)
+def _graph(clusters: Clusters, params: BuildParams, report: Callable[[int, int], None]) -> Graph:
+    centroids = clusters.centroids
+    return build_graph(centroids.working, len(centroids), centroids.space.dim, params.seed, report)
 
 
-def _write_centroids(
-    writer: IndexWriter,
-    source: VectorSource,
-    clusters: Clusters,
-    graph: Graph,
-    ids: NDArray[np.int64] | None,
-    id_bytes: int,
-) -> None:
-    rows = clusters.centroid_rows
-    writer.write_array("centroids/vectors", source.take(rows))
-    writer.write_array("centroids/ids", (rows if ids is None else ids[rows]).astype(f"<u{id_bytes}"))
+def _write_centroids(writer: IndexWriter, clusters: Clusters, graph: Graph, names: Ids) -> None:
+    centroids = clusters.centroids
+    writer.write_array("centroids/vectors", centroids.vectors)
+    if centroids.given and centroids.rows is not None:
+        writer.write_array("centroids/ids", names.of(centroids.rows))
     for number, level in enumerate(graph.levels):
         name = f"centroids/graph/level{number}"
         if level.nodes is not None:
             writer.write_array(f"{name}/nodes", level.nodes)
         writer.write_array(f"{name}/offsets", level.offsets)
         writer.write_array(f"{name}/neighbors", level.neighbors)
+
+
+def _write_coded(writer: IndexWriter, quantizer: Quantizer, page_crcs: NDArray[np.uint32]) -> None:
+    writer.write_array("vectors/exact_crc32c", page_crcs)
+    writer.write_array("quantizer/origin", quantizer.origin)
+    writer.write_array("quantizer/signs", quantizer.signs)
 
 
 def _write_directory(writer: IndexWriter, directory: Directory, checksums: NDArray[np.uint32]) -> None:
@@ -222,18 +219,17 @@ def _attributes(
     clusters: Clusters,
     directory: Directory,
     graph: Graph,
-    id_bytes: int,
-    ids: NDArray[np.int64] | None,
+    names: Ids,
 ) -> dict[str, Any]:
     return {
         "metric": space.metric.value,
         "dtype": source.dtype.name,
         "dim": source.dim,
         "count": source.count,
-        "id_bytes": id_bytes,
-        "ids": "row" if ids is None else "user",
+        "id_bytes": names.width,
+        "ids": "row" if names.user is None else "user",
         "max_norm": space.max_norm,
-        "centroids": len(clusters.centroid_rows),
+        "centroids": len(clusters.centroids),
         "postings": len(directory.page),
         "entries": int(directory.length.sum()),
         "posting_bound": params.posting_bound,

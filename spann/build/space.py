@@ -54,6 +54,11 @@ class Space:
             x[:, -1] = np.sqrt(np.maximum(rest, 0))
         return x
 
+    def plain(self, block: Array) -> NDArray[np.float32]:
+        """What codes are made of, (n, source_dim) float32, of `block` (n, source_dim): the vectors as given or, under
+        cosine, divided by their length. Centroids of postings with codes are points of this space."""
+        return self.map(block) if self.metric is Metric.COSINE else block.astype(np.float32)
+
 
 def scan(source: VectorSource, metric: Metric, threads: int, progress: Progress) -> Space:
     """Reads every vector once: refuses what cannot be searched, naming the row, and finds origin and largest length.

@@ -1,4 +1,4 @@
-"""Stage "write": gathers the vectors of each posting and writes the pages."""
+"""Stage "write" of postings that hold vectors: gathers those of each and writes the pages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import postings as packing
+from spann.build.ids import Ids
 from spann.build.layout import Directory
 from spann.build.parallel import ordered_map
 from spann.build.temporary import RecordFile
@@ -21,18 +22,14 @@ BATCH_BYTES = 16 << 20
 
 def write_pages(
     source: VectorSource,
-    ids: NDArray[np.int64] | None,
-    id_bytes: int,
+    names: Ids,
     directory: Directory,
     kept: RecordFile,
     writer: ShardedWriter,
     threads: int,
     progress: Progress,
 ) -> NDArray[np.uint32]:
-    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,).
-
-    `ids` (count,) are the vectors' ids, or None where an id is the row number.
-    """
+    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,)."""
     entry_end = np.cumsum(directory.length, dtype=np.int64)
     # Within a window postings are placed out of order, so batches are cut where pages are complete.
     order = np.lexsort((directory.offset, directory.page))
@@ -40,14 +37,14 @@ def write_pages(
     def assemble(batch: tuple[NDArray[np.int64], int, int]) -> tuple[Array, NDArray[np.int64], NDArray[np.uint32]]:
         which, first_page, last_page = batch
         length = directory.length[which]
-        entries = _ranges(entry_end[which] - length, length.astype(np.int64))
+        entries = ranges(entry_end[which] - length, length.astype(np.int64))
         low, high = (int(entries.min()), int(entries.max()) + 1) if len(entries) else (0, 0)
         rows = kept.read(low, high)[entries - low]
         distinct, inverse = np.unique(rows, return_inverse=True)
         out = np.zeros((last_page - first_page) * PAGE, np.uint8)
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
         crcs = packing.pack(
-            (rows if ids is None else ids[rows]).astype(f"<u{id_bytes}"),
+            names.of(rows),
             source.take(distinct)[inverse] if len(distinct) else np.empty((0, source.dim), source.dtype),
             length,
             starts + directory.offset[which],
@@ -57,7 +54,7 @@ def write_pages(
 
     checksums = np.zeros(len(order), np.uint32)
     done = 0
-    for pages, which, crcs in ordered_map(assemble, _batches(directory, order), threads):
+    for pages, which, crcs in ordered_map(assemble, page_batches(directory, order, BATCH_BYTES // PAGE), threads):
         writer.append(pages)
         checksums[which] = crcs
         done += len(pages)
@@ -65,8 +62,10 @@ def write_pages(
     return checksums
 
 
-def _batches(directory: Directory, order: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int, int]]:
-    """Runs of whole pages: (postings that begin in them, first page, last page exclusive).
+def page_batches(
+    directory: Directory, order: NDArray[np.int64], pages: int
+) -> Iterator[tuple[NDArray[np.int64], int, int]]:
+    """Runs of about `pages` whole pages: (postings that begin in them, first page, last page exclusive).
 
     A run ends only before a page in which a posting begins at byte 0, so no posting lies across two runs.
     """
@@ -74,14 +73,14 @@ def _batches(directory: Directory, order: NDArray[np.int64]) -> Iterator[tuple[N
     clean = np.flatnonzero((directory.offset[order] == 0) & (directory.length[order] > 0))
     position, start_page = 0, 0
     while start_page < directory.pages:
-        following = clean[np.searchsorted(page[clean], start_page + BATCH_BYTES // PAGE) :]
+        following = clean[np.searchsorted(page[clean], start_page + pages) :]
         stop = int(following[0]) if len(following) else len(order)
         stop_page = int(page[stop]) if len(following) else directory.pages
         yield order[position:stop], start_page, stop_page
         position, start_page = stop, stop_page
 
 
-def _ranges(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranges(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
     """The positions start[i] .. start[i] + length[i], for every i, one after another."""
     total = int(length.sum())
     ranges: NDArray[np.int64] = np.arange(total) + np.repeat(start - (np.cumsum(length) - length), length)

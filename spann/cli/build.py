@@ -24,14 +24,21 @@ from spann.cli.options import (
 )
 from spann.cli.progress import progress_report
 from spann.cli.text import SUMMARY, print_json, summary
-from spann.config import DEFAULT_CENTROIDS, DEFAULT_POSTING_SIZE, BuildParams
-from spann.errors import InputError
+from spann.config import (
+    CODE_BITS,
+    CODED_POSTING_SIZE,
+    DEFAULT_CENTROIDS,
+    DEFAULT_POSTING_SIZE,
+    DEFAULT_REPLICAS,
+    BuildParams,
+)
 from spann.vectors import open_source
 
+AUTO = "auto"
 
-def _code_bits(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    # Codes pay off once memory holds them, which no version does yet: the best choice at present is none.
-    return None if value is None else 0 if value == "auto" else int(click.INT(value, param, ctx))
+
+def _code_bits(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    return value if value in (None, AUTO) else int(click.INT(value, param, ctx))
 
 
 @click.command(cls=Command)
@@ -43,19 +50,19 @@ def _code_bits(ctx: click.Context, param: click.Parameter, value: str | None) ->
     type=int,
     metavar="N",
     help="Entries a posting should have; none has more than 2N. Sets the number of centroids if --centroids does not. "
-    f"Default: {DEFAULT_POSTING_SIZE}.",
+    f"Default: {DEFAULT_POSTING_SIZE}, with codes {CODED_POSTING_SIZE} or more.",
 )
 @click.option(
     "--centroids",
     type=float,
     metavar="RATIO",
-    help=f"Centroids as a share of the vectors, up to 0.5. Default: {DEFAULT_CENTROIDS}.",
+    help=f"Centroids as a share of the vectors, up to 0.5. Default: {DEFAULT_CENTROIDS}, with codes 1 / posting size.",
 )
 @click.option(
     "--max-replicas",
     type=int,
     metavar="N",
-    help=f"Postings that one vector may be in. Default: {BuildParams.max_replicas}.",
+    help=f"Postings that one vector may be in. Default: {DEFAULT_REPLICAS}, with codes 1.",
 )
 @click.option(
     "--epsilon1",
@@ -67,7 +74,8 @@ def _code_bits(ctx: click.Context, param: click.Parameter, value: str | None) ->
     "--code-bits",
     callback=_code_bits,
     metavar="B|auto",
-    help="Bits per dimension of the codes in postings; 0 keeps exact vectors there. Default: auto, which is 0.",
+    help=f"Bits per dimension of the codes in postings ({', '.join(map(str, CODE_BITS[1:]))}); 0 keeps exact vectors "
+    "there. Default: auto, by the dimension, and 0 for vectors under 64 bytes.",
 )
 @click.option("--seed", type=int, metavar="S", help=f"Start of all randomness. Default: {BuildParams.seed}.")
 @threads_option
@@ -81,6 +89,7 @@ def build(
     base: Path,
     index: Path,
     metric: str | None,
+    code_bits: int | str | None,
     ids: Path | None,
     threads: int | None,
     max_rows: int | None,
@@ -91,9 +100,9 @@ def build(
     **options: Any,
 ) -> None:
     """Build an index of the vectors in BASE in the new directory INDEX."""
-    params, preset = parameters(BuildParams, config, **options)
-    if params.code_bits:
-        raise InputError(f"code_bits {params.code_bits} is not supported by this version yet: only 0 and auto are")
+    params, preset = parameters(BuildParams, config, **options, code_bits=None if code_bits == AUTO else code_bits)
+    if code_bits == AUTO:
+        params = params.with_(code_bits=None)  # even where the preset has bits
     start = time.perf_counter()
     with open_source(base, max_rows=max_rows) as source, progress_report(quiet) as progress:
         built = spann.build(

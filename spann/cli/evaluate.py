@@ -17,7 +17,9 @@ from spann.cli.options import (
     json_option,
     k_option,
     max_rows_option,
+    memory_budget_option,
     number_list,
+    order_option,
     parameters,
     quiet_option,
     search_options,
@@ -39,10 +41,12 @@ from spann.vectors import open_source, read_truth
     "--max-postings",
     callback=number_list,
     metavar="N,N,...",
-    help="Postings that one query may read: a run for each. Default: 64.",
+    help="Postings that one query may score: a run for each. Default: 64, with codes 128.",
 )
 @search_options
 @io_option
+@memory_budget_option
+@order_option
 @click.option(
     "--threads", callback=number_list, default="1", metavar="T,T,...", help="Threads: a run for each. Default: 1."
 )
@@ -59,6 +63,9 @@ def evaluate(
     k: int,
     max_postings: tuple[int, ...] | None,
     io: str,
+    memory_budget: str,
+    in_flight: int | None,
+    order: str | None,
     threads: tuple[int, ...],
     no_check: bool,
     config: Path | None,
@@ -79,10 +86,22 @@ def evaluate(
     known = read_truth(truth)
     with open_source(queries, max_rows=max_rows) as source:
         vectors = source.read(0, source.count)
-        with spann.open(index, io=io, check=not no_check) as opened, progress_report(quiet) as progress:
+        opening = spann.open(index, io=io, memory_budget=memory_budget, check=not no_check)
+        with opening as opened, progress_report(quiet) as progress:
             report = measure(
-                opened, vectors, known, k, settings, threads, io=io, truth_name=str(truth), progress=progress
+                opened,
+                vectors,
+                known,
+                k,
+                settings,
+                threads,
+                in_flight=in_flight,
+                order=order or "query",
+                io=io,
+                truth_name=str(truth),
+                progress=progress,
             )
+            report["open_memory_bytes"] = opened.open_memory_bytes
     if plot is not None:
         draw(report, plot)
     if as_json:

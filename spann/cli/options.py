@@ -109,14 +109,52 @@ def k_option() -> Decorator:
     return click.option("-k", type=COUNT, default=10, metavar="K", help="Neighbours of each query. Default: 10.")
 
 
+memory_budget_option = click.option(
+    "--memory-budget",
+    default="auto",
+    metavar="SIZE|auto|none",
+    help="Memory the open index may take, as 44MB or 2GiB: codes are pinned as far as they fit. auto is half of what "
+    "is available, none pins nothing. Default: auto.",
+)
+
+
+order_option = click.option(
+    "--order",
+    type=click.Choice(["auto", "query", "posting"]),
+    default=None,
+    help="Work off queries one by one, or a batch posting by posting, so that each is read once for all. Default: "
+    "auto, by the size of the batch; of eval: query.",
+)
+
+
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--epsilon2` and `--navigate`."""
+    """`--epsilon2`, `--navigate`, `--rerank`, `--error-bound` and `--in-flight`."""
     for option in (
+        click.option(
+            "--in-flight",
+            type=COUNT,
+            metavar="N",
+            help="Queries that a thread works on at once: 1 for the lowest latency. Default: 8.",
+        ),
+        click.option(
+            "--error-bound",
+            type=float,
+            metavar="X",
+            help="Re-rank a candidate only while its estimate less X standard errors is below the k-th result. "
+            f"Default: {SearchParams.error_bound}.",
+        ),
+        click.option(
+            "--rerank",
+            type=int,
+            metavar="N",
+            help="Candidates found by their codes that may be re-ranked exactly. Default: 10 times K, at least 100.",
+        ),
         click.option(
             "--navigate",
             type=int,
             metavar="N",
-            help="Candidates kept while seeking the nearest centroids. Default: 3 times the postings, at least 64.",
+            help="Candidates kept while seeking the nearest centroids. Default: 3 times the postings, with codes 1.5 "
+            "times; at least 64.",
         ),
         click.option(
             "--epsilon2",

@@ -18,6 +18,8 @@ from spann.cli.options import (
     io_option,
     k_option,
     max_rows_option,
+    memory_budget_option,
+    order_option,
     parameters,
     search_options,
     threads_option,
@@ -44,9 +46,13 @@ _STDOUT = Path("-")
     help="Where ids and distances go: .npz, .ibin or .jsonl by extension, - for JSON lines on standard output. "
     "Needed unless --json is given.",
 )
-@click.option("--max-postings", type=int, metavar="N", help="Postings that one query may read. Default: 64.")
+@click.option(
+    "--max-postings", type=int, metavar="N", help="Postings that one query may score. Default: 64, with codes 128."
+)
 @search_options
 @io_option
+@memory_budget_option
+@order_option
 @threads_option
 @check_option
 @config_option
@@ -60,6 +66,9 @@ def search(
     k: int,
     output: Path | None,
     io: str,
+    memory_budget: str,
+    in_flight: int | None,
+    order: str | None,
     threads: int | None,
     no_check: bool,
     config: Path | None,
@@ -80,9 +89,9 @@ def search(
     params, _ = parameters(SearchParams, config, **options)
     with open_source(queries, max_rows=max_rows) as source:
         vectors = source.read(0, source.count)
-        with spann.open(index, io=io, check=not no_check) as opened:
+        with spann.open(index, io=io, memory_budget=memory_budget, check=not no_check) as opened:
             start = time.perf_counter()
-            result = opened.search(vectors, k, params, threads=threads)
+            result = opened.search(vectors, k, params, threads=threads, in_flight=in_flight, order=order or "auto")
             seconds = time.perf_counter() - start
     if output == _STDOUT:
         lines = streams.BytesIO()

@@ -34,13 +34,26 @@ def runs_table(report: dict[str, Any]) -> str:
     """What `spann.tune.evaluate` returned, a line for each run."""
     runs = report["runs"]
     k = runs[0]["settings"]["k"]
-    header = ["postings", "threads", f"recall@{k}", "QPS", "mean ms", "p50", "p95", "p99", "read", "pages", "KiB"]
+    header = [
+        "postings",
+        "threads",
+        f"recall@{k}",
+        "QPS",
+        "mean ms",
+        "p50",
+        "p95",
+        "p99",
+        "read",
+        "pages",
+        "KiB",
+        "CPU us",
+    ]
     rows = []
     for run in runs:
         settings, latency, cost = run["settings"], run["latency_ms"], run["per_query"]
         rows.append(
             [
-                str(settings["max_postings"]),
+                str(settings["max_postings"] or "default"),
                 str(settings["threads"]),
                 f"{run['recall']:.4f}",
                 f"{run['qps']:.0f}",
@@ -48,6 +61,7 @@ def runs_table(report: dict[str, Any]) -> str:
                 f"{cost['postings_read']:.1f}",
                 f"{cost['pages_read']:.1f}",
                 f"{cost['bytes_read'] / 1024:.0f}",
+                f"{cost['cpu_us']:.0f}",
             ]
         )
     return table(header, rows)

@@ -1,143 +1,235 @@
-"""The open index: its arrays in memory, its posting files, and batches of queries through the native search."""
+"""The open index: its arrays in memory, its files, and batches of queries through the native search."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _search
-from spann.centroids import Graph, Level, check_graph
+from spann._kernels.io import BACKENDS
 from spann.config import SearchParams, thread_count
-from spann.errors import CorruptionError, FormatError, InputError, MissingError, StorageError
-from spann.storage import IndexReader, check_directory, record_bytes
-from spann.types import ELEMENT_TYPES, MAX_K, QUERY_STATS, Array, Metric, SearchResult
+from spann.errors import CorruptionError, InputError, MissingError, StorageError
+from spann.search.budget import MemoryBudget, available_memory
+from spann.search.disk import join_pages
+from spann.search.opened import Files, OpenArrays, as_bytes, load
+from spann.storage import IndexReader, ShardedArray
+from spann.types import MAX_K, QUERY_STATS, Array, Metric, SearchResult
 from spann.vectors import check_finite, check_lengths
 
 IO_MODES = ("auto", "direct", "buffered")
 
-QUERIES_PER_TASK = 32
-"""Queries a thread takes at a time, at most: fewer let threads finish together, more cost less Python."""
+IN_FLIGHT = 8
+"""Queries a thread works on at once, where the batch has as many: enough for the disk to be busy while it computes."""
 
-_METRICS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2}
-_NO_MEMORY, _READ_FAILED, _READ_SHORT, _DAMAGED = 1, 2, 3, 4
+MAX_IN_FLIGHT = 256
+
+DEPTH = 64
+"""Reads a thread has under way at most."""
+
+ORDERS = ("auto", "query", "posting")
+
+BATCH_BYTES = 192 << 20
+"""Memory of a posting-major batch: the more queries it holds, the more of them a read serves."""
+
+TIGHT_BATCH_BYTES = 8 << 20
+"""The same, beside what is left of it, where a memory budget is given in bytes."""
+
+VISITS = 8
+SMALLEST_BLOCK = 4096
+
+_NO_MEMORY, _READ_FAILED, _READ_SHORT, _DAMAGED, _IO_FAILED = 1, 2, 3, 4, 5
+
+
+@dataclass
+class _Output:
+    """Queries as bytes, and where their results go."""
+
+    queries: NDArray[np.uint8]
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    stats: NDArray[np.void]
+
+    @classmethod
+    def of(cls, queries: NDArray[np.uint8], k: int) -> _Output:
+        n = len(queries)
+        return cls(queries, np.empty((n, k), np.int64), np.empty((n, k), np.float32), np.zeros(n, QUERY_STATS))
+
+    @property
+    def raw_stats(self) -> NDArray[np.uint8]:
+        return self.stats.view(np.uint8).reshape(len(self.stats), QUERY_STATS.itemsize)
+
+    def part(self, rows: slice | NDArray[np.int64]) -> _Output:
+        """Some of the queries: a view of a slice, a copy of a selection."""
+        return _Output(self.queries[rows], self.ids[rows], self.distances[rows], self.stats[rows])
 
 
 class Engine:
     """Searches one index. Any number of threads may search at once; `close` only when none does."""
 
-    def __init__(self, reader: IndexReader, *, io: str, check: bool) -> None:
-        """Reads and verifies what stays in memory (centroids, graph, directory) and opens the posting files."""
+    def __init__(
+        self, reader: IndexReader, *, io: str = "auto", check: bool = True, memory_budget: int | str = "auto"
+    ) -> None:
+        """Reads and verifies what stays in memory and opens the files of what does not."""
         if io not in IO_MODES:
             raise InputError(f"io is {io!r}; it must be one of {', '.join(IO_MODES)}")
+        budget = MemoryBudget.parse(memory_budget)
         about = reader.attributes
         self.path = reader.path
         self.metric, self.dtype = Metric.parse(about["metric"]), np.dtype(about["dtype"])
         self.dim, self.count = int(about["dim"]), int(about["count"])
         self.check = check
-        self._load(reader, about)
-        self._files: NDArray[np.int32] | None = None
-        self._pages = reader.array("postings/pages")
-        self.direct, self._files = _open_files(
-            [self._pages.shard_path(i) for i in range(self._pages.layout.shards)], io, self._pages.stored_bytes
-        )
+        self._closed = False
+        self.direct, self._files = _open_files(reader, io)
+        try:
+            self.arrays: OpenArrays = load(reader, self._files, budget)
+            self._join = self._measure_disk(reader)
+        except BaseException:
+            _close_all(self._files)
+            raise
+        self._batch_bytes = BATCH_BYTES
+        if budget.limit is not None:
+            self._batch_bytes = min(BATCH_BYTES, TIGHT_BATCH_BYTES + budget.limit - self.open_memory_bytes)
+        self._local = threading.local()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_size = 0
+        self._lock = threading.Lock()
 
-    def _load(self, reader: IndexReader, about: dict[str, Any]) -> None:
-        where = str(reader.path)
-        vectors, ids = reader.read("centroids/vectors"), reader.read("centroids/ids")
-        self.graph = _read_graph(reader, about["graph"])
-        check_graph(self.graph, len(vectors), where)
-        name = "postings/directory"
-        page, offset = reader.read(f"{name}/page"), reader.read(f"{name}/offset")
-        length, crc = reader.read(f"{name}/length"), reader.read(f"{name}/crc32c")
-        chain = reader.read(f"{name}/chain") if f"{name}/chain" in reader.arrays() else None
-        pages = reader.array("postings/pages")
-        shapes = vectors.shape == (about["centroids"], self.dim) and vectors.dtype == self.dtype
-        if not shapes or ids.shape != (len(vectors),) or ids.itemsize != about["id_bytes"]:
-            raise CorruptionError(f"{where}: centroid arrays do not have the shape that the manifest gives")
-        record = record_bytes(about)
-        check_directory(page, offset, length, crc, chain, len(vectors), record, pages.rows, pages.shard_rows, where)
-        arrays = [vectors, ids, page, offset, length, crc, *([] if chain is None else [chain])]
-        self.open_memory_bytes = sum(a.nbytes for a in arrays) + self.graph.nbytes
-        self.length, self.chain = length, chain
-        self._native = _search.NativeIndex(
-            _METRICS[self.metric],
-            ELEMENT_TYPES.index(self.dtype.name),
-            self.dim,
-            self.count,
-            float(about["max_norm"]),
-            _bytes(vectors),
-            len(vectors),
-            _bytes(ids),
-            ids.itemsize,
-            self.graph.entry,
-            [(level.nodes, level.offsets, level.neighbors) for level in self.graph.levels],
-            chain,
-            page,
-            offset,
-            length,
-            crc,
-            max(1, pages.shard_rows),
-        )
+    @property
+    def open_memory_bytes(self) -> int:
+        """Bytes of all that is kept in memory."""
+        return sum(self.arrays.memory.values())
 
-    def search(self, queries: Array, k: int, params: SearchParams, threads: int | None) -> SearchResult:
+    def search(
+        self,
+        queries: Array,
+        k: int,
+        params: SearchParams,
+        *,
+        threads: int | None = None,
+        in_flight: int | None = None,
+        order: str = "auto",
+    ) -> SearchResult:
         """Neighbours of `queries` (nq, dim), of the index's dtype; see `Index.search`."""
         rows = self._checked(queries)
         if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise InputError(f"k is {k!r}; it must be a whole number from 1 to {MAX_K}")
-        workers = thread_count(threads)
-        if self._files is None:
+        if in_flight is not None and not 1 <= in_flight <= MAX_IN_FLIGHT:
+            raise InputError(f"in_flight is {in_flight!r}; it must be a whole number from 1 to {MAX_IN_FLIGHT}")
+        if order not in ORDERS:
+            raise InputError(f"order is {order!r}; it must be one of {', '.join(ORDERS)}")
+        workers = min(thread_count(threads), len(rows))
+        if self._closed:
             raise InputError(f"{self.path}: the index is closed")
-        n = len(rows)
-        ids = np.empty((n, k), np.int64)
-        distances = np.empty((n, k), np.float32)
-        stats = np.zeros(n, QUERY_STATS)
-        raw = stats.view(np.uint8).reshape(n, QUERY_STATS.itemsize)
-        files, native = self._files, self._native
-        per_task = min(QUERIES_PER_TASK, -(-n // workers))
+        full = params.resolved(self.arrays.code_bits, k)
+        postings = min(full.max_postings or 1, len(self.arrays.length))
+        native = _search.Params(
+            k=k,
+            max_postings=postings,
+            navigate=full.navigate or 1,
+            epsilon2=full.epsilon2,
+            rerank=full.rerank or 1,
+            error_bound=full.error_bound,
+            join=self._join,
+            in_flight=in_flight or min(IN_FLIGHT, -(-len(rows) // workers)),
+            depth=DEPTH,
+            backend=BACKENDS.index("auto"),
+            direct=self.direct,
+            check=self.check,
+        )
+        found = _Output.of(rows, k)
+        block = self._batch_block(native, len(rows), postings, order)
+        if block == 0:
+            self._query_major(found, native, workers)
+        for start in range(0, len(rows), block) if block else ():
+            self._posting_major(found.part(slice(start, start + block)), native, workers)
+        return SearchResult(found.ids, found.distances, found.stats)
 
-        def task(start: int) -> None:
-            part = slice(start, min(start + per_task, n))
-            status = native.search(
-                files,
-                rows[part],
-                k,
-                min(params.max_postings, 2**31),
-                params.beam,
-                params.epsilon2,
-                self.direct,
-                self.check,
-                ids[part],
-                distances[part],
-                raw[part],
-            )
-            self._raise_for(*status)
+    def _query_major(self, out: _Output, params: _search.Params, workers: int) -> None:
+        cursor = np.zeros(1, np.int64)
+        self._on_threads(
+            lambda: self._searcher().run(params, out.queries, cursor, out.ids, out.distances, out.raw_stats), workers
+        )
 
-        starts = range(0, n, per_task)
-        if workers == 1 or len(starts) == 1:
-            for start in starts:
-                task(start)
-        else:
-            with ThreadPoolExecutor(min(workers, len(starts))) as pool:
-                futures = [pool.submit(task, start) for start in starts]
-                try:
-                    for future in futures:
-                        future.result()
-                finally:
-                    for future in futures:
-                        future.cancel()
-        return SearchResult(ids, distances, stats)
+    def _posting_major(self, out: _Output, params: _search.Params, workers: int) -> None:
+        unfinished = np.zeros(len(out.queries), np.uint8)
+        batch = _search.Batch(
+            self.arrays.native, params, out.queries, out.ids, out.distances, out.raw_stats, unfinished
+        )
+        while batch.next():
+            self._on_threads(lambda: batch.step(self._searcher()), workers)
+        left = np.flatnonzero(unfinished)
+        if len(left):
+            rest = out.part(left)
+            self._query_major(rest, params, workers)
+            out.ids[left], out.distances[left], out.stats[left] = rest.ids, rest.distances, rest.stats
+
+    def _batch_block(self, params: _search.Params, queries: int, postings: int, order: str) -> int:
+        """Queries to search posting-major at a time; 0: query-major.
+
+        Posting-major pays once a read serves several queries: measured on 1M SIFT, from about 8 visits to each posting
+        on (docs/BENCHMARKS.md)."""
+        count = len(self.arrays.length)
+        unpinned_ids = 0 if self.arrays.pinned_postings == count else 8 * self.count
+        room = self._batch_bytes - (unpinned_ids if self.arrays.code_bits else 0) - 16 * count
+        block = min(queries, room // _search.Batch.query_bytes(self.arrays.native, params)) if room > 0 else 0
+        if order == "query":
+            return 0
+        if order == "posting":
+            return max(1, block)
+        return block if block * postings >= VISITS * count and block >= SMALLEST_BLOCK else 0
+
+    def _on_threads(self, work: Callable[[], tuple[int, int, int, int]], workers: int) -> None:
+        def one() -> None:
+            self._raise_for(*work())
+
+        if workers == 1:
+            one()
+            return
+        # All are waited for before the first error is raised: they write into the arrays of this call.
+        errors = [error for error in [future.exception() for future in self._start(one, workers)] if error]
+        for error in errors:
+            raise error
 
     def close(self) -> None:
-        """Closes the posting files; searching afterwards is an `InputError`."""
-        files, self._files = self._files, None
-        for descriptor in [] if files is None else files.tolist():
-            os.close(descriptor)
+        """Closes the files; searching afterwards is an `InputError`."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self._local = threading.local()
+        _close_all(self._files)
+
+    def _searcher(self) -> _search.Searcher:
+        """This thread's own: a ring belongs to the thread that made it."""
+        found: _search.Searcher | None = getattr(self._local, "searcher", None)
+        if found is None:
+            found = self._local.searcher = _search.Searcher(self.arrays.native)
+        return found
+
+    def _start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:
+        """Threads that outlive a search, and with them their buffers. The old ones end when a search wants more."""
+        with self._lock:
+            if self._pool is None or self._pool_size < workers:
+                if self._pool is not None:
+                    self._pool.shutdown(wait=False)
+                self._pool, self._pool_size = ThreadPoolExecutor(workers, f"spann-{self.path.name}"), workers
+            return [self._pool.submit(work) for _ in range(workers)]
+
+    def _measure_disk(self, reader: IndexReader) -> int:
+        if not len(self._files.exact):
+            return 0
+        size = reader.array("vectors/exact").layout.file_bytes(0)
+        return join_pages(int(self._files.exact[0]), size, direct=self.direct)
 
     def _checked(self, queries: Array) -> NDArray[np.uint8]:
         """Queries as the bytes the kernels take: float16 is widened, all else must be of the index's dtype."""
@@ -152,76 +244,73 @@ class Engine:
             check_lengths(queries, 0, "queries", directions=self.metric is Metric.COSINE)
         if self.dtype == np.float16:
             queries = queries.astype(np.float32)
-        return _bytes(queries).reshape(len(queries), -1)
+        return as_bytes(queries).reshape(len(queries), -1)
 
-    def _raise_for(self, status: int, system_error: int, posting: int) -> None:
+    def _raise_for(self, status: int, system_error: int, exact: int, where: int) -> None:
         if status == 0:
             return
+        place = f"page {where} of vectors/exact" if exact else f"posting {where}"
         if status == _NO_MEMORY:
             raise MemoryError(f"{self.path}: out of memory in search")
         if status == _READ_FAILED:
-            raise StorageError(f"{self.path}: reading posting {posting} failed: {os.strerror(system_error)}")
+            raise StorageError(f"{self.path}: reading {place} failed: {os.strerror(system_error)}")
         if status == _READ_SHORT:
-            raise CorruptionError(f"{self.path}: posting {posting} ends early: a file of postings/pages was cut short")
+            array = "vectors/exact" if exact else "postings/pages"
+            raise CorruptionError(f"{self.path}: {place} ends early: a file of {array} was cut short")
         if status == _DAMAGED:
             raise CorruptionError(
-                f"{self.path}: posting {posting} is damaged (its checksum does not match); "
+                f"{self.path}: {place} is damaged (its checksum does not match); "
                 f"`spann verify {self.path}` lists all damage"
+            )
+        if status == _IO_FAILED:
+            asked = os.environ.get("SPANN_IO", "auto")
+            raise StorageError(
+                f"{self.path}: reading is not possible ({os.strerror(system_error)}); the environment variable "
+                f"SPANN_IO is {asked!r} and must be one of {', '.join(BACKENDS)} that this system has"
             )
         raise InputError("SPANN_SIMD names a level that is unknown or that this processor lacks")
 
 
-def _read_graph(reader: IndexReader, about: dict[str, Any]) -> Graph:
-    levels = []
-    for number in range(about["levels"]):
-        name = f"centroids/graph/level{number}"
-        nodes = reader.read(f"{name}/nodes") if number else None
-        levels.append(Level(nodes, reader.read(f"{name}/offsets"), reader.read(f"{name}/neighbors")))
-    if not levels:
-        raise FormatError(f"{reader.path}: the navigation graph has no level")
-    return Graph(int(about["entry"]), levels)
-
-
-def _open_files(paths: list[Path], io: str, stored_bytes: int) -> tuple[bool, NDArray[np.int32]]:
-    """(direct, descriptors). "auto" is direct where the postings are larger than the memory that could cache them and
-    the file system allows it, buffered elsewhere: a page cache that holds the postings beats any disk."""
-    direct = io == "direct" or (io == "auto" and stored_bytes > _available_memory())
+def _open_files(reader: IndexReader, io: str) -> tuple[bool, Files]:
+    """(direct, descriptors). "auto" is direct where what searches read is larger than the memory that could cache it
+    and the file system allows it, buffered elsewhere: a page cache that holds all of it beats any disk."""
+    coded = bool(reader.attributes.get("code_bits", 0))
+    arrays = [reader.array("postings/pages"), *([reader.array("vectors/exact")] if coded else [])]
+    direct = io == "direct" or (io == "auto" and sum(array.stored_bytes for array in arrays) > available_memory())
     try:
-        return direct, _open_all(paths, os.O_DIRECT if direct else 0)
+        return direct, _open_arrays(arrays, os.O_DIRECT if direct else 0)
     except OSError as error:
         if direct and io == "auto":
-            return False, _open_all(paths, 0)
+            return False, _open_arrays(arrays, 0)
         if isinstance(error, MissingError):
             raise
         raise StorageError(f"{error.filename}: cannot be opened with io={io!r}: {error.strerror}") from error
 
 
-def _open_all(paths: list[Path], flags: int) -> NDArray[np.int32]:
+def _open_arrays(arrays: list[ShardedArray], flags: int) -> Files:
     with contextlib.ExitStack() as undo:
-        opened = []
-        for path in paths:
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-            except FileNotFoundError:
-                raise MissingError(f"{path}: missing from the index") from None
-            undo.callback(os.close, descriptor)
-            if not flags:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-            opened.append(descriptor)
+        opened: list[NDArray[np.int32]] = []
+        for array in arrays:
+            paths = [array.shard_path(shard) for shard in range(array.layout.shards)]
+            opened.append(np.array([_open(path, flags, undo) for path in paths], np.int32))
         undo.pop_all()
-    return np.array(opened, np.int32)
+    return Files(opened[0], opened[1] if len(opened) > 1 else np.empty(0, np.int32))
 
 
-def _available_memory() -> int:
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    raise StorageError("/proc/meminfo: has no MemAvailable line; choose io='direct' or io='buffered'")
+def _open(path: Path, flags: int, undo: contextlib.ExitStack) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    except FileNotFoundError:
+        raise MissingError(f"{path}: missing from the index") from None
+    undo.callback(os.close, descriptor)
+    if not flags:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    return descriptor
 
 
-def _bytes(array: Array) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+def _close_all(files: Files) -> None:
+    for descriptor in [*files.postings.tolist(), *files.exact.tolist()]:
+        os.close(descriptor)
 
 
 if _search.stats_bytes() != QUERY_STATS.itemsize:

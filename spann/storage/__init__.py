@@ -1,15 +1,18 @@
 """Every byte of an index on disk: arrays, manifest, integrity, publishing. docs/FORMAT.md describes what is written."""
 
+from spann._kernels.codes import code_bytes
 from spann.storage import files
 from spann.storage.arrays import Problem, ShardedArray, ShardedWriter
+from spann.storage.exact import PageChecksums, exact_pages, page_checksums
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
 from spann.storage.manifest import FORMAT_VERSION, KNOWN_FEATURES
-from spann.storage.postings import PAGE, check_directory, posting_span, record_bytes
+from spann.storage.postings import FACTOR_BYTES, PAGE, Record, check_directory, posting_bytes, posting_span
 from spann.storage.reader import IndexReader
 from spann.storage.writer import IndexWriter
 
 __all__ = [
     "CHUNK_BYTES",
+    "FACTOR_BYTES",
     "FORMAT_VERSION",
     "KNOWN_FEATURES",
     "PAGE",
@@ -17,11 +20,16 @@ __all__ = [
     "ArrayLayout",
     "IndexReader",
     "IndexWriter",
+    "PageChecksums",
     "Problem",
+    "Record",
     "ShardedArray",
     "ShardedWriter",
     "check_directory",
+    "code_bytes",
+    "exact_pages",
     "files",
+    "page_checksums",
+    "posting_bytes",
     "posting_span",
-    "record_bytes",
 ]

@@ -2,52 +2,105 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.codes import HEADER, code_bytes
 from spann.errors import CorruptionError
 from spann.types import Array
 
 PAGE = 4096
 """Bytes of a page: postings are placed in, counted in and, with direct I/O, read by pages."""
 
+HEADER_BYTES = 4 * HEADER
+"""What a posting of codes begins with: float32 numbers."""
 
-def record_bytes(about: dict[str, Any]) -> int:
-    """Bytes of one entry of a posting: its id and its vector."""
-    width: int = np.dtype(about["dtype"]).itemsize
-    return int(about["id_bytes"]) + int(about["dim"]) * width
+FACTOR_BYTES = 4
+"""Of an entry with a code: two uint16."""
 
 
-def posting_span(page: Array, offset: Array, length: Array, record: int) -> tuple[Array, Array]:
+@dataclass(frozen=True)
+class Record:
+    """Bytes of a posting that is not empty: `header` once, `primary` or `replica` for each entry of the kind."""
+
+    header: int
+    primary: int
+    replica: int
+
+    @classmethod
+    def exact(cls, id_bytes: int, vector_bytes: int) -> Record:
+        """Postings that hold vectors."""
+        return cls(0, id_bytes + vector_bytes, id_bytes + vector_bytes)
+
+    @classmethod
+    def coded(cls, id_bytes: int, row_bytes: int, dim: int, bits: int) -> Record:
+        """Postings that hold codes; a replica also says, in `row_bytes`, which row of the exact store it is."""
+        entry = id_bytes + FACTOR_BYTES + code_bytes(dim, bits)
+        return cls(HEADER_BYTES, entry, entry + row_bytes)
+
+    @classmethod
+    def of(cls, about: dict[str, Any]) -> Record:
+        """The record of the index that `about`, its attributes, describes."""
+        dim, id_bytes, bits = int(about["dim"]), int(about["id_bytes"]), int(about.get("code_bits", 0))
+        if bits:
+            return cls.coded(id_bytes, int(about["row_bytes"]), dim, bits)
+        width: int = np.dtype(about["dtype"]).itemsize
+        return cls.exact(id_bytes, dim * width)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a replica's row number."""
+        return self.replica - self.primary
+
+    def size(self, length: Array, primaries: Array) -> NDArray[np.int64]:
+        """Bytes of postings of `length` entries, `primaries` of them primary: (postings,)."""
+        n, p = length.astype(np.int64), primaries.astype(np.int64)
+        sizes: NDArray[np.int64] = (n > 0) * self.header + p * self.primary + (n - p) * self.replica
+        return sizes
+
+
+def posting_bytes(about: dict[str, Any], length: Array, primaries: Array) -> NDArray[np.int64]:
+    """Bytes of each posting, (postings,), of the index that `about`, its attributes, describes."""
+    return Record.of(about).size(length, primaries)
+
+
+def posting_span(page: Array, offset: Array, size: NDArray[np.int64]) -> tuple[Array, Array]:
     """First byte of each posting and first byte after it, (postings,) int64, counted through all pages."""
     start = page.astype(np.int64) * PAGE + offset
-    return start, start + length.astype(np.int64) * record
+    return start, start + size
 
 
 def check_directory(
+    about: dict[str, Any],
     page: NDArray[np.uint32],
     offset: NDArray[np.uint16],
     length: NDArray[np.uint16],
+    primaries: NDArray[np.uint16],
     crc: NDArray[np.uint32],
     chain: NDArray[np.uint32] | None,
-    centroids: int,
-    record: int,
     pages: int,
     pages_per_shard: int,
     where: str,
 ) -> None:
-    """Raises `CorruptionError` unless every posting lies within a shard and every centroid owns postings that exist."""
-    postings = len(page)
-    if not len(offset) == len(length) == len(crc) == postings:
+    """Raises `CorruptionError` unless every posting lies within a shard, every centroid owns postings that exist, and
+    the rows of the exact store, where there is one, are shared out among the postings."""
+    postings, centroids = len(page), int(about["centroids"])
+    if not len(offset) == len(length) == len(primaries) == len(crc) == postings:
         raise CorruptionError(f"{where}: the arrays of the posting directory differ in length")
     if chain is None:
         if postings != centroids:
             raise CorruptionError(f"{where}: {postings} postings for {centroids} centroids and no chain array")
     elif len(chain) != centroids + 1 or chain[0] != 0 or chain[-1] != postings or bool(np.any(chain[1:] < chain[:-1])):
         raise CorruptionError(f"{where}: chain does not share {postings} postings among {centroids} centroids")
-    start, end = posting_span(page, offset, length, record)
+    for p in np.flatnonzero(primaries > length)[:1]:
+        raise CorruptionError(f"{where}: posting {p} has {length[p]} entries and claims {primaries[p]} primaries")
+    rows = int(primaries.sum(dtype=np.int64))
+    if about.get("code_bits", 0) and rows != about["count"]:
+        raise CorruptionError(f"{where}: postings hold {rows} primaries; the exact store has {about['count']} rows")
+    start, end = posting_span(page, offset, posting_bytes(about, length, primaries))
     used = length > 0
     last_page = (end - 1) // PAGE
     inside = (offset < PAGE) & (last_page < pages)

@@ -57,7 +57,7 @@ def test_options_win_over_the_file_and_the_file_over_defaults(run: Run, data: Pa
     args = ("build", data / "base.npy", tmp_path / "a", "--config", preset, "--quiet")
     assert run(*args, "--seed", 6, "--posting-size", 20).exit_code == 0
     found = parameters(tmp_path / "a")
-    expected = {"metric": "cosine", "max_replicas": 3, "seed": 6, "epsilon1": 0.5, "posting_size": 20, "code_bits": 0}
+    expected = {"metric": "cosine", "max_replicas": 3, "seed": 6, "epsilon1": 0.5, "posting_size": 20}
     assert {name: found[name] for name in expected} == expected
     assert run(*args, "--overwrite", "--metric", "l2", "--epsilon1", 0.25, "--code-bits", "auto").exit_code == 0
     found = parameters(tmp_path / "a")
@@ -97,7 +97,7 @@ def test_unusable_input_is_2(refused: Refused, data: Path, tmp_path: Path) -> No
         (("build", tmp_path / "none.npy", out), "none.npy does not exist"),
         (("build", base, out, "--max-replicas", 0), "max_replicas is 0; it must be a whole number from 1 to 64"),
         (("build", base, out, "--centroids", 0.9), "centroids is 0.9"),
-        (("build", base, out, "--code-bits", 4), "code_bits 4 is not supported by this version yet"),
+        (("build", base, out, "--code-bits", 5), "code_bits is 5; it must be one of 0, 1, 2, 3, 4, 8"),
         (("build", base, out, "--config", tmp_path / "none.toml"), "none.toml: no such configuration file"),
         (("build", base, out, "--config", tmp_path / "odd.toml"), "odd.toml: [build] max_replicas is 100"),
         (("build", base, out, "--config", tmp_path / "unknown.toml"), "[build] has no parameter 'replicas'"),

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+import spann
 from spann.config import BuildParams, SearchParams, load_toml
 from spann.testing import exact_neighbours
+from spann.tune.evaluate import PER_QUERY
 from spann.vectors import read_truth, write_truth
 
 Run = Callable[..., Result]
@@ -63,11 +65,26 @@ def test_truth_refuses_before_the_work(refused: Refused, data: Path, tmp_path: P
 def test_eval_json_and_plot(run: Run, data: Path, tmp_path: Path) -> None:
     args = ("eval", data / "index.spann", data / "queries.npy", data / "truth.ibin", "-k", 5)
     options = ("--max-postings", "1,1000", "--threads", "1,2", "--io", "buffered", "--epsilon2", "1e5")
+    options += ("--rerank", 70, "--error-bound", 2, "--in-flight", 4, "--memory-budget", "1GB")
     result = run(*args, *options, "--json", "--plot", tmp_path / "p.png", "-q")
     assert (result.exit_code, result.stderr) == (0, "")
-    runs = json.loads(result.stdout)["runs"]
+    report = json.loads(result.stdout)
+    with spann.open(data / "index.spann") as index:
+        assert report["open_memory_bytes"] == index.open_memory_bytes
+    runs = report["runs"]
     assert [run["settings"] for run in runs] == [
-        {"k": 5, "max_postings": n, "epsilon2": 1e5, "navigate": None, "io": "buffered", "threads": t}
+        {
+            "k": 5,
+            "max_postings": n,
+            "epsilon2": 1e5,
+            "navigate": None,
+            "rerank": 70,
+            "error_bound": 2.0,
+            "io": "buffered",
+            "threads": t,
+            "in_flight": 4,
+            "order": "query",
+        }
         for n in (1, 1000)
         for t in (1, 2)
     ]
@@ -76,7 +93,8 @@ def test_eval_json_and_plot(run: Run, data: Path, tmp_path: Path) -> None:
     for one in runs:
         assert set(one) == {"settings", "recall", "qps", "latency_ms", "per_query"}
         assert set(one["latency_ms"]) == {"mean", "p50", "p95", "p99"}
-        assert set(one["per_query"]) == {"postings_read", "pages_read", "bytes_read", "distances"}
+        assert set(one["per_query"]) == {*PER_QUERY, "cpu_us", "compute_us"}
+        assert one["per_query"]["cpu_us"] > 0
         assert one["qps"] > 0
         assert one["per_query"]["postings_read"] <= one["settings"]["max_postings"]
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

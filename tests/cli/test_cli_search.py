@@ -54,9 +54,11 @@ def test_statistics(run: Run, data: Path, tmp_path: Path) -> None:
     assert set(report) == {"queries", "k", "seconds", "qps", "latency_ms", "per_query", "output"}
     assert (report["queries"], report["k"], report["output"]) == (4, 10, None)
     assert set(report["latency_ms"]) == {"mean", "p50", "p95", "p99"}
-    assert 0 < report["per_query"]["postings_read"] <= 3
+    assert 0 < report["per_query"]["postings_scored"] <= 3
     wider = json.loads(run(*args, "--max-postings", 2, "--io", "buffered", "--no-check", "--threads", 2).stdout)
-    assert 0 < wider["per_query"]["postings_read"] <= 2
+    assert 0 < wider["per_query"]["postings_scored"] <= 2
+    unpinned = json.loads(run(*args, "--memory-budget", "none", "--in-flight", 1, "--order", "query").stdout)
+    assert 0 < unpinned["per_query"]["postings_read"] <= 3
 
 
 def test_fewer_vectors_than_k(run: Run, data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import spann
-from spann.storage import PAGE, IndexReader, IndexWriter
+from spann._kernels.checksum import crc32c
+from spann.storage import PAGE, IndexReader, IndexWriter, posting_bytes, posting_span
 
 RESERVED = ("format_version", "features", "generation", "created_by", "checksum", "integrity")
 
@@ -31,11 +32,27 @@ def forge(sound: Path, path: Path, change: Callable[[Arrays, Arrays], None]) -> 
     arrays = {name: reader.read(name).copy() for name in reader.arrays()}
     about = {name: value for name, value in reader.attributes.items() if name not in RESERVED}
     change(arrays, about)
+    if change is not wrong_checksum:
+        seal(arrays, about)
     with IndexWriter(path, created_by="test") as writer:
         for name, values in arrays.items():
             writer.write_array(name, values)
-        writer.publish(about)
+        writer.publish(about, features=["codes"] if "code_bits" in about else [])
     return [problem.detail for problem in spann.verify(path)]
+
+
+def seal(arrays: Arrays, about: Arrays) -> None:
+    """Gives the postings the checksums that their bytes have now."""
+    name = "postings/directory"
+    page, offset, length, primaries = (arrays[f"{name}/{part}"] for part in ("page", "offset", "length", "primaries"))
+    start, end = posting_span(page, offset, posting_bytes(about, length, primaries))
+    pages = arrays["postings/pages"].reshape(-1)
+    for p in np.flatnonzero(length):
+        arrays[f"{name}/crc32c"][p] = crc32c(pages[start[p] : end[p]])
+
+
+def wrong_checksum(arrays: Arrays, about: Arrays) -> None:
+    arrays["postings/directory/crc32c"][first_posting(arrays)] ^= 1
 
 
 def first_posting(arrays: Arrays) -> int:
@@ -102,6 +119,7 @@ LOST = 599
         (one_primary_less, "centroids and primaries are 599 together; the collection has 600 rows"),
         (overlap, "two postings overlap"),
         (byte_after_the_last, "are not 0"),
+        (wrong_checksum, "does not match its checksum"),
     ],
 )
 def test_wrong_content_under_right_checksums_is_found(sound, tmp_path, change, says):
@@ -112,3 +130,133 @@ def test_wrong_content_under_right_checksums_is_found(sound, tmp_path, change, s
 
 def test_a_faithful_copy_is_sound(sound, tmp_path):
     assert forge(sound, tmp_path / "i", lambda arrays, about: None) == []
+
+
+# --- with codes
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("coded") / "i"
+    base = np.random.default_rng(3).integers(0, 255, (600, 8)).astype(np.uint8)
+    base[:90] = base[0]
+    params = spann.BuildParams(code_bits=2, max_replicas=4, posting_size=20)
+    spann.build(base, path, ids=np.arange(600) + 1000, params=params).close()
+    assert "postings/directory/chain" in IndexReader.open(path).arrays()
+    return path
+
+
+def fields(arrays: Arrays, posting: int) -> dict[str, np.ndarray]:
+    """Views of the parts of a posting, to write through."""
+    name = "postings/directory"
+    start = int(arrays[f"{name}/page"][posting]) * PAGE + int(arrays[f"{name}/offset"][posting])
+    n, p = (int(arrays[f"{name}/{part}"][posting]) for part in ("length", "primaries"))
+    data = arrays["postings/pages"].reshape(-1)[start:]
+    rows = 20 + 8 * n
+    return {
+        "header": data[:20].view("<f4"),
+        "ids": data[20 : 20 + 4 * n].view("<u4"),
+        "rows": data[rows : rows + 4 * (n - p)].view("<u4"),
+    }
+
+
+def with_replicas(arrays: Arrays) -> int:
+    name = "postings/directory"
+    return int(np.argmax(arrays[f"{name}/length"].astype(int) - arrays[f"{name}/primaries"]))
+
+
+def coded_alien_id(arrays: Arrays, about: Arrays) -> None:
+    fields(arrays, 0)["ids"][0] = 999
+
+
+def coded_id_twice(arrays: Arrays, about: Arrays) -> None:
+    ids = fields(arrays, 0)["ids"]
+    ids[0] = ids[1]
+
+
+def coded_other_replica(arrays: Arrays, about: Arrays) -> None:
+    rows = fields(arrays, with_replicas(arrays))["rows"]
+    rows[0] = (rows[0] + 1) % 600
+
+
+def coded_row_beyond(arrays: Arrays, about: Arrays) -> None:
+    fields(arrays, with_replicas(arrays))["rows"][0] = 600
+
+
+def coded_replica_of_unknown_id(arrays: Arrays, about: Arrays) -> None:
+    fields(arrays, with_replicas(arrays))["ids"][-1] = 1600
+
+
+def coded_wild_header(arrays: Arrays, about: Arrays) -> None:
+    fields(arrays, 0)["header"][2] = np.nan
+
+
+def coded_page_checksum(arrays: Arrays, about: Arrays) -> None:
+    arrays["vectors/exact_crc32c"][1] ^= 1
+
+
+def coded_page_checksums_short(arrays: Arrays, about: Arrays) -> None:
+    arrays["vectors/exact_crc32c"] = arrays["vectors/exact_crc32c"][:-1]
+
+
+def coded_too_many_primaries(arrays: Arrays, about: Arrays) -> None:
+    arrays["postings/directory/primaries"][0] = arrays["postings/directory/length"][0] + 1
+
+
+def coded_one_primary_less(arrays: Arrays, about: Arrays) -> None:
+    arrays["postings/directory/primaries"][0] -= 1
+
+
+def coded_exact_store_short(arrays: Arrays, about: Arrays) -> None:
+    arrays["vectors/exact"] = arrays["vectors/exact"][:-1]
+
+
+def coded_other_type(arrays: Arrays, about: Arrays) -> None:
+    arrays["vectors/exact"] = arrays["vectors/exact"].astype(np.int8)
+
+
+def coded_bits(arrays: Arrays, about: Arrays) -> None:
+    about["code_bits"] = 1
+
+
+def coded_no_signs(arrays: Arrays, about: Arrays) -> None:
+    arrays["quantizer/signs"] = arrays["quantizer/signs"][:3]
+
+
+def coded_no_origin(arrays: Arrays, about: Arrays) -> None:
+    arrays["quantizer/origin"] = arrays["quantizer/origin"][:5]
+
+
+def coded_centroid(arrays: Arrays, about: Arrays) -> None:
+    arrays["centroids/vectors"] = arrays["centroids/vectors"].astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (wrong_checksum, "does not match its checksum"),
+        (coded_alien_id, "holds id 999, which no vector has"),
+        (coded_id_twice, "is in no posting and represents no centroid"),
+        (coded_other_replica, "which is not that vector"),
+        (coded_row_beyond, "of row 600 of the exact store, which is not that vector"),
+        (coded_replica_of_unknown_id, "a replica with id 1600"),
+        (coded_wild_header, "has a header that is not finite"),
+        (coded_page_checksum, "page 1 of vectors/exact does not match its checksum"),
+        (coded_page_checksums_short, "does not have the shape"),
+        (coded_too_many_primaries, "primaries"),
+        (coded_one_primary_less, "postings hold 599 primaries; the exact store has 600 rows"),
+        (coded_exact_store_short, "does not have the shape"),
+        (coded_other_type, "does not have the shape"),
+        (coded_bits, ""),
+        (coded_no_signs, "signs must be"),
+        (coded_no_origin, "origin must be"),
+        (coded_centroid, "do not have the shape"),
+    ],
+)
+def test_wrong_codes_under_right_checksums_are_found(coded, tmp_path, change, says):
+    found = forge(coded, tmp_path / "i", change)
+    assert any(says in detail for detail in found), found
+
+
+def test_a_faithful_copy_of_codes_is_sound(coded, tmp_path):
+    assert forge(coded, tmp_path / "i", lambda arrays, about: None) == []

@@ -1,10 +1,10 @@
-"""Makes the golden index in this directory, and the answers it must give for ever after.
+"""Makes the golden indexes in this directory, and the answers they must give for ever after.
 
     python tests/golden/make.py
 
-It is frozen: every later version must read these bytes and give these answers. It is made anew only when
-`FORMAT_VERSION` grows, and then beside this one (`index-v2.tar.gz`), for the old one must stay readable. It is packed,
-because 90 KB of it are Zarr metadata that take 6 KB so.
+They are frozen: every later version must read these bytes and give these answers. One is made anew only when
+`FORMAT_VERSION` grows, and then beside the old one (`index-v2.tar.gz`), which must stay readable. They are packed,
+because 90 KB of each are Zarr metadata that take 6 KB so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import sys
 import tarfile
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,29 @@ from spann._kernels.checksum import crc32c
 from spann.storage import FORMAT_VERSION
 
 HERE = Path(__file__).parent
-PACKED = HERE / "index-v1.tar.gz"
-ANSWERS = HERE / "answers-v1.json"
-PARAMS = spann.BuildParams(posting_size=4, max_replicas=3, seed=7)
 COUNT, DIM, K = 90, 6, 8
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One index: its files are `index-v1{name}.tar.gz` and `answers-v1{name}.json`."""
+
+    name: str
+    params: spann.BuildParams
+
+    @property
+    def packed(self) -> Path:
+        return HERE / f"index-v1{self.name}.tar.gz"
+
+    @property
+    def answers(self) -> Path:
+        return HERE / f"answers-v1{self.name}.json"
+
+
+INDEXES = (
+    Golden("", spann.BuildParams(posting_size=4, max_replicas=3, seed=7, code_bits=0)),
+    Golden("-codes", spann.BuildParams(posting_size=6, max_replicas=3, seed=7, code_bits=3)),
+)
 
 
 def vectors() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,9 +60,10 @@ def vectors() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def answers(index: spann.Index, queries: np.ndarray) -> dict[str, object]:
-    """What the index says, as plain numbers: all vectors read, and only a few postings."""
-    every = index.search(queries, K, spann.SearchParams(max_postings=2**31), threads=1)
-    few = index.search(queries, 1, spann.SearchParams(max_postings=2), threads=1)
+    """What the index, opened with memory_budget="none", says: all vectors read, and only a few postings."""
+    everything = spann.SearchParams(max_postings=2**31, rerank=2**31, error_bound=1e6)
+    every = index.search(queries, K, everything, threads=1)
+    few = index.search(queries, 1, everything.with_(max_postings=2), threads=1)
     return {
         "ids": every.ids.tolist(),
         "distances": [[round(float(d), 4) for d in row] for row in every.distances],
@@ -63,9 +84,9 @@ def pack(path: Path) -> bytes:
     return packed.getvalue()
 
 
-def unpack(path: Path) -> None:
+def unpack(golden: Golden, path: Path) -> None:
     """The golden index as a directory at `path`."""
-    with tarfile.open(PACKED) as tar:
+    with tarfile.open(golden.packed) as tar:
         tar.extractall(path, filter="data")
 
 
@@ -74,17 +95,21 @@ def checksums(path: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    if FORMAT_VERSION != 1 or PACKED.exists():
-        sys.exit(f"{PACKED} is there already and is frozen; a new format version gets a golden index of its own")
+    missing = [golden for golden in INDEXES if not golden.packed.exists()]
+    if FORMAT_VERSION != 1 or not missing:
+        sys.exit("all golden indexes are there and frozen; a new format version gets some of its own")
     base, ids, queries = vectors()
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "index"
-        with spann.build(base, path, ids=ids, params=PARAMS, threads=1) as index:
-            info = {name: index.info()[name] for name in ("count", "dim", "dtype", "metric", "centroids", "postings")}
-            found = answers(index, queries)
-        document = {"info": info, "queries": queries.tolist(), "k": K, **found, "crc32c_of_files": checksums(path)}
-        PACKED.write_bytes(pack(path))
-    ANSWERS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    for golden in missing:
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / "index"
+            spann.build(base, path, ids=ids, params=golden.params, threads=1).close()
+            with spann.open(path, memory_budget="none") as index:
+                names = ("count", "dim", "dtype", "metric", "centroids", "postings")
+                info = {name: index.info()[name] for name in names}
+                found = answers(index, queries)
+            document = {"info": info, "queries": queries.tolist(), "k": K, **found, "crc32c_of_files": checksums(path)}
+            golden.packed.write_bytes(pack(path))
+        golden.answers.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

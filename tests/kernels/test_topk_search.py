@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from spann._kernels import _search, twins
 from spann._kernels.checksum import crc32c
+from spann._kernels.io import BACKENDS, backends
 from spann.types import ELEMENT_TYPES, QUERY_STATS, Array, Metric
 
 PAGE = 4096
@@ -44,24 +46,45 @@ class Made:
         epsilon2: float = np.inf,
         direct: bool = False,
         check: bool = True,
-    ) -> tuple[tuple[int, int, int], NDArray[np.int64], NDArray[np.float32], Array]:
+        in_flight: int = 3,
+        depth: int = 8,
+        backend: str = "auto",
+        posting_major: bool = False,
+    ) -> tuple[tuple[int, int, int, int], NDArray[np.int64], NDArray[np.float32], Array]:
         n = len(queries)
         ids, distances = np.full((n, k), -7, np.int64), np.zeros((n, k), np.float32)
         stats = np.zeros((n, QUERY_STATS.itemsize), np.uint8)
-        status = self.native.search(
-            self.files,
-            queries.view(np.uint8),
-            k,
-            max_postings,
-            navigate,
-            epsilon2,
-            direct,
-            check,
-            ids,
-            distances,
-            stats,
+        params = _search.Params(
+            k=k,
+            max_postings=max_postings,
+            navigate=navigate,
+            epsilon2=epsilon2,
+            rerank=1,
+            error_bound=1.0,
+            join=0,
+            in_flight=in_flight,
+            depth=depth,
+            backend=BACKENDS.index(backend),
+            direct=direct,
+            check=check,
         )
+        raw = queries.view(np.uint8)
+        if posting_major:
+            status = self.posting_major(params, raw, ids, distances, stats)
+        else:
+            searcher = _search.Searcher(self.native)
+            status = searcher.run(params, raw, np.zeros(1, np.int64), ids, distances, stats)
         return status, ids, distances, stats.view(QUERY_STATS)[:, 0]
+
+    def posting_major(self, params: Any, queries: Array, ids: Array, distances: Array, stats: Array) -> Any:
+        unfinished = np.zeros(len(queries), np.uint8)
+        batch = _search.Batch(self.native, params, queries, ids, distances, stats, unfinished)
+        searcher = _search.Searcher(self.native)
+        status = (OK, 0, 0, 0)
+        while status[0] == OK and batch.next():
+            status = batch.step(searcher)
+        assert not unfinished.any()
+        return status
 
     def exhaustive(self, query: Array, k: int) -> tuple[Array, Array]:
         """Ids and ranking scores of the k nearest, by (score, id)."""
@@ -132,26 +155,36 @@ def make(tmp_path: Path) -> Iterator[Any]:
             (None, np.arange(0, near.size + 1, 4, dtype=np.uint64), near.astype(np.uint32).reshape(-1)),
             (upper, np.arange(0, up.size + 1, 2, dtype=np.uint64), upper[up].reshape(-1)),
         ]
+        files = np.array(opened, np.int32)
         native = _search.NativeIndex(
+            metric=NATIVE_METRIC[metric],
+            dtype=ELEMENT_TYPES.index(dtype),
+            dim=dim,
+            count=n,
+            entries=sum(length),
+            id_bytes=id_bytes,
+            max_norm=float(np.linalg.norm(rows.astype(np.float64), axis=1).max()),
+        )
+        native.set_centroids(
             NATIVE_METRIC[metric],
             ELEMENT_TYPES.index(dtype),
-            dim,
-            n,
-            float(np.linalg.norm(rows.astype(np.float64), axis=1).max()),
             rows[reps].view(np.uint8).reshape(-1),
             centroids,
             (reps * 3).astype(id_type).view(np.uint8),
-            id_bytes,
             0,
             levels,
+        )
+        native.set_postings(
             np.arange(0, postings + 1, 2, dtype=np.uint32) if chained else None,
             np.array(page, np.uint32),
             np.array(offset, np.uint16),
             np.array(length, np.uint16),
+            None,
             np.array(crc, np.uint32),
             pages_per_shard,
+            files,
         )
-        return Made(native, rows, metric, tmp_path / f"{seed}.0", np.array(opened, np.int32), postings)
+        return Made(native, rows, metric, tmp_path / f"{seed}.0", files, postings)
 
     yield build
     for file in opened:
@@ -183,14 +216,15 @@ def test_reading_everything_equals_exhaustive_search(
 ) -> None:
     index = make(metric, dtype, chained=chained, id_bytes=8 if chained else 4)
     queries = queries_for(index)
-    for k in (1, 10, 300):
-        status, ids, distances, stats = index.search(queries, k)
+    for k, posting_major in itertools.product((1, 10, 300), (False, True)):
+        status, ids, distances, stats = index.search(queries, k, posting_major=posting_major)
         assert status[0] == OK
         for q, query in enumerate(queries):
             expected_ids, scores = index.exhaustive(query, k)
             np.testing.assert_array_equal(ids[q], expected_ids)
             np.testing.assert_allclose(distances[q], true_distance(metric, query, scores), rtol=1e-6, atol=1e-6)
-        assert (stats["postings_read"] == index.postings - 1).all()
+        assert (stats["postings_scored"] == index.postings - 1).all()
+        assert stats["postings_read"].sum() == (index.postings - 1) * (1 if posting_major else len(queries))
         assert (stats["total_ns"] > 0).all()
 
 
@@ -232,8 +266,25 @@ def test_whole_pages_and_exact_ranges_give_the_same(make: Any) -> None:
     assert (ranged[3]["bytes_read"] < paged[3]["bytes_read"]).all()
 
 
+@pytest.mark.parametrize("backend", ["uring", "pool", "sync"])
+@pytest.mark.parametrize(("in_flight", "depth"), [(1, 1), (1, 64), (6, 1), (6, 5)])
+def test_ways_of_reading_give_the_same(make: Any, backend: str, in_flight: int, depth: int) -> None:
+    if backend not in backends():
+        pytest.skip(f"no {backend} here")
+    index = make()
+    queries = queries_for(index)
+    plain = index.search(queries, 20, max_postings=9, in_flight=1, depth=1, backend="sync")
+    found = index.search(queries, 20, max_postings=9, in_flight=in_flight, depth=depth, backend=backend)
+    assert found[0] == plain[0] == (OK, 0, 0, 0)
+    np.testing.assert_array_equal(found[1], plain[1])
+    np.testing.assert_array_equal(found[2], plain[2])
+    for name in ("postings_read", "pages_read", "bytes_read", "reads", "distances", "centroid_distances"):
+        np.testing.assert_array_equal(found[3][name], plain[3][name], name)
+
+
+@pytest.mark.parametrize("posting_major", [False, True])
 @pytest.mark.parametrize("direct", [False, True])
-def test_damage_is_found_unless_checks_are_off(make: Any, direct: bool) -> None:
+def test_damage_is_found_unless_checks_are_off(make: Any, direct: bool, posting_major: bool) -> None:
     index = make()
     queries = queries_for(index)
     with index.path.open("r+b") as file:
@@ -241,15 +292,19 @@ def test_damage_is_found_unless_checks_are_off(make: Any, direct: bool) -> None:
         byte = file.read(1)[0]
         file.seek(3)
         file.write(bytes([byte ^ 0x10]))
-    assert index.search(queries, 5, direct=direct)[0] == (DAMAGED, 0, 0)
-    assert index.search(queries, 5, direct=direct, check=False)[0][0] == OK
+    how = {"direct": direct, "posting_major": posting_major}
+    assert index.search(queries, 5, **how)[0] == (DAMAGED, 0, 0, 0)
+    assert index.search(queries, 5, check=False, **how)[0][0] == OK
 
 
+@pytest.mark.parametrize("posting_major", [False, True])
 @pytest.mark.parametrize("direct", [False, True])
-def test_file_that_ends_early_is_reported(make: Any, direct: bool) -> None:
+def test_file_that_ends_early_is_reported(make: Any, direct: bool, posting_major: bool) -> None:
     index = make()
     os.truncate(index.path, 10)
-    status, _, posting = index.search(queries_for(index), 5, direct=direct)[0]
+    found = index.search(queries_for(index), 5, direct=direct, posting_major=posting_major)
+    status, _, exact, posting = found[0]
+    assert not exact
     assert status == READ_SHORT
     assert 0 <= posting < index.postings
 
@@ -259,7 +314,7 @@ def test_file_that_cannot_be_read_gives_the_errno(make: Any, tmp_path: Path) -> 
     write_only = os.open(index.path, os.O_WRONLY)
     try:
         index.files[:] = write_only
-        status, errno, _ = index.search(queries_for(index), 5)[0]
+        status, errno, _, _ = index.search(queries_for(index), 5)[0]
     finally:
         os.close(write_only)
     assert (status, os.strerror(errno)) == (2, os.strerror(9))

@@ -17,6 +17,9 @@ ROWS = 100_000
 QUERIES = 500
 
 
+CLASSIC = spann.BuildParams(code_bits=0)
+
+
 @pytest.fixture(scope="module")
 def data():
     """(source of at most `ROWS` vectors, queries, squared distance of each one's tenth neighbour)"""
@@ -38,7 +41,7 @@ def data():
 @pytest.fixture(scope="module")
 def built(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("sift") / "i"
-    spann.build(data[0], path).close()
+    spann.build(data[0], path, params=CLASSIC).close()
     return path
 
 
@@ -78,7 +81,7 @@ def test_nothing_is_wrong_and_nothing_lost(data, built):
 
 
 def test_balanced_clusters_without_replicas(data, tmp_path):
-    params = spann.BuildParams(posting_size=125, max_replicas=1)
+    params = CLASSIC.with_(posting_size=125, max_replicas=1)
     with spann.build(data[0], tmp_path / "i", params=params) as index:
         length = index.info()["posting_length"]
     assert length["std"] / length["mean"] <= 0.25
@@ -90,14 +93,31 @@ def test_the_order_of_insertion_hardly_matters(data, built, tmp_path, order):
     source, queries, tenth = data
     base = source.read(0, source.count)
     key = base[:, 0] if order == "component" else np.square(base.astype(np.int64)).sum(axis=1)
-    spann.build(base[np.argsort(key, kind="stable")], tmp_path / "i").close()
+    spann.build(base[np.argsort(key, kind="stable")], tmp_path / "i", params=CLASSIC).close()
     usual, other = (recall(path, queries, tenth, 32)[0] for path in (built, tmp_path / "i"))
     assert abs(usual - other) <= 0.01
 
 
 def test_threads_never_show(data, built, tmp_path):
-    spann.build(data[0], tmp_path / "i", threads=1).close()
+    spann.build(data[0], tmp_path / "i", params=CLASSIC, threads=1).close()
     for name in ("postings/pages", "centroids/vectors", "centroids/graph/level0/neighbors"):
         np.testing.assert_array_equal(
             IndexReader.open(tmp_path / "i").read(name), IndexReader.open(built).read(name), name
         )
+
+
+def test_codes_lie_evenly_and_near_vectors_share_pages(data, tmp_path):
+    source, queries, _ = data
+    spann.build(source, tmp_path / "i").close()
+    assert spann.verify(tmp_path / "i") == []
+    reader = IndexReader.open(tmp_path / "i")
+    assert reader.attributes["code_bits"] == 2
+    primaries = reader.read("postings/directory/primaries").astype(int)
+    assert primaries.std() / primaries.mean() <= 0.25
+    exact = reader.read("vectors/exact").astype(np.float32)
+    near = np.argpartition(np.square(exact).sum(axis=1) - 2 * queries[:100].astype(np.float32) @ exact.T, 30)[:, :30]
+    posting = np.repeat(np.arange(len(primaries)), primaries)
+    shuffled = np.argsort(np.lexsort((np.random.default_rng(0).random(len(posting)), posting)))
+    per_page = 4096 // source.row_bytes
+    pages, others = (np.mean([len(np.unique(rows // per_page)) for rows in at]) for at in (near, shuffled[near]))
+    assert pages <= 0.93 * others

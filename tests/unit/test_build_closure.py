@@ -9,7 +9,7 @@ import spann
 from spann._kernels import twins
 from spann.build.balance import ROUNDS, SPARE
 from spann.build.layout import TAIL_CUT
-from spann.storage import PAGE, IndexReader, record_bytes
+from spann.storage import PAGE, IndexReader, Record
 from spann.testing import clustered
 
 
@@ -40,7 +40,7 @@ def balanced(candidates, params, centroids):
         chosen = []
         for row, options in candidates.items():
             free = [o for n, o in enumerate(options) if n == 0 or o[1] < radius[o[0]]]
-            chosen += [(row, c, d, (c, d) != options[0]) for c, d in free[: params.max_replicas]]
+            chosen += [(row, c, d, (c, d) != options[0]) for c, d in free[: params.replicas]]
         return chosen
 
     for _ in range(ROUNDS):
@@ -76,7 +76,7 @@ def test_postings_are_what_the_closure_rule_says(tmp_path, decode, params):
         sqdist,
         centroids,
         near=params.closure_candidates,
-        replicas=params.max_replicas + SPARE,
+        replicas=params.replicas + SPARE,
         reach=(1 + params.epsilon1) ** 2,
         rng=params.rng_factor,
     )
@@ -86,7 +86,7 @@ def test_postings_are_what_the_closure_rule_says(tmp_path, decode, params):
     }
     edges = balanced(candidates, params, len(centroids))
     row, centroid, distance, replica = (np.array(column) for column in zip(*edges, strict=True))
-    per_page = PAGE // record_bytes(IndexReader.open(tmp_path / "i").attributes)
+    per_page = PAGE // Record.of(IndexReader.open(tmp_path / "i").attributes).primary
     assert counts.max() > 1 or params.epsilon1 == 0
     for c in range(len(centroid_rows)):
         own = np.flatnonzero(centroid == c)
@@ -156,7 +156,7 @@ def test_the_nearest_centroid_always_has_the_vector(tmp_path, decode, metric):
 
 def test_balanced_leaves_are_the_postings_without_replicas(tmp_path):
     base = clustered(8000, 16, 0, 4)[0]
-    params = spann.BuildParams(posting_size=125, max_replicas=1)
+    params = spann.BuildParams(posting_size=125, max_replicas=1, code_bits=0)
     with spann.build(base, tmp_path / "i", params=params) as index:
         length = index.info()["posting_length"]
         assert index.info()["postings"] == 64

@@ -11,7 +11,7 @@ from spann.build import edges, layout
 from spann.build.edges import EDGE, EdgeSpool, pack_edges
 from spann.build.layout import TAIL_CUT, cut, lay_out, place
 from spann.build.temporary import RecordFile
-from spann.storage import PAGE
+from spann.storage import PAGE, Record
 
 
 @st.composite
@@ -77,6 +77,12 @@ def test_nothing_to_place():
         assert (len(page), len(offset), pages) == (len(size), len(size), 0)
 
 
+RECORDS = st.one_of(
+    st.sampled_from([40, 132, 400, 3000, 9000]).map(lambda size: Record(0, size, size)),
+    st.sampled_from([12, 40, 200, 3000]).map(lambda size: Record(20, size, size + 4)),
+)
+
+
 @st.composite
 def edge_lists(draw):
     centroids = draw(st.integers(1, 6))
@@ -93,7 +99,7 @@ def edge_lists(draw):
     order = rng.permutation(len(row))
     first = draw(st.sampled_from([0, 1000]))
     made = pack_edges((centroid + first)[order], sqdist[order], row[order], replica.astype(np.uint8)[order])
-    return made, first, first + centroids, draw(st.integers(1, 40)), draw(st.sampled_from([40, 132, 400, 3000, 9000]))
+    return made, first, first + centroids, draw(st.integers(1, 40)), draw(RECORDS)
 
 
 @given(edge_lists())
@@ -109,7 +115,6 @@ def test_a_cut_keeps_every_primary_and_the_nearest_replicas(case):
     assert (postings.primaries <= postings.length).all()
     ends = np.cumsum(postings.length.astype(np.int64))
     chain = np.concatenate([[0], np.cumsum(postings.per_centroid)])
-    per_page = PAGE // record
     for c in range(last - first):
         own = made[made["centroid"] == c + first]
         expected = own[np.lexsort((own["row"], own["sqdist"], own["replica"] > 0))]["row"]
@@ -123,11 +128,20 @@ def test_a_cut_keeps_every_primary_and_the_nearest_replicas(case):
         assert (postings.primaries[of][:-1] == postings.length[of][:-1]).all()
         if len(kept) < len(expected):
             limit = max(primaries, min(bound, len(expected)))
-            assert limit - len(kept) <= TAIL_CUT * per_page, "more was cut than the bound or a short last page"
-            assert len(kept) == limit or len(kept) == primaries or len(kept) % per_page == 0
+            cut_off = limit - len(kept)
+            assert (cut_off - 1) * record.replica <= TAIL_CUT * PAGE, "more than the bound or a short last page was cut"
+            assert cut_off == 0 or len(kept) == primaries or _fills_pages(len(kept), primaries, record)
         if len(postings.length[of]) > 1:
             assert len(kept) > bound
             assert np.ptp(postings.length[of].astype(int)) <= 1, "a chain shares evenly"
+
+
+def _fills_pages(length, primaries, record):
+    """Whether the entries need all of their last page, or none of it is left but a tail that was cut off."""
+    if record.header == 0:
+        return length % (PAGE // record.primary) == 0
+    pages = -(-int(record.size(np.array(length), np.array(primaries))) // PAGE)
+    return int(record.size(np.array(length + 1), np.array(primaries))) > pages * PAGE
 
 
 def test_edges_come_back_by_centroid_whatever_the_number_of_buckets(tmp_path, monkeypatch):
@@ -164,7 +178,7 @@ def test_edges_come_back_by_centroid_whatever_the_number_of_buckets(tmp_path, mo
         work.mkdir()
         with EdgeSpool(work, 300, 5000) as spool, RecordFile(work / "rows", np.dtype(np.int64)) as rows:
             spool.append(made)
-            directories.append(lay_out(spool, 40, 132, 64, rows, lambda done, total: None))
+            directories.append(lay_out(spool, 40, Record(0, 132, 132), 64, rows, lambda done, total: None))
             kept.append(rows.read(0, rows.count))
     for name in ("page", "offset", "length", "primaries", "chain"):
         np.testing.assert_array_equal(*(getattr(directory, name) for directory in directories))

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import edges, pipeline
+from spann.build import build_index, edges, pipeline
 from spann.build.edges import EDGE
 from spann.centroids import graph
 from spann.errors import CorruptionError, ExistsError, InputError, MissingError, StorageError
 from spann.storage import files
 from spann.testing import clustered
+from spann.types import Metric
+from spann.vectors import open_source
 
 BASE, QUERIES = clustered(1500, 8, 10, 1)
 OTHER = clustered(400, 8, 0, 2)[0]
@@ -130,7 +132,7 @@ def test_nothing_but_an_index_is_overwritten(tmp_path, old, what, content):
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize("stage", ["scan", "cluster", "assign", "balance", "graph", "layout", "write"])
+@pytest.mark.parametrize("stage", ["scan", "cluster", "assign", "balance", "graph", "layout", "arrange", "write"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
 def test_a_build_that_is_stopped_leaves_the_old_index(old, content, stage, error):
     before, were_open = content(old), open_files()
@@ -139,8 +141,9 @@ def test_a_build_that_is_stopped_leaves_the_old_index(old, content, stage, error
         if at == stage:
             raise error("stopped")
 
+    params = spann.BuildParams(code_bits=2 if stage == "arrange" else 0, max_replicas=3)
     with pytest.raises(error, match="stopped"):
-        spann.build(BASE, old, overwrite=True, progress=stop, threads=2)
+        spann.build(BASE, old, overwrite=True, params=params, progress=stop, threads=2)
     assert content(old) == before
     assert names(old.parent) == ["i"]
     assert open_files() == were_open
@@ -238,6 +241,36 @@ def test_faults_of_the_files_a_build_works_with(
 
 
 @pytest.mark.parametrize("how", ["create", "open", "write", "read", "short"])
+@pytest.mark.parametrize("what", ["arranged", "rows", "edges-0"])
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_faults_of_the_files_of_a_build_with_codes(tmp_path, spoilt, content, what, how, replicas):
+    spann.build(OTHER, tmp_path / "i").close()
+    before, were_open, disk = content(tmp_path), open_files(), spoilt(what, how)
+    params = spann.BuildParams(code_bits=2, max_replicas=replicas)
+    with pytest.raises(CorruptionError if how == "short" else StorageError, match=f"/{what}: "):
+        spann.build(BASE, tmp_path / "i", params=params, overwrite=True)
+    assert disk.met
+    assert content(tmp_path) == before
+    assert open_files() == were_open
+
+
+@pytest.mark.parametrize(
+    ("name", "after"), [*(("write", n) for n in range(0, 70, 5)), *(("preadv", n) for n in range(9))]
+)
+def test_a_disk_that_fails_anywhere_in_a_build_with_codes(tmp_path, faulty, content, name, after):
+    spann.build(OTHER, tmp_path / "i").close()
+    before, disk = content(tmp_path), faulty(name, after)
+    params = spann.BuildParams(code_bits=2, max_replicas=3)
+    with pytest.raises((StorageError, InputError)) as caught:  # "not an index", where what is there cannot be read
+        build_index(open_source(BASE), tmp_path / "i", Metric.L2, params, created_by="test", overwrite=True, threads=1)
+    assert "\n" not in str(caught.value)
+    assert disk.failed
+    assert content(tmp_path) == before
+    disk.left = 10**9
+    assert spann.verify(tmp_path / "i") == []
+
+
+@pytest.mark.parametrize("how", ["create", "open", "write", "read", "short"])
 def test_faults_of_the_edges_of_a_build_without_replicas(tmp_path, spoilt, how):
     were_open, disk = open_files(), spoilt("edges-0", how)
     with pytest.raises(CorruptionError if how == "short" else StorageError, match="/edges-0: "):
@@ -259,6 +292,7 @@ def test_reads_that_return_a_piece_at_a_time_lose_nothing(tmp_path, spoilt, cont
 def test_disks_of_all_sizes(mounted, content):
     """On real file systems too small for the work: every size fails the same way, until one is large enough."""
     base = clustered(6000, 16, 0, 3)[0]
+    params = spann.BuildParams(code_bits=0)
     outcomes = []
     for kilobytes in (500, 650, 800, 950, 1100, 1300, 1700, 9000):
         place = mounted(f"size={kilobytes}k")
@@ -266,7 +300,7 @@ def test_disks_of_all_sizes(mounted, content):
         before = content(place)
         error = None
         try:
-            spann.build(base, place / "i", overwrite=True).close()
+            spann.build(base, place / "i", params=params, overwrite=True).close()
         except StorageError as caught:
             error = str(caught)
         assert names(place) == ["i"]

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from spann.config import MAX_BEAM, BuildParams, SearchParams, load_toml
+from spann.config import CODE_BITS, MAX_BEAM, BuildParams, SearchParams, load_toml
 from spann.errors import InputError, MissingError
+from spann.types import Metric
 
 WHOLE = [(kind, f.name) for kind in (BuildParams, SearchParams) for f in dataclasses.fields(kind) if "int" in f.type]
 REAL = [(kind, f.name) for kind in (BuildParams, SearchParams) for f in dataclasses.fields(kind) if "float" in f.type]
@@ -69,9 +70,10 @@ def test_numbers_of_numpy_are_numbers(kind, name):
 
 
 def test_none_is_only_for_parameters_that_may_be_left_open():
-    assert BuildParams(posting_size=None, centroids=None).posting_size is None
+    open_ = BuildParams(posting_size=None, centroids=None, max_replicas=None, code_bits=None)
+    assert open_ == BuildParams()
     assert SearchParams(navigate=None).navigate is None
-    for kind, name in ((BuildParams, "max_replicas"), (BuildParams, "seed"), (SearchParams, "max_postings")):
+    for kind, name in ((BuildParams, "epsilon1"), (BuildParams, "seed"), (SearchParams, "epsilon2")):
         with pytest.raises(InputError, match=f"{name} is None"):
             kind(**{name: None})
 
@@ -104,6 +106,45 @@ def test_centroids_for_a_collection(given, count, expected):
     assert BuildParams(**given).centroid_count(count) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "dtype", "dim", "metric", "expected"),
+    [
+        # bits, posting_size, centroids, max_replicas
+        ({}, "uint8", 63, "l2", (0, 31, 0.14, 8)),
+        ({}, "uint8", 64, "l2", (2, 125, None, 1)),
+        ({}, "float32", 15, "l2", (0, 31, 0.14, 8)),
+        ({}, "float32", 16, "l2", (4, 125, None, 1)),
+        ({}, "float32", 64, "l2", (2, 192, None, 1)),
+        ({}, "uint8", 128, "l2", (2, 125, None, 1)),
+        ({}, "uint8", 128, "cosine", (2, 192, None, 1)),
+        ({}, "float32", 384, "cosine", (2, 192, None, 1)),
+        ({}, "float16", 512, "ip", (1, 384, None, 1)),
+        ({}, "float32", 1536, "cosine", (1, 384, None, 1)),
+        ({"code_bits": 8}, "float32", 384, "l2", (8, 125, None, 1)),
+        ({"code_bits": 0}, "float32", 384, "l2", (0, 31, 0.14, 8)),
+        ({"code_bits": 1}, "uint8", 8, "l2", (1, 192, None, 1)),
+        ({"code_bits": 0, "posting_size": 9}, "uint8", 128, "l2", (0, 9, None, 8)),
+        ({"code_bits": 0, "centroids": 0.1}, "uint8", 128, "l2", (0, 31, 0.1, 8)),
+        ({"code_bits": 2, "centroids": 0.1}, "uint8", 128, "l2", (2, 10, 0.1, 1)),
+        ({"code_bits": 2, "centroids": 1e-6}, "uint8", 128, "l2", (2, 32_767, 1e-6, 1)),
+        ({"code_bits": 2, "centroids": 0.1, "posting_size": 9}, "uint8", 128, "l2", (2, 9, 0.1, 1)),
+        ({"code_bits": 4, "max_replicas": 3}, "uint8", 128, "l2", (4, 125, None, 3)),
+    ],
+)
+def test_what_is_left_open_is_decided_from_the_vectors(given, dtype, dim, metric, expected):
+    made = BuildParams(seed=3, **given).resolved(np.dtype(dtype), dim, Metric(metric))
+    assert (made.code_bits, made.posting_size, made.centroids, made.max_replicas, made.seed) == (*expected, 3)
+    assert (made.bits, made.replicas) == (made.code_bits, made.max_replicas)
+    assert made.resolved(np.dtype(dtype), dim, Metric(metric)) == made
+
+
+def test_bits_that_codes_can_have():
+    assert [BuildParams(code_bits=bits).bits for bits in CODE_BITS] == list(CODE_BITS) == [0, 1, 2, 3, 4, 8]
+    for bits in (5, 6, 7):
+        with pytest.raises(InputError, match=f"code_bits is {bits}; it must be one of 0, 1, 2, 3, 4, 8"):
+            BuildParams(code_bits=bits)
+
+
 def test_the_bound_is_twice_the_size_and_fits_the_format():
     assert BuildParams(posting_size=50).posting_bound == 100
     assert BuildParams(posting_size=field(BuildParams, "posting_size").metadata["high"]).posting_bound < 2**16
@@ -112,11 +153,19 @@ def test_the_bound_is_twice_the_size_and_fits_the_format():
 @pytest.mark.parametrize("max_postings", [1, 64, 1000, MAX_BEAM // 3, MAX_BEAM // 2, MAX_BEAM, 2**31])
 def test_the_beam(max_postings):
     """Wider than what is read, up to a limit that `navigate` has too; where that is given, it is the beam."""
-    beam = SearchParams(max_postings=max_postings).beam
-    assert max_postings < beam <= MAX_BEAM or (beam == MAX_BEAM <= max_postings)
-    assert SearchParams(navigate=beam).beam == beam
-    for navigate in (1, 10, MAX_BEAM):
-        assert SearchParams(max_postings=max_postings, navigate=navigate).beam == navigate
+    for bits in (0, 2):
+        beam = SearchParams(max_postings=max_postings).resolved(bits, 10).navigate
+        assert max_postings < beam <= MAX_BEAM or (beam == MAX_BEAM <= max_postings)
+        for navigate in (1, 10, MAX_BEAM):
+            given = SearchParams(max_postings=max_postings, navigate=navigate)
+            assert given.resolved(bits, 10) == given.with_(rerank=100)
+
+
+def test_search_defaults_depend_on_codes_and_k():
+    assert SearchParams().resolved(0, 10).max_postings == 64
+    assert SearchParams().resolved(2, 10).max_postings == 128
+    assert [SearchParams().resolved(2, k).rerank for k in (1, 10, 11, 500)] == [100, 100, 110, 5000]
+    assert SearchParams(rerank=7).resolved(2, 10).rerank == 7
 
 
 def test_a_preset(tmp_path):

@@ -16,12 +16,20 @@ from spann.testing import clustered
 from spann.vectors import ArraySource
 
 BASE, QUERIES = clustered(3000, 20, 30, 1)
+CLASSIC = spann.BuildParams(code_bits=0)
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     place = tmp_path_factory.mktemp("index") / "i"
-    spann.build(BASE, place).close()
+    spann.build(BASE, place, params=CLASSIC).close()
+    return place
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    place = tmp_path_factory.mktemp("coded") / "i"
+    spann.build(BASE, place, metric="ip", params=spann.BuildParams(code_bits=2)).close()
     return place
 
 
@@ -33,7 +41,9 @@ def test_what_an_index_says_of_itself(path):
         info = index.info()
     assert json.loads(json.dumps(info)) == info
     assert info["created_by"] == f"spann {spann.__version__}"
-    assert info["parameters"]["max_replicas"] == spann.BuildParams().max_replicas
+    assert info["parameters"]["max_replicas"] == 8
+    assert info["code_bits"] == 0
+    assert sum(info["open_memory"].values()) == info["open_memory_bytes"]
     length = info["posting_length"]
     assert sum(length["histogram"]["counts"]) == info["postings"]
     assert length["mean"] * info["postings"] == pytest.approx(info["entries"])
@@ -49,6 +59,20 @@ def test_memory_of_an_open_index_is_that_of_its_arrays(path):
     with spann.open(path) as index:
         assert index.open_memory_bytes == sum(stored[name].nbytes for name in names)
         assert index.info()["open_memory_bytes_per_vector"] == index.open_memory_bytes / 3000
+
+
+def test_memory_of_an_index_of_codes_is_that_of_its_arrays(coded):
+    stored = zarr.open_group(str(coded), mode="r")
+    names = ["centroids/vectors", *(f"centroids/graph/{n}" for n in _members(stored, "graph"))]
+    names += [f"postings/directory/{n}" for n in ("page", "offset", "length", "primaries", "crc32c")]
+    names.append("vectors/exact_crc32c")
+    with spann.open(coded, memory_budget="none") as index:
+        # and for each posting its first row, and under ip for each centroid its length
+        derived = 8 * (index.info()["postings"] + 1) + 4 * index.info()["centroids"]
+        assert index.open_memory_bytes == sum(stored[name].nbytes for name in names) + derived
+    with spann.open(coded) as index:
+        per_row = 4 + 4 + 32 * 2 // 8
+        assert index.info()["open_memory"]["codes"] == 3000 * per_row + 20 * index.info()["postings"] + 64
 
 
 def _members(stored, group):
@@ -88,11 +112,11 @@ def test_ways_of_reading(path, monkeypatch):
     with pytest.raises(InputError, match="io is 'mmap'; it must be one of auto, direct, buffered"):
         spann.open(path, io="mmap")
     expected = spann.open(path, io="buffered").search(QUERIES, 5)
-    monkeypatch.setattr("spann.search.engine._available_memory", lambda: 0)
+    monkeypatch.setattr("spann.search.engine.available_memory", lambda: 0)
     with spann.open(path) as index:
         assert index._engine.direct, "postings larger than memory are read directly"
         np.testing.assert_array_equal(index.search(QUERIES, 5).ids, expected.ids)
-    monkeypatch.setattr("spann.search.engine._available_memory", lambda: 1 << 40)
+    monkeypatch.setattr("spann.search.engine.available_memory", lambda: 1 << 40)
     with spann.open(path) as index:
         assert not index._engine.direct
 
@@ -101,7 +125,7 @@ def test_a_file_system_without_direct_reads(mounted, monkeypatch):
     """`auto` does without; `direct` says so, or works where the file system of today allows it."""
     place = mounted("size=16m") / "i"
     spann.build(BASE, place).close()
-    monkeypatch.setattr("spann.search.engine._available_memory", lambda: 0)
+    monkeypatch.setattr("spann.search.engine.available_memory", lambda: 0)
     with spann.open(place) as index:
         assert index.search(BASE[:3], 1).ids.ravel().tolist() == [0, 1, 2]
     try:
@@ -128,7 +152,7 @@ def test_build_reports_every_stage_to_its_end(tmp_path):
     seen = {}
     spann.build(BASE, tmp_path / "i", progress=lambda stage, done, total: seen.update({stage: (done, total)})).close()
     assert set(seen) <= set(STAGES)
-    assert set(STAGES) - set(seen) <= {"sample"}, "sampling is for collections of several regions"
+    assert set(STAGES) - set(seen) <= {"sample", "balance"}, "sampling is for several regions, balancing for replicas"
     for stage, (done, total) in seen.items():
         assert done == total > 0, stage
 
@@ -141,7 +165,7 @@ def test_a_source_of_the_callers_own_stays_open(tmp_path):
     assert not closed
 
 
-def test_a_directory_that_refers_to_nowhere_is_refused(path, monkeypatch):
+def test_a_directory_that_refers_to_nowhere_is_refused(path, coded, monkeypatch):
     """Checksums hold, as a faulty writer's would; every number that reaches native code is checked all the same."""
     from spann.storage import IndexReader
 
@@ -153,7 +177,7 @@ def test_a_directory_that_refers_to_nowhere_is_refused(path, monkeypatch):
             return change(values) if asked == name else values
 
         monkeypatch.setattr(IndexReader, "read", read_changed)
-        return lambda: Engine(IndexReader.open(path), io="buffered", check=True)
+        return lambda place: Engine(IndexReader.open(place), io="buffered", check=True)
 
     def put(value, at=-1):
         def change(values):
@@ -163,7 +187,7 @@ def test_a_directory_that_refers_to_nowhere_is_refused(path, monkeypatch):
         return change
 
     level = "centroids/graph/level0"
-    for name, change in (
+    common = (
         ("postings/directory/page", put(10**6)),
         ("postings/directory/offset", put(4096)),
         ("postings/directory/length", put(65_535)),
@@ -177,14 +201,30 @@ def test_a_directory_that_refers_to_nowhere_is_refused(path, monkeypatch):
         ("centroids/graph/level1/nodes", put(0)),
         ("centroids/graph/level1/nodes", put(10**6)),
         ("centroids/graph/level1/neighbors", put(10**6)),
-        ("centroids/ids", lambda v: v[:-1]),
         ("centroids/vectors", lambda v: v[:-1]),
         ("centroids/vectors", lambda v: v[:, :-1].copy()),
+    )
+    # The graph of the few centroids of codes has one level.
+    of_codes = tuple(pair for pair in common if "level1" not in pair[0])
+    for place, pairs in (
+        (path, (*common, ("centroids/ids", lambda v: v[:-1]))),
+        (
+            coded,
+            (
+                *of_codes,
+                ("postings/directory/primaries", put(0)),
+                ("postings/directory/primaries", put(65_535)),
+                ("quantizer/origin", lambda v: v[:-1]),
+                ("quantizer/signs", lambda v: v[:, :-1].copy()),
+                ("vectors/exact_crc32c", lambda v: v[:-1]),
+            ),
+        ),
     ):
-        with pytest.raises(CorruptionError):
-            changed(name, change)()
-    monkeypatch.setattr(IndexReader, "read", read)
-    Engine(IndexReader.open(path), io="buffered", check=True).close()
+        for name, change in pairs:
+            with pytest.raises(CorruptionError):
+                changed(name, change)(place)
+        monkeypatch.setattr(IndexReader, "read", read)
+        Engine(IndexReader.open(place), io="buffered", check=True).close()
 
 
 def test_there_is_nothing_at_the_path(tmp_path):
@@ -221,7 +261,7 @@ def test_other_clients_find_the_same_postings(tmp_path, client, dtype, ids):
         "small": np.random.default_rng(0).permutation(1500) + 5,
         "large": np.random.default_rng(0).permutation(1500) + 2**40,
     }[ids]
-    spann.build(base, tmp_path / "i", ids=names).close()
+    spann.build(base, tmp_path / "i", ids=names, params=CLASSIC).close()
     about, read, has = client(tmp_path / "i")
     id_bytes, dim = about["id_bytes"], about["dim"]
     assert (id_bytes, dim) == (8 if ids == "large" else 4, 20)

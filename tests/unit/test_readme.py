@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 import spann
 from spann.cli import cli
+from spann.storage import IndexReader
 from spann.testing import clustered
 
 ROOT = Path(__file__).parents[2]
@@ -76,19 +77,55 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("[0 1 2 3 4]")
 
 
+def format_examples():
+    names = {}
+    for code in blocks(ROOT / "docs" / "FORMAT.md", "python"):
+        exec(compile(code, "FORMAT.md", "exec"), names)
+    return names
+
+
 @pytest.mark.parametrize(("dtype", "ids"), [("float32", None), ("uint8", 2**40 + np.arange(500))])
 def test_the_example_of_the_format_decodes_postings(tmp_path, decode, dtype, ids):
-    (code,) = blocks(ROOT / "docs" / "FORMAT.md", "python")
-    names = {}
-    exec(compile(code, "FORMAT.md", "exec"), names)
+    names = format_examples()
     base, _ = clustered(500, 20, 0, 1, dtype)
-    spann.build(base, tmp_path / "i", ids=ids).close()
+    spann.build(base, tmp_path / "i", ids=ids, params=spann.BuildParams(code_bits=0)).close()
     for p, (expected_ids, expected_vectors) in enumerate(decode(tmp_path / "i")):
         found_ids, found_vectors = names["read_posting"](tmp_path / "i", p)
         assert np.array_equal(found_ids, expected_ids)
         assert np.array_equal(found_vectors, expected_vectors)
         rows = found_ids.astype(np.int64) - (0 if ids is None else 2**40)
         assert np.array_equal(found_vectors, base[rows])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "metric", "bits", "dim", "replicas"),
+    [
+        ("float32", "l2", 8, 20, 1),
+        ("uint8", "l2", 3, 100, 4),
+        ("float32", "cosine", 4, 64, 1),
+        ("float16", "ip", 2, 40, 3),
+        ("int8", "l2", 1, 160, 1),
+    ],
+)
+def test_the_example_of_the_format_decodes_codes(tmp_path, dtype, metric, bits, dim, replicas):
+    names = format_examples()
+    base, _ = clustered(300, dim, 0, 1, dtype)
+    base[(base == 0).all(axis=1)] = 1
+    base[:60] = base[0]
+    params = spann.BuildParams(code_bits=bits, posting_size=20, max_replicas=replicas)
+    spann.build(base, tmp_path / "i", metric=metric, params=params).close()
+    index = IndexReader.open(tmp_path / "i")
+    exact, length = index.read("vectors/exact"), index.read("postings/directory/length")
+    assert "postings/directory/chain" in index.arrays()
+    vectors = base / np.linalg.norm(base.astype(float), axis=1, keepdims=True) if metric == "cosine" else base
+    wrong = 0.0
+    for p, n in enumerate(length):
+        ids, rows, approximate = names["read_codes"](tmp_path / "i", p)
+        assert len(ids) == len(rows) == len(approximate) == n
+        np.testing.assert_array_equal(exact[rows], base[ids])
+        wrong += np.square(approximate - vectors[ids]).sum()
+    spread = np.square(vectors - vectors.mean(axis=0, dtype=float)).sum() * length.sum() / len(base)
+    assert wrong / spread < {1: 0.5, 2: 0.15, 3: 0.05, 4: 0.02, 8: 1e-4}[bits]
 
 
 def test_two_blocks_install_run_and_test():

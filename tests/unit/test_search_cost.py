@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 import spann
-from spann.storage import PAGE, IndexReader, record_bytes
+from spann.storage import PAGE, IndexReader, Record
 from spann.testing import clustered, exact_neighbours
 
 BASE, QUERIES = clustered(20_000, 32, 200, 3)
+CLASSIC = spann.BuildParams(code_bits=0)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     path = tmp_path_factory.mktemp("cost") / "i"
-    spann.build(BASE, path).close()
+    spann.build(BASE, path, params=CLASSIC).close()
     return path
 
 
@@ -46,7 +47,7 @@ def test_recall_grows_with_what_is_read(index, reach):
 
 @pytest.mark.parametrize(("metric", "least"), [("cosine", 0.95), ("ip", 0.8)])
 def test_recall_under_other_metrics(tmp_path, metric, least):
-    with spann.build(BASE, tmp_path / "i", metric=metric) as index:
+    with spann.build(BASE, tmp_path / "i", metric=metric, params=CLASSIC) as index:
         found = index.search(QUERIES, 10)
     truth = exact_neighbours(BASE, QUERIES, 10, metric)[0]
     hits = [len(set(a) & set(b)) for a, b in zip(found.ids.tolist(), truth.tolist(), strict=True)]
@@ -56,7 +57,7 @@ def test_recall_under_other_metrics(tmp_path, metric, least):
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "float16"])
 def test_recall_of_other_types(tmp_path, dtype):
     base, queries = clustered(8000, 32, 100, 3, dtype)
-    with spann.build(base, tmp_path / "i") as index:
+    with spann.build(base, tmp_path / "i", params=CLASSIC) as index:
         found = index.search(queries, 10)
     truth = exact_neighbours(base, queries, 10)[1][:, -1:]
     assert recall(found, truth) >= 0.95
@@ -65,13 +66,13 @@ def test_recall_of_other_types(tmp_path, dtype):
 def test_the_order_of_insertion_hardly_matters(tmp_path, reach, index):
     usual = recall(index.search(QUERIES, 10, spann.SearchParams(max_postings=16)), reach)
     for name, order in (("first", np.argsort(BASE[:, 0])), ("norm", np.argsort(np.linalg.norm(BASE, axis=1)))):
-        with spann.build(BASE[order], tmp_path / name) as other:
+        with spann.build(BASE[order], tmp_path / name, params=CLASSIC) as other:
             found = other.search(QUERIES, 10, spann.SearchParams(max_postings=16))
         assert abs(recall(found, reach) - usual) <= 0.02, name
 
 
 def test_counts_of_a_query(built):
-    record = record_bytes(IndexReader.open(built).attributes)
+    record = Record.of(IndexReader.open(built).attributes).primary
     results = {}
     for io in ("buffered", "direct"):
         try:
@@ -91,8 +92,9 @@ def test_counts_of_a_query(built):
         assert (stats["centroid_distances"] >= 16).all()
         assert (stats["centroid_distances"] < 3200).all(), "navigation looks at a part of the centroids"
         assert (stats["total_ns"] > 0).all()
-        parts = stats["navigate_ns"] + stats["read_ns"] + stats["score_ns"]
-        assert (parts <= stats["total_ns"]).all()
+        # Reads go on while other things are done, so their time is part of the whole, but no share of it.
+        assert (stats["navigate_ns"] + stats["score_ns"] + stats["rerank_ns"] <= stats["total_ns"]).all()
+        assert (stats["read_ns"] <= stats["total_ns"]).all()
     for name in ("postings_read", "pages_read", "distances"):
         np.testing.assert_array_equal(results["buffered"][name], results["direct"][name])
 
@@ -122,7 +124,7 @@ def test_pruning_reads_less(index, reach):
 def test_pruning_has_a_meaning_under_every_metric(tmp_path, metric):
     """Only postings within (1 + epsilon2) of the nearest centroid, in the space where ratios of distances exist."""
     base, queries = BASE[:3000].astype(np.float64), QUERIES[:50].astype(np.float64)
-    with spann.build(BASE[:3000], tmp_path / "i", metric=metric) as index:
+    with spann.build(BASE[:3000], tmp_path / "i", metric=metric, params=CLASSIC) as index:
         stats = index.search(QUERIES[:50], 1, spann.SearchParams(max_postings=2**20, epsilon2=0.2)).stats
     reader = IndexReader.open(tmp_path / "i")
     x, q = base[reader.read("centroids/ids")], queries
@@ -160,7 +162,7 @@ def test_a_wider_beam_is_used(index):
 
 def test_a_budget_that_ends_inside_a_chain(tmp_path):
     base = np.concatenate([np.zeros((3000, 4), np.uint8), np.full((3000, 4), 9, np.uint8)])
-    with spann.build(base, tmp_path / "i", params=spann.BuildParams(posting_size=10)) as index:
+    with spann.build(base, tmp_path / "i", params=spann.BuildParams(code_bits=0, posting_size=10)) as index:
         assert index.info()["postings"] > 250
         for budget in (1, 2, 100):
             result = index.search(base[:1], 5, spann.SearchParams(max_postings=budget))
@@ -169,5 +171,5 @@ def test_a_budget_that_ends_inside_a_chain(tmp_path):
         every = index.search(base[:1], 6000)
         assert np.sort(every.ids[0]).tolist() == list(range(6000))
         assert (every.distances[0] == np.repeat([0, 18], 3000)).all()
-        # Each posting once, although the budget grew several times on the way.
-        assert every.stats["postings_read"].tolist() == [index.info()["postings"]]
+        # The budget grew fourfold several times on the way, and what was read before was read again: a third at most.
+        assert index.info()["postings"] <= every.stats["postings_read"][0] <= index.info()["postings"] * 4 / 3

@@ -206,28 +206,32 @@ def test_many_threads_search_one_index(built):
 
 
 @pytest.mark.parametrize("io", ["buffered", "direct"])
-def test_an_index_of_many_shards(tmp_path, monkeypatch, check_neighbours, io):
+@pytest.mark.parametrize("bits", [0, 2])
+def test_an_index_of_many_shards(tmp_path, monkeypatch, check_neighbours, io, bits):
     shard = 32 * 4096
     monkeypatch.setattr(pipeline, "SHARD_BYTES", shard)
     monkeypatch.setitem(IndexWriter.create_array.__kwdefaults__, "shard_bytes", shard)
-    spann.build(BASE, tmp_path / "i").close()
-    files = list((tmp_path / "i" / "postings" / "pages" / "c").glob("*/0"))
-    assert len(files) > 5
+    spann.build(BASE, tmp_path / "i", params=spann.BuildParams(code_bits=bits, max_replicas=8)).close()
+    for name in ("postings/pages", *(["vectors/exact"] if bits else [])):
+        assert len(list((tmp_path / "i" / name / "c").glob("*/0"))) > 1, name
     assert spann.verify(tmp_path / "i") == []
-    with spann.open(tmp_path / "i", io=io) as index:
-        check_neighbours(index.search(QUERIES[:10], 10, EVERYTHING), BASE, QUERIES[:10], 10, "l2")
-        assert index.search(QUERIES, 10).stats["postings_read"].max() <= 64
+    everything = EVERYTHING.with_(rerank=10**6, error_bound=1e6)
+    with spann.open(tmp_path / "i", io=io, memory_budget="none") as index:
+        for order in ("query", "posting"):
+            check_neighbours(index.search(QUERIES[:10], 10, everything, order=order), BASE, QUERIES[:10], 10, "l2")
+        assert index.search(QUERIES, 10, spann.SearchParams(max_postings=64)).stats["postings_read"].max() <= 64
 
 
 def test_files_that_are_cut_short_under_an_open_index(tmp_path):
     for io in ("buffered", "direct"):
         path = tmp_path / io
-        spann.build(BASE[:1000], path).close()
-        with spann.open(path, io=io) as index:
-            with open(path / "postings/pages/c/0/0", "r+b") as file:
-                file.truncate(8192)
-            with pytest.raises(CorruptionError, match=r"posting \d+ ends early"):
-                index.search(QUERIES, 10, EVERYTHING)
+        for name, match in (("postings/pages", r"posting \d+"), ("vectors/exact", r"page \d+ of vectors/exact")):
+            spann.build(BASE[:1000], path, overwrite=True).close()
+            with spann.open(path, io=io, memory_budget="none") as index:
+                with open(next((path / name / "c" / "0").glob("*")), "r+b") as file:
+                    file.truncate(8192)
+                with pytest.raises(CorruptionError, match=f"{match} ends early"):
+                    index.search(QUERIES, 10, EVERYTHING)
 
 
 def test_an_index_of_one_type_is_not_searched_with_another(tmp_path):

@@ -1,0 +1,392 @@
+/* Posting-major search: see search.h. Queries are locked one by one while something is scored for them; with a posting
+ * serving many of them, threads hardly ever meet. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+#include "searcher.h"
+
+/* Reads of the exact store: long ones, for nearly every page is wanted by somebody. */
+#define LONGEST_READ 32 /* pages */
+#define MOST_READS 16   /* under way for a thread: with reads this long the disk does no more, and memory is bounded */
+#define LONGEST_GAP 8
+
+enum { NAVIGATE, POSTINGS, PLAN, EXACT, FINISH, END };
+
+typedef struct { /* a query wants a posting, or a span of the exact store */
+    uint32_t query, item;
+} want;
+
+typedef struct { /* spans of the exact store read at once */
+    uint64_t first, last; /* pages */
+    size_t from, to;      /* wants */
+} joined;
+
+struct spann_batch {
+    const spann_index *index;
+    const spann_search_params *params;
+    const char *queries;
+    size_t query_bytes, n;
+    int64_t *ids;
+    float *distances;
+    spann_query_stats *stats;
+    unsigned char *unfinished;
+    spann_query *query;
+    size_t made; /* queries that are initialised */
+    unsigned char *locks, *settled;
+    unsigned char **posting_ids;
+    want *wants;
+    size_t *want_end; /* (postings): wants of posting p end here */
+    uint32_t *wanted; /* postings that are wanted */
+    size_t wanted_count;
+    joined *reads;
+    size_t read_count;
+    int phase;
+    uint64_t began;
+    size_t items;     /* of work in the phase */
+    int64_t cursor;
+};
+
+static size_t postings_of(const spann_index *index) {
+    return index->chain ? index->chain[index->centroids] : index->centroids;
+}
+
+size_t spann_batch_query_bytes(const spann_index *index, const spann_search_params *params) {
+    size_t k = params->k, rerank = params->rerank > k ? params->rerank : k;
+    size_t candidates = index->code_bits ? (4 * rerank + 16) * sizeof(spann_candidate) : 0;
+    size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) + 64 : 0;
+    return sizeof(spann_query) + params->max_postings * (sizeof(spann_visit) + sizeof(want)) + candidates + code +
+           k * 16 + 4096;
+}
+
+spann_batch *spann_batch_new(const spann_index *index, const spann_search_params *params, const void *queries,
+                             size_t query_bytes, size_t n, int64_t *ids, float *distances, spann_query_stats *stats,
+                             unsigned char *unfinished) {
+    spann_batch *b = calloc(1, sizeof *b);
+    if (b == NULL) return NULL;
+    b->index = index;
+    b->params = params;
+    b->queries = queries;
+    b->query_bytes = query_bytes;
+    b->n = n;
+    b->ids = ids;
+    b->distances = distances;
+    b->stats = stats;
+    b->unfinished = unfinished;
+    b->query = calloc(n, sizeof *b->query);
+    b->locks = calloc(n, 1);
+    b->settled = calloc(n, 1);
+    b->posting_ids = calloc(postings_of(index), sizeof *b->posting_ids);
+    b->phase = -1;
+    b->began = spann_now_ns();
+    if (b->query && b->locks && b->settled && b->posting_ids) return b;
+    spann_batch_free(b);
+    return NULL;
+}
+
+void spann_batch_free(spann_batch *b) {
+    if (b == NULL) return;
+    for (size_t i = 0; b->query && i < b->n; i++) spann_query_free(&b->query[i]);
+    for (size_t p = 0; b->posting_ids && p < postings_of(b->index); p++) free(b->posting_ids[p]);
+    free(b->query);
+    free(b->locks);
+    free(b->settled);
+    free(b->posting_ids);
+    free(b->wants);
+    free(b->want_end);
+    free(b->wanted);
+    free(b->reads);
+    free(b);
+}
+
+/* ---- between phases ---- */
+
+/* Wants by posting, by counting. */
+static int gather_postings(spann_batch *b) {
+    size_t postings = postings_of(b->index), total = 0, at = 0;
+    b->want_end = calloc(postings, sizeof *b->want_end);
+    if (b->want_end == NULL) return -1;
+    for (size_t i = 0; i < b->n; i++) {
+        for (size_t v = 0; v < b->query[i].visit_count; v++) b->want_end[b->query[i].visits[v].posting]++;
+        total += b->query[i].visit_count;
+    }
+    for (size_t p = 0; p < postings; p++) b->wanted_count += b->want_end[p] > 0;
+    b->wants = malloc((total ? total : 1) * sizeof *b->wants);
+    b->wanted = malloc((b->wanted_count ? b->wanted_count : 1) * sizeof *b->wanted);
+    if (b->wants == NULL || b->wanted == NULL) return -1;
+    size_t end = 0;
+    for (size_t p = 0; p < postings; p++) {
+        size_t count = b->want_end[p];
+        if (count) b->wanted[at++] = (uint32_t)p;
+        b->want_end[p] = end; /* where it begins, until it is filled */
+        end += count;
+    }
+    for (size_t i = 0; i < b->n; i++)
+        for (size_t v = 0; v < b->query[i].visit_count; v++)
+            b->wants[b->want_end[b->query[i].visits[v].posting]++] = (want){(uint32_t)i, (uint32_t)v};
+    b->items = b->wanted_count;
+    return 0;
+}
+
+static const spann_span *span_of(const spann_batch *b, want w) { return &b->query[w.query].spans[w.item]; }
+
+typedef struct {
+    uint64_t first;
+    want want;
+} keyed;
+
+static int by_first(const void *a, const void *b) {
+    const keyed *x = a, *y = b;
+    if (x->first != y->first) return x->first < y->first ? -1 : 1;
+    return x->want.query < y->want.query ? -1 : x->want.query > y->want.query;
+}
+
+/* Wants by page, and the reads that serve them. */
+static int gather_pages(spann_batch *b) {
+    const spann_index *index = b->index;
+    size_t row_bytes = index->dim * spann_dtype_size(index->dtype);
+    uint64_t shard_pages = (index->exact_shard_rows * row_bytes + SPANN_PAGE - 1) / SPANN_PAGE;
+    size_t total = 0, at = 0;
+    for (size_t i = 0; i < b->n; i++) total += b->settled[i] ? 0 : b->query[i].span_count;
+    b->items = b->read_count = 0;
+    if (total == 0) return 0;
+    keyed *sorted = malloc(total * sizeof *sorted);
+    want *wants = realloc(b->wants, total * sizeof *wants);
+    if (wants) b->wants = wants;
+    joined *reads = realloc(b->reads, total * sizeof *reads);
+    if (reads) b->reads = reads;
+    if (sorted == NULL || wants == NULL || reads == NULL) {
+        free(sorted);
+        return -1;
+    }
+    for (size_t i = 0; i < b->n; i++)
+        for (size_t s = 0; !b->settled[i] && s < b->query[i].span_count; s++)
+            sorted[at++] = (keyed){b->query[i].spans[s].first, {(uint32_t)i, (uint32_t)s}};
+    qsort(sorted, total, sizeof *sorted, by_first);
+    for (size_t i = 0; i < total; i++) {
+        b->wants[i] = sorted[i].want;
+        const spann_span *span = span_of(b, sorted[i].want);
+        joined *open = b->read_count ? &b->reads[b->read_count - 1] : NULL;
+        uint64_t last = open && open->last > span->last ? open->last : span->last;
+        if (open && span->first <= open->last + LONGEST_GAP && span->first / shard_pages == open->first / shard_pages &&
+            last - open->first <= LONGEST_READ) {
+            open->last = last;
+            open->to = i + 1;
+        } else {
+            b->reads[b->read_count++] = (joined){span->first, span->last, i, i + 1};
+        }
+    }
+    free(sorted);
+    b->items = b->read_count;
+    return 0;
+}
+
+int spann_batch_next(spann_batch *b) {
+    int status = 0;
+    switch (b->phase) {
+    case -1:
+        b->phase = NAVIGATE;
+        b->items = b->n;
+        break;
+    case NAVIGATE:
+        b->phase = POSTINGS;
+        status = gather_postings(b);
+        break;
+    case POSTINGS:
+        b->phase = b->index->code_bits ? PLAN : FINISH;
+        b->items = b->n;
+        break;
+    case PLAN:
+        status = gather_pages(b);
+        b->phase = b->items ? EXACT : FINISH;
+        if (b->items == 0) b->items = b->n;
+        break;
+    case EXACT:
+        b->phase = PLAN;
+        b->items = b->n;
+        break;
+    default:
+        b->phase = END;
+        return 0;
+    }
+    b->cursor = 0;
+    return status ? -1 : 1;
+}
+
+/* ---- in a phase ---- */
+
+static void lock(spann_batch *b, size_t query) {
+    while (__atomic_test_and_set(&b->locks[query], __ATOMIC_ACQUIRE)) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+}
+
+static void unlock(spann_batch *b, size_t query) { __atomic_clear(&b->locks[query], __ATOMIC_RELEASE); }
+
+static int take(spann_batch *b, size_t *item) {
+    *item = (size_t)__atomic_fetch_add(&b->cursor, 1, __ATOMIC_RELAXED);
+    return *item < b->items;
+}
+
+/* Offers a posting to all queries that want it; `content` NULL: it is pinned. */
+static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, const unsigned char *content) {
+    const spann_index *index = b->index;
+    if (content) {
+        int status = spann_check_posting(c, posting, content);
+        if (status) return status;
+        if (index->code_bits) {
+            size_t kept = (size_t)index->posting_primaries[posting] * index->id_bytes;
+            if ((b->posting_ids[posting] = malloc(kept ? kept : 1)) == NULL)
+                return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
+            memcpy(b->posting_ids[posting], spann_posting_ids(content), kept);
+        }
+    }
+    for (size_t i = posting ? b->want_end[posting - 1] : 0; i < b->want_end[posting]; i++) {
+        want w = b->wants[i];
+        spann_query *q = &b->query[w.query];
+        lock(b, w.query);
+        int status = content ? spann_query_posting(c, q, &q->visits[w.item], content)
+                             : spann_query_pinned(c, q, &q->visits[w.item]);
+        unlock(b, w.query);
+        if (status) return status;
+    }
+    return SPANN_OK;
+}
+
+static int serve_pages(spann_batch *b, spann_context *c, const joined *read, const unsigned char *content) {
+    uint64_t checked = read->first;
+    for (size_t i = read->from; i < read->to; i++) {
+        want w = b->wants[i];
+        const spann_span *span = span_of(b, w);
+        int status = SPANN_OK;
+        uint64_t from = span->first > checked ? span->first : checked;
+        if (from < span->last) {
+            status = spann_check_pages(c, from, span->last, content + (from - read->first) * SPANN_PAGE);
+            checked = span->last;
+        }
+        if (status) return status;
+        lock(b, w.query);
+        status = spann_query_span(c, &b->query[w.query], span, content + (span->first - read->first) * SPANN_PAGE);
+        unlock(b, w.query);
+        if (status) return status;
+    }
+    return SPANN_OK;
+}
+
+typedef struct {
+    size_t item;
+    void *buffer;
+    spann_place place;
+} under_way;
+
+static int served(spann_batch *b, spann_context *c, const under_way *u, int64_t result) {
+    int exact = b->phase == EXACT;
+    uint64_t where = exact ? b->reads[u->item].first : b->wanted[u->item];
+    if (result < 0) return spann_fail(c, SPANN_READ_FAILED, exact, where, (int)-result);
+    if ((size_t)result < u->place.skip + u->place.content) return spann_fail(c, SPANN_READ_SHORT, exact, where, 0);
+    size_t want_at = exact ? b->reads[u->item].from : where ? b->want_end[where - 1] : 0;
+    spann_query_stats *stats = &b->stats[b->wants[want_at].query];
+    uint32_t pages = (uint32_t)((u->place.offset % SPANN_PAGE + u->place.bytes + SPANN_PAGE - 1) / SPANN_PAGE);
+    __atomic_fetch_add(&stats->reads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&stats->bytes_read, u->place.bytes, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&stats->pages_read, pages, __ATOMIC_RELAXED);
+    __atomic_fetch_add(exact ? &stats->exact_pages_read : &stats->postings_read, exact ? pages : 1, __ATOMIC_RELAXED);
+    const unsigned char *content = (const unsigned char *)u->buffer + u->place.skip;
+    return exact ? serve_pages(b, c, &b->reads[u->item], content) : serve_posting(b, c, (uint32_t)where, content);
+}
+
+/* POSTINGS and EXACT: keeps `depth` reads under way, and serves what has arrived. */
+static int read_and_serve(spann_batch *b, spann_searcher *s) {
+    enum { AT_ONCE = 16 };
+    spann_context *c = &s->context;
+    uint32_t depth = b->params->depth < MOST_READS ? b->params->depth : MOST_READS, free_count = depth;
+    under_way *slots = malloc(depth * sizeof *slots);
+    uint32_t *free_slots = malloc(depth * sizeof *free_slots);
+    int status = slots && free_slots ? SPANN_OK : spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0), more = 1;
+    for (uint32_t i = 0; status == SPANN_OK && i < depth; i++) free_slots[i] = i;
+    while (status == SPANN_OK) {
+        while (more && free_count && status == SPANN_OK) {
+            size_t item;
+            if (!(more = take(b, &item))) break;
+            if (b->phase == POSTINGS && b->wanted[item] < b->index->pinned) {
+                status = serve_posting(b, c, b->wanted[item], NULL);
+                continue;
+            }
+            spann_place place = b->phase == EXACT ? spann_pages_place(c, b->reads[item].first, b->reads[item].last)
+                                                  : spann_posting_place(c, b->wanted[item]);
+            void *buffer = spann_buffers_get(&s->buffers, place.bytes);
+            if (buffer == NULL) {
+                status = spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
+                break;
+            }
+            uint32_t at = free_slots[--free_count];
+            slots[at] = (under_way){item, buffer, place};
+            spann_read read = {place.file, (uint32_t)place.bytes, place.offset, buffer, at};
+            int error = spann_io_start(s->io, &read);
+            if (error) {
+                spann_buffers_put(&s->buffers, buffer, place.bytes);
+                status = spann_fail(c, SPANN_IO_FAILED, 0, 0, -error);
+            }
+        }
+        if (status || spann_io_outstanding(s->io) == 0) break;
+        spann_read_done done[AT_ONCE];
+        int got = spann_io_wait(s->io, done, AT_ONCE, 1);
+        if (got < 0) status = spann_fail(c, SPANN_IO_FAILED, 0, 0, -got);
+        for (int i = 0; i < got; i++) {
+            under_way *u = &slots[done[i].tag];
+            if (status == SPANN_OK) status = served(b, c, u, done[i].result);
+            spann_buffers_put(&s->buffers, u->buffer, u->place.bytes);
+            free_slots[free_count++] = (uint32_t)done[i].tag;
+        }
+    }
+    while (s->io && spann_io_outstanding(s->io)) { /* after a failure */
+        spann_read_done done[AT_ONCE];
+        int got = spann_io_wait(s->io, done, AT_ONCE, 1);
+        if (got < 0) {
+            spann_io_close(s->io);
+            s->io = NULL;
+            break;
+        }
+        for (int i = 0; i < got; i++)
+            spann_buffers_put(&s->buffers, slots[done[i].tag].buffer, slots[done[i].tag].place.bytes);
+    }
+    free(slots);
+    free(free_slots);
+    return status;
+}
+
+static int serve_query(spann_batch *b, spann_context *c, size_t i) {
+    spann_query *q = &b->query[i];
+    int status = SPANN_OK;
+    if (b->phase == NAVIGATE) {
+        if (spann_query_init(q, c)) return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
+        return spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);
+    }
+    if (b->phase == PLAN) {
+        if (!b->settled[i]) status = spann_query_plan(c, q);
+        b->settled[i] = q->fetch_count == 0;
+        return status;
+    }
+    b->unfinished[i] = (unsigned char)spann_query_short(c, q);
+    if (!b->unfinished[i]) spann_query_finish(c, q, b->ids + i * b->params->k, b->distances + i * b->params->k);
+    q->stats->total_ns = spann_now_ns() - b->began;
+    return SPANN_OK;
+}
+
+int spann_batch_step(spann_batch *b, spann_searcher *s, spann_failure *failure) {
+    *failure = (spann_failure){0};
+    if (spann_context_start(&s->context, b->params, failure)) return -1;
+    s->context.posting_ids = b->posting_ids;
+    int status = spann_searcher_ring(s, b->params);
+    if (status == SPANN_OK && (b->phase == POSTINGS || b->phase == EXACT)) {
+        status = read_and_serve(b, s);
+    } else {
+        size_t item;
+        while (status == SPANN_OK && take(b, &item)) status = serve_query(b, &s->context, item);
+    }
+    if (status) __atomic_store_n(&b->cursor, (int64_t)b->items, __ATOMIC_RELAXED);
+    return status;
+}

@@ -1,0 +1,47 @@
+/* Page-aligned buffers for reads, kept for the next read of about the same size. A page more than asked for can be read
+ * (SPANN_SLACK), so that reads of 2^i pages take no buffer of twice their size. */
+#ifndef SPANN_BUFFERS_H
+#define SPANN_BUFFERS_H
+
+#include <stddef.h>
+#include <stdlib.h>
+
+#define SPANN_BUFFER_CLASSES 24 /* class i: 2^i pages, up to 32 GiB */
+#define SPANN_BUFFER_PAGE 4096
+
+typedef struct {
+    void *free[SPANN_BUFFER_CLASSES]; /* lists linked through the buffers' first bytes */
+} spann_buffers;
+
+static inline unsigned spann_buffer_class(size_t bytes) {
+    unsigned class = 0;
+    while (((size_t)SPANN_BUFFER_PAGE << class) < bytes) class++;
+    return class;
+}
+
+/* At least `bytes` bytes, or NULL if memory ran out. */
+static inline void *spann_buffers_get(spann_buffers *b, size_t bytes) {
+    unsigned class = spann_buffer_class(bytes);
+    void *buffer = b->free[class];
+    if (buffer == NULL) return aligned_alloc(SPANN_BUFFER_PAGE, ((size_t)SPANN_BUFFER_PAGE << class) + SPANN_BUFFER_PAGE);
+    b->free[class] = *(void **)buffer;
+    return buffer;
+}
+
+/* Takes back a buffer that was asked for with the same `bytes`. */
+static inline void spann_buffers_put(spann_buffers *b, void *buffer, size_t bytes) {
+    unsigned class = spann_buffer_class(bytes);
+    *(void **)buffer = b->free[class];
+    b->free[class] = buffer;
+}
+
+static inline void spann_buffers_free(spann_buffers *b) {
+    for (unsigned i = 0; i < SPANN_BUFFER_CLASSES; i++)
+        while (b->free[i]) {
+            void *buffer = b->free[i];
+            b->free[i] = *(void **)buffer;
+            free(buffer);
+        }
+}
+
+#endif

@@ -1,0 +1,40 @@
+/* Small helpers on memory that several files share. */
+#ifndef SPANN_MEMORY_H
+#define SPANN_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Room for `needed` elements of `size` bytes; contents are kept. 0, or -1 if memory ran out. */
+static inline int spann_reserve(void **array, size_t *capacity, size_t needed, size_t size) {
+    if (needed <= *capacity) return 0;
+    size_t larger = *capacity * 2 > needed ? *capacity * 2 : needed;
+    void *moved = realloc(*array, larger * size);
+    if (moved == NULL) return -1;
+    *array = moved;
+    *capacity = larger;
+    return 0;
+}
+
+/* Unsigned little-endian number i of an array of 4- or 8-byte ones, at any address. */
+static inline uint64_t spann_read_id(const void *ids, uint32_t id_bytes, size_t i) {
+    if (id_bytes == 4) {
+        uint32_t id;
+        memcpy(&id, (const char *)ids + i * 4, 4);
+        return id;
+    }
+    uint64_t id;
+    memcpy(&id, (const char *)ids + i * 8, 8);
+    return id;
+}
+
+static inline uint64_t spann_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+#endif

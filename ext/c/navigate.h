@@ -1,0 +1,28 @@
+/* The centroids nearest to a query: best-first search of the navigation graph, or a scan of all where that is cheaper. */
+#ifndef SPANN_NAVIGATE_H
+#define SPANN_NAVIGATE_H
+
+#include "candidates.h"
+#include "search.h"
+#include "topk.h"
+
+typedef struct {
+    uint64_t *visited;     /* bit per centroid: its distance is known */
+    spann_selection found; /* ascending after spann_navigate; `row` is the centroid */
+    spann_candidate *frontier; /* min-heap of candidates to expand */
+    size_t frontier_count, frontier_capacity;
+    uint32_t *batch; /* neighbours not yet visited */
+    float *scores;
+    size_t batch_capacity, scores_capacity;
+} spann_navigator;
+
+int spann_navigator_init(spann_navigator *n, const spann_index *index); /* 0, or -1 if memory ran out */
+void spann_navigator_free(spann_navigator *n);
+
+/* Leaves in `found` at least the `wanted` nearest centroids that could be found, with a candidate list of `beam`, not
+ * shorter, on the graph; all of them where beam is not below their number and wanted neither. By the kernels `score` and `gather` of the centroids. `query` is what these take. Where centroids are vectors
+ * of the collection, all that were scored are offered to `hits`; otherwise it is NULL. 0, or -1 if memory ran out. */
+int spann_navigate(spann_navigator *n, const spann_index *index, spann_score_fn score, spann_gather_fn gather,
+                   const void *query, size_t wanted, size_t beam, spann_topk *hits, uint32_t *distances);
+
+#endif

@@ -1,0 +1,137 @@
+"""Stage "write" of postings that hold codes: takes vectors from the exact store, encodes them and writes the pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann._kernels import postings as packing
+from spann.build.ids import Ids
+from spann.build.layout import Directory
+from spann.build.parallel import ordered_map
+from spann.build.space import Space
+from spann.build.temporary import RecordFile
+from spann.build.write import BATCH_BYTES, page_batches, ranges
+from spann.quantize import Quantizer
+from spann.storage import PAGE, ShardedArray, ShardedWriter
+from spann.types import Array, Progress
+
+GAP_BYTES = 4096
+"""Vectors of the exact store with no more between them are read together."""
+
+READ_ROWS = 1 << 20
+"""Row numbers read at a time."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What the entries of postings are made of.
+
+    - ``store``: all vectors; ``arranged``: the collection's row of each of its rows, int64.
+    - ``kept``: rows of the entries of all postings, int64, primaries first in each.
+    - ``centroids`` (centroids, dim); ``row_bytes`` of the number of a row of the store.
+    """
+
+    store: ShardedArray
+    arranged: RecordFile
+    kept: RecordFile
+    space: Space
+    quantizer: Quantizer
+    centroids: Array
+    names: Ids
+    row_bytes: int
+
+
+def write_codes(
+    coded: Coded, directory: Directory, writer: ShardedWriter, threads: int, progress: Progress
+) -> NDArray[np.uint32]:
+    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,)."""
+    entry_end = np.cumsum(directory.length, dtype=np.int64)
+    first_row, owner = directory.first_row, directory.owner
+    place_of = _places(coded) if entry_end[-1] > coded.store.rows else None
+    order = np.lexsort((directory.offset, directory.page))
+
+    def assemble(batch: tuple[NDArray[np.int64], int, int]) -> tuple[Array, NDArray[np.int64], NDArray[np.uint32]]:
+        which, first_page, last_page = batch
+        length, primaries = directory.length[which].astype(np.int64), directory.primaries[which].astype(np.int64)
+        places = ranges(first_row[which], primaries)
+        rows = _read(coded.arranged, places)
+        replicas = np.empty(0, np.int64)
+        if place_of is not None:
+            position = ranges(np.zeros_like(length), length)
+            replica = position >= np.repeat(primaries, length)
+            replica_rows = _read(coded.kept, ranges(entry_end[which] - length + primaries, length - primaries))
+            replicas = place_of[replica_rows].astype(np.int64)
+            places, rows = _merge(replica, places, replicas), _merge(replica, rows, replica_rows)
+        codes = coded.quantizer.encode(
+            coded.space.plain(_gather(coded.store, places)),
+            coded.centroids[owner[which]].astype(np.float32),
+            length,
+        )
+        lists = packing.CodedLists(
+            directory.length[which],
+            directory.primaries[which],
+            codes.headers,
+            coded.names.of(rows),
+            codes.add,
+            codes.scale,
+            replicas.astype(f"<u{coded.row_bytes}"),
+            codes.codes,
+        )
+        out = np.zeros((last_page - first_page) * PAGE, np.uint8)
+        starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
+        crcs = packing.pack_coded(lists, starts + directory.offset[which], out)
+        return out.reshape(-1, PAGE), which, crcs
+
+    # An entry takes far less room in its posting than while it is made.
+    entry = coded.names.width + coded.quantizer.code_bytes
+    work = coded.store.layout.row_bytes + 8 * coded.quantizer.dim
+    checksums = np.zeros(len(order), np.uint32)
+    done = 0
+    for pages, which, crcs in ordered_map(
+        assemble, page_batches(directory, order, max(1, BATCH_BYTES * entry // (work * PAGE))), threads
+    ):
+        writer.append(pages)
+        checksums[which] = crcs
+        done += len(pages)
+        progress("write", done, directory.pages)
+    return checksums
+
+
+def _places(coded: Coded) -> Array:
+    """For each row of the collection its row of the exact store, (count,): what replicas refer to."""
+    places = np.empty(coded.store.rows, f"<u{coded.row_bytes}")
+    for start in range(0, len(places), READ_ROWS):
+        stop = min(start + READ_ROWS, len(places))
+        places[coded.arranged.read(start, stop)] = np.arange(start, stop)
+    return places
+
+
+def _read(file: RecordFile, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The records at `places`, which are near each other."""
+    if len(places) == 0:
+        return np.empty(0, np.int64)
+    low, high = int(places.min()), int(places.max()) + 1
+    records: NDArray[np.int64] = file.read(low, high)[places - low]
+    return records
+
+
+def _merge(second: NDArray[np.bool_], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`b` in order where `second`, `a` in order elsewhere."""
+    merged = np.empty(len(second), np.int64)
+    merged[~second], merged[second] = a, b
+    return merged
+
+
+def _gather(store: ShardedArray, places: NDArray[np.int64]) -> Array:
+    """The vectors at `places` of the exact store."""
+    distinct, inverse = np.unique(places, return_inverse=True)
+    out = np.empty((len(distinct), *store.row_shape), store.dtype)
+    gap = max(1, GAP_BYTES // store.layout.row_bytes)
+    runs = np.flatnonzero(np.diff(distinct, prepend=-gap - 1) > gap)
+    for first, last in zip(runs, [*runs[1:], len(distinct)], strict=True):
+        low, high = int(distinct[first]), int(distinct[last - 1]) + 1
+        out[first:last] = store.read_rows(low, high)[distinct[first:last] - low]
+    return out if len(distinct) == len(places) and (np.diff(places) > 0).all() else out[inverse]

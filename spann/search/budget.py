@@ -1,0 +1,103 @@
+"""The memory budget of an open index: what it says, and what is pinned under it.
+
+Centroids, their graph, the posting directory and the checksums of the exact store are always in memory. What the budget
+leaves goes to the codes of primaries, posting by posting from the first on: each posting whose codes are pinned is one
+that no query reads from disk.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.errors import InputError, StorageError
+
+AUTO_SHARE = 0.5
+"""Of the memory that is available when the index is opened: as much as "auto" may take."""
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """Bytes that an open index may keep in memory; None: as much as is always needed ("none") or useful ("auto")."""
+
+    limit: int | None
+    automatic: bool = False
+
+    @classmethod
+    def parse(cls, value: int | str | MemoryBudget) -> MemoryBudget:
+        """From bytes, from "44MB" or "1.5GiB" (any of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), "auto" or "none"."""
+        if isinstance(value, MemoryBudget):
+            return value
+        if isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0:
+            return cls(int(value))
+        if isinstance(value, str):
+            text = value.strip().lower()
+            if text in ("auto", "none"):
+                return cls(None, text == "auto")
+            found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text)
+            if found and found[2] in _UNITS and float(found[1]) > 0:
+                return cls(int(float(found[1]) * _UNITS[found[2]]))
+        raise InputError(f"memory_budget is {value!r}; it must be bytes, a size such as 44MB or 1.5GiB, auto or none")
+
+    def pinned_postings(self, needed: int, first_row: NDArray[np.uint64], row_bytes: int, name: str) -> int:
+        """Postings, from the first on, whose codes fit beside the `needed` bytes; `first_row` (postings + 1,) counts
+        primaries of `row_bytes` each. Raises `InputError` if not even `needed` fits, naming the index."""
+        postings = len(first_row) - 1
+        if self.automatic:
+            left = int(AUTO_SHARE * available_memory()) - needed
+        elif self.limit is None:
+            left = 0
+        else:
+            left = self.limit - needed
+            if left < 0:
+                raise InputError(
+                    f"memory_budget is {self.limit} bytes; centroids, graph and directory of {name} need {needed}"
+                )
+        sizes = first_row.astype(np.int64) * row_bytes + np.arange(postings + 1, dtype=np.int64) * HEADER_BYTES
+        return int(np.searchsorted(sizes, left, side="right")) - 1 if left > 0 else 0
+
+
+HEADER_BYTES = 20
+"""Of a pinned posting, besides its entries."""
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: what the system has available, or what its control groups leave."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        free = next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), None)
+    if free is None:
+        raise StorageError("/proc/meminfo: has no MemAvailable line; give memory_budget and io explicitly")
+    return min([free, *_control_group_room()])
+
+
+def _control_group_room() -> list[int]:
+    """Limit less usage of every memory control group this process is in, as far as they can be read."""
+    room = []
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return []
+    for _, controllers, path in groups:
+        if controllers == "":
+            root, limit, usage = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit, usage = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        directory = root / path.lstrip("/")
+        for group in [directory, *directory.parents]:
+            if not group.is_relative_to(root):
+                break
+            try:
+                allowed, used = (group / limit).read_text().strip(), (group / usage).read_text().strip()
+            except OSError:
+                continue
+            if allowed.isdigit() and used.isdigit():
+                room.append(max(0, int(allowed) - int(used)))
+    return room

@@ -1,0 +1,55 @@
+"""Checksums of the exact store by page, the unit in which a search reads it (docs/FORMAT.md, Vectors)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.storage.arrays import ChunkChecksums, ShardedArray
+from spann.storage.layout import ArrayLayout
+from spann.storage.postings import PAGE
+from spann.types import Array
+
+_SCAN_BYTES = 8 << 20
+
+
+def exact_pages(layout: ArrayLayout) -> int:
+    """Pages of the rows of an array, counted through its shards: of each the last may be shorter."""
+    return sum(_shard_pages(layout, shard) for shard in range(layout.shards))
+
+
+def _shard_pages(layout: ArrayLayout, shard: int) -> int:
+    rows = min(layout.shard_rows, layout.rows - shard * layout.shard_rows)
+    return -(-rows * layout.row_bytes // PAGE)
+
+
+class PageChecksums:
+    """CRC-32C of each page of the rows of an array that arrive front to back. Pages are counted through the shards; the
+    last one of a shard ends with its rows, without padding."""
+
+    def __init__(self, layout: ArrayLayout) -> None:
+        self._layout, self._seen = layout, 0
+        self._shards = [ChunkChecksums(_shard_pages(layout, shard), PAGE) for shard in range(layout.shards)]
+
+    def update(self, rows: Array) -> None:
+        """Takes the next rows, (n, *row_shape) of the array's dtype."""
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+        while data.size:
+            shard, used = divmod(self._seen, self._layout.shard_bytes)
+            part, data = np.split(data, [self._layout.shard_bytes - used])
+            self._shards[shard].update(part)
+            self._seen += part.size
+
+    @property
+    def values(self) -> NDArray[np.uint32]:
+        """(pages,) uint32, complete once all rows have arrived."""
+        return np.concatenate([np.empty(0, np.uint32), *(shard.values for shard in self._shards)])
+
+
+def page_checksums(array: ShardedArray) -> NDArray[np.uint32]:
+    """The checksums that the rows on disk have, (pages,) uint32."""
+    found = PageChecksums(array.layout)
+    step = max(1, _SCAN_BYTES // array.layout.row_bytes)
+    for start in range(0, array.rows, step):
+        found.update(array.read_rows(start, min(start + step, array.rows)))
+    return found.values

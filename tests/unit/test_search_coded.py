@@ -1,0 +1,193 @@
+"""Searching an index of codes: the same answers however it is read, exact ones where everything is, and its limits."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import spann
+from spann._kernels.io import backends
+from spann.storage import IndexReader
+from spann.testing import clustered, exact_neighbours
+
+METRICS = ["l2", "cosine", "ip"]
+EVERYTHING = spann.SearchParams(max_postings=10**6, rerank=10**6, error_bound=1e6)
+FEW = spann.SearchParams(max_postings=12)
+BASE, QUERIES = clustered(6000, 40, 60, 3)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    path = tmp_path_factory.mktemp("coded") / "i"
+    spann.build(BASE, path, params=spann.BuildParams(code_bits=2, posting_size=60)).close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def replicated(tmp_path_factory):
+    path = tmp_path_factory.mktemp("replicated") / "i"
+    params = spann.BuildParams(code_bits=2, posting_size=30, max_replicas=4)
+    with spann.build(BASE, path, params=params, ids=np.arange(6000) * 7 + 5) as index:
+        assert index.info()["replicas_mean"] > 1.5
+    return path
+
+
+def answer(path, params=FEW, k=10, queries=QUERIES, *, order="query", threads=1, in_flight=None, **how):
+    with spann.open(path, **how) as index:
+        return index.search(queries, k, params, threads=threads, in_flight=in_flight, order=order)
+
+
+def assert_same(a, b):
+    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_array_equal(a.distances, b.distances)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "float16", "float32"])
+def test_re_ranking_everything_is_exact(tmp_path, check_neighbours, metric, dtype):
+    base, queries = clustered(700, 24, 12, 1, dtype)
+    base[:, 0] += base[:, 0] == 0
+    queries[:, 0] += queries[:, 0] == 0
+    params = spann.BuildParams(code_bits=2, posting_size=20)
+    with spann.build(base, tmp_path / "i", metric=metric, params=params) as index:
+        for k, order in itertools.product((1, 10, 800), ("query", "posting")):
+            found = index.search(queries, k, EVERYTHING, order=order)
+            check_neighbours(found, base, queries, k, metric)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("metric", METRICS)
+def test_recall(tmp_path, bits, metric):
+    params = spann.BuildParams(code_bits=bits, posting_size=60)
+    truth = exact_neighbours(BASE, QUERIES, 10, metric)[0]
+    with spann.build(BASE, tmp_path / "i", metric=metric, params=params) as index:
+        found = index.search(QUERIES, 10, spann.SearchParams(max_postings=60, error_bound=2.0))
+    hits = [len(set(a) & set(b)) for a, b in zip(found.ids.tolist(), truth.tolist(), strict=True)]
+    assert np.mean(hits) / 10 >= (0.9 if metric == "ip" else 0.95)
+    assert found.stats["distances"].mean() < 0.6 * len(BASE)
+
+
+@pytest.mark.parametrize("which", ["built", "replicated"])
+def test_what_is_pinned_changes_no_answer(which, request):
+    path = request.getfixturevalue(which)
+    none = answer(path, memory_budget="none")
+    with spann.open(path) as index:
+        info = index.info()
+        assert info["pinned_postings"] == info["postings"]
+        everything = index.open_memory_bytes
+    needed = everything - info["open_memory"]["codes"]
+    for budget in (everything, (needed + everything) // 2, needed + 4000, needed):
+        with spann.open(path, memory_budget=budget) as index:
+            assert index.open_memory_bytes <= budget
+            assert index.open_memory_bytes == sum(index.info()["open_memory"].values())
+            found = index.search(QUERIES, 10, FEW, threads=1)
+            pinned = index.info()["pinned_postings"]
+        if which == "built":  # replicas are read, and scored, only where the posting is not pinned
+            assert_same(found, none)
+            assert (found.stats["estimates"] == none.stats["estimates"]).all()
+        read = found.stats["postings_read"].sum()
+        assert (read == 0) == (pinned == info["postings"])
+        assert (read < none.stats["postings_read"].sum()) == (pinned > 0)
+    with pytest.raises(spann.InputError, match=f"memory_budget is {needed - 1} bytes.*need {needed}"):
+        spann.open(path, memory_budget=needed - 1)
+
+
+@pytest.mark.parametrize("which", ["built", "replicated"])
+@pytest.mark.parametrize("budget", ["auto", "none"])
+def test_ways_of_working_give_the_same(which, budget, request, monkeypatch):
+    path = request.getfixturevalue(which)
+    plain = answer(path, memory_budget=budget, io="buffered", in_flight=1)
+    ways = [{"threads": t, "in_flight": f, "order": o} for t in (1, 3) for f in (1, 7) for o in ("query", "posting")]
+    for way, io in itertools.product(ways, ("buffered", "direct")):
+        try:
+            found = answer(path, memory_budget=budget, io=io, **way)
+        except spann.StorageError as error:
+            pytest.skip(f"no direct reads here: {error}")
+        assert_same(found, plain)
+    for backend in backends():
+        monkeypatch.setenv("SPANN_IO", backend)
+        assert_same(answer(path, memory_budget=budget, in_flight=5), plain)
+
+
+def test_an_unknown_way_of_reading_is_named(built, monkeypatch):
+    monkeypatch.setenv("SPANN_IO", "magic")
+    with pytest.raises(spann.StorageError, match="SPANN_IO is 'magic'"):
+        answer(built)
+
+
+@pytest.mark.parametrize("order", ["query", "posting"])
+def test_every_vector_is_found_by_itself(built, replicated, order):
+    for path, ids in ((built, np.arange(6000)), (replicated, np.arange(6000) * 7 + 5)):
+        found = answer(path, spann.SearchParams(max_postings=60), 1, BASE, order=order, threads=2)
+        assert (found.ids[:, 0] == ids).mean() >= 0.999
+        assert (found.distances[found.ids[:, 0] == ids, 0] == 0).all()
+
+
+@pytest.mark.parametrize("order", ["query", "posting"])
+@pytest.mark.parametrize("k", [100, 1000, 6000, 7000])
+def test_k_results_are_owed(built, replicated, order, k):
+    for path in (built, replicated):
+        params = spann.SearchParams(max_postings=2, rerank=1, error_bound=0)
+        found = answer(path, params, k, QUERIES[:5], order=order)
+        for ids, distances in zip(found.ids, found.distances, strict=True):
+            real = ids[ids >= 0]
+            assert len(real) == len(set(real.tolist())) == min(k, 6000)
+            assert (np.diff(distances[: len(real)]) >= 0).all()
+
+
+def test_copies_are_all_found(tmp_path):
+    base = np.repeat(np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32), 50, axis=0)
+    with spann.build(base, tmp_path / "i", params=spann.BuildParams(code_bits=2, posting_size=10)) as index:
+        found = index.search(base[::50], 50, spann.SearchParams(max_postings=8, rerank=60))
+    assert (np.sort(found.ids, axis=1) == np.arange(1000).reshape(20, 50)).all()
+    assert (found.distances == 0).all()
+
+
+def test_more_error_bound_finds_and_reads_more(built):
+    found = [answer(built, FEW.with_(error_bound=x)) for x in (0.0, 1.0, 3.0)]
+    pages = [r.stats["exact_pages_read"].mean() for r in found]
+    assert pages[0] < pages[1] < pages[2]
+    assert all((b.distances <= a.distances).all() for a, b in itertools.pairwise(found))
+
+
+def test_counts(built):
+    with spann.open(built, memory_budget="none", io="direct") as index:
+        stats = index.search(QUERIES, 10, FEW).stats
+    assert (stats["postings_scored"] == 12).all()
+    assert (stats["postings_read"] == 12).all()
+    assert (stats["bytes_read"] == 4096 * stats["pages_read"].astype(np.uint64)).all()
+    assert (stats["reads"] >= 13).all()
+    assert (stats["exact_pages_read"] >= 1).all()
+    assert (stats["exact_pages_read"] < stats["pages_read"]).all()
+    assert (stats["estimates"] > 12).all()
+
+
+def damage(path: Path, name: str) -> None:
+    file = next(p for p in (path / name / "c").rglob("*") if p.is_file())
+    content = bytearray(file.read_bytes())
+    layout = IndexReader.open(path).array(name).layout
+    content[: layout.shard_bytes] = bytes(255 - b for b in content[: layout.shard_bytes])
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("order", ["query", "posting"])
+@pytest.mark.parametrize(("name", "place"), [("vectors/exact", "page"), ("postings/pages", "posting")])
+def test_damage_is_found_by_a_search(tmp_path, order, name, place):
+    path = tmp_path / "i"
+    spann.build(BASE[:2000], path, params=spann.BuildParams(code_bits=2, posting_size=60)).close()
+    damage(path, name)
+    with pytest.raises(spann.CorruptionError, match=f"{place} .*is damaged"):
+        answer(path, memory_budget="none", order=order)
+    if name == "postings/pages":
+        with pytest.raises(spann.CorruptionError, match=r"posting .*is damaged"):
+            spann.open(path, memory_budget="auto")
+
+
+def test_order_must_be_known(built):
+    with pytest.raises(spann.InputError, match="order is 'rows'"):
+        answer(built, order="rows")
+    with pytest.raises(spann.InputError, match="in_flight is 0"):
+        answer(built, in_flight=0)
