@@ -1,0 +1,135 @@
+"""What is compared, as data: for each series how it is built, opened and searched, over its range of recall.
+
+Memory of all series on disk is held near the same budget for each vector, so that what is compared is what a peer makes
+of it; where a peer cannot use as much, or needs more, the table shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.compare.data import Data
+
+Settings = dict[str, Any]
+
+_RERANKED = "re-ranked from disk by this harness through the page cache, which faiss itself does not do"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of the plots. `build` decides which index; series with the same one share it."""
+
+    name: str
+    peer: str
+    build: Settings
+    open: Settings
+    points: list[Settings]
+    """From the least to the most recall."""
+    cold: bool = True
+    """Search from disk: page cache emptied, memory limited. Else everything is in memory."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program to compare: its script in `peers`, its environment (None: this one), and its series for some data."""
+
+    script: str
+    environment: str | None
+    series: Callable[[Data], list[Series]]
+    environ: dict[str, str] = field(default_factory=dict)
+
+
+def budget(data: Data) -> int:
+    """Bytes of memory for each vector: a third of a SIFT vector; of longer ones, two bits a dimension and a little."""
+    return 44 if data.dim <= 128 else 16 + data.dim // 4
+
+
+def spann(data: Data) -> list[Series]:
+    pairs = [(32, 0.5), (48, 0.5), (64, 0.5), (96, 0.5), (128, 0.5), (128, 0.8), (192, 0.8), (256, 0.8), (256, 1.2)]
+    if data.dim > 128:  # fewer postings hold the neighbours of a sentence than of a SIFT feature
+        pairs = [(8, 0.5), (12, 0.5), (16, 0.5), (24, 0.5), (32, 0.5), (32, 0.8), (48, 0.8), (64, 0.8), (96, 1.2)]
+    points: list[Settings] = [{"max_postings": p, "error_bound": e} for p, e in pairs]
+    limit = budget(data) * data.count
+    codes: Settings = {"code_bits": 2}
+    # Where postings are read from disk, replicas in small cells save more reads than they cost bytes.
+    replicas: Settings = {"code_bits": 2, "posting_size": 46, "centroids": 0.03, "max_replicas": 4}
+    few: list[Settings] = [{"max_postings": p, "error_bound": e} for p, e in pairs_from_disk(data)]
+    return [
+        Series("spann", "spann", codes, {"io": "direct", "memory_budget": limit}, points),
+        Series("spann, nothing pinned", "spann", replicas, {"io": "direct", "memory_budget": "none"}, few),
+        Series("spann warm", "spann", codes, {"io": "buffered"}, points, cold=False, note="all in the page cache"),
+    ]
+
+
+def pairs_from_disk(data: Data) -> list[tuple[int, float]]:
+    """(postings, error bound) where each posting is a read."""
+    return [(12, 0.5), (16, 0.5), (24, 0.5), (32, 0.5), (48, 0.5), (64, 0.8), (96, 0.8), (128, 1.2)]
+
+
+def diskann(data: Data) -> list[Series]:
+    points = [{"complexity": c} for c in (10, 15, 20, 30, 40, 60, 100, 200)]
+    out = []
+    for pq in (32,) if data.dim <= 128 else (48, 96):
+        build = {"graph_degree": 64, "complexity": 100, "pq_bytes": pq, "build_memory_gib": 8}
+        # A cached node is its vector and its list of neighbours.
+        nodes = max(0, budget(data) - pq) * data.count // (data.row_bytes + 4 * (64 + 1))
+        for cached in (0, nodes):
+            name = f"DiskANN PQ{pq}" + (f" + {cached} nodes cached" if cached else "")
+            # By the account of its documents; what it takes besides, for finding those nodes, the table shows.
+            note = f"cache sized to {budget(data)} bytes per vector together with the codes" if cached else ""
+            out.append(Series(name, "diskann", build, {"beam_width": 4, "cached_nodes": cached}, points, note=note))
+    return out
+
+
+def faiss(data: Data) -> list[Series]:
+    small = data.count < 500_000
+    lists = 1024 if small else 8192
+    pairs = [(16, 20), (32, 20), (32, 40), (64, 30), (64, 60), (128, 40), (128, 80), (256, 60), (256, 120), (512, 120)]
+    codes = ["PQ32", "RaBitQ", "RaBitQ2"] if data.dim <= 128 else ["PQ48", "PQ96", "RaBitQ", "RaBitQ2"]
+    out = []
+    for code in codes:
+        factory = f"IVF{lists}_HNSW32,{code}"
+        build = {"factory": factory, "training_per_list": 40, "iterations": 10}
+        # One bit a dimension leaves more to the exact vectors.
+        more = 2 if code == "RaBitQ" else 1
+        points = [{"nprobe": nprobe, "rerank": rerank * more} for nprobe, rerank in pairs]
+        # By default faiss compares RaBitQ codes with float queries, 50 times as slow as with 4 bits, for no recall.
+        opened = {"query_bits": 4} if code.startswith("RaBitQ") else {}
+        out.append(Series(f"faiss {factory}", "faiss", build, opened, points, note=_RERANKED))
+    return out
+
+
+def lance(data: Data) -> list[Series]:
+    small = data.count < 500_000
+    lists = 256 if small else 1024
+    pairs = [(4, 3), (8, 4), (16, 4), (16, 8), (32, 6), (32, 12), (64, 8), (128, 12)]
+    points = [{"nprobes": nprobes, "refine": refine} for nprobes, refine in pairs]
+    pq = 32 if data.dim <= 128 else 96
+    out = []
+    for name, kind, options in (
+        (f"PQ{pq}", "IVF_PQ", {"num_partitions": lists, "num_sub_vectors": pq}),
+        ("RQ", "IVF_RQ", {"num_partitions": lists, "num_bits": 1}),
+    ):
+        # Room for all codes by the cache's own generous account: with less it evicts some while there is memory, and
+        # reads them again for every query. What it really takes is measured.
+        opened = {"cache_bytes_per_vector": 2048, "clients": True}
+        out.append(Series(f"LanceDB IVF {name}", "lance", {"type": kind, "options": options}, opened, points))
+    return out
+
+
+def hnsw(data: Data) -> list[Series]:
+    build = {"m": 16, "ef_construction": 200}
+    points = [{"ef": ef} for ef in (10, 15, 20, 30, 45, 70, 100, 150, 200)]
+    return [Series("hnswlib (in memory)", "hnsw", build, {}, points, cold=False, note="vectors in memory")]
+
+
+PEERS = {
+    "spann": Peer("spann_index.py", None, spann),
+    "diskann": Peer("diskann.py", "diskann", diskann),
+    "faiss": Peer("faiss_ivf.py", "common", faiss),
+    "lance": Peer("lancedb_lance.py", "common", lance, {"LANCE_LOG": "error"}),
+    "hnsw": Peer("hnsw.py", "common", hnsw),
+}
