@@ -10,7 +10,10 @@
 /* Reads of the exact store: long ones, for nearly every page is wanted by somebody. */
 #define LONGEST_READ 32 /* pages */
 #define MOST_READS 16   /* under way for a thread: with reads this long the disk does no more, and memory is bounded */
-#define LONGEST_GAP 8
+
+/* So many of a query's nearest postings are scored with its navigation where they are pinned. They hold most of what
+ * it will keep; without them its first postings, which come in the order of the disk, would all be proposed. */
+#define SEEDS 8
 
 enum { NAVIGATE, POSTINGS, PLAN, EXACT, FINISH, END };
 
@@ -102,14 +105,22 @@ void spann_batch_free(spann_batch *b) {
 
 /* ---- between phases ---- */
 
+static int is_seed(const spann_batch *b, const spann_query *q, size_t visit) {
+    return visit < SEEDS && q->visits[visit].posting < b->index->pinned;
+}
+
 /* Wants by posting, by counting. */
 static int gather_postings(spann_batch *b) {
     size_t postings = postings_of(b->index), total = 0, at = 0;
     b->want_end = calloc(postings, sizeof *b->want_end);
     if (b->want_end == NULL) return -1;
     for (size_t i = 0; i < b->n; i++) {
-        for (size_t v = 0; v < b->query[i].visit_count; v++) b->want_end[b->query[i].visits[v].posting]++;
-        total += b->query[i].visit_count;
+        const spann_query *q = &b->query[i];
+        for (size_t v = 0; v < q->visit_count; v++) {
+            if (is_seed(b, q, v)) continue;
+            b->want_end[q->visits[v].posting]++;
+            total++;
+        }
     }
     for (size_t p = 0; p < postings; p++) b->wanted_count += b->want_end[p] > 0;
     b->wants = malloc((total ? total : 1) * sizeof *b->wants);
@@ -122,9 +133,11 @@ static int gather_postings(spann_batch *b) {
         b->want_end[p] = end; /* where it begins, until it is filled */
         end += count;
     }
-    for (size_t i = 0; i < b->n; i++)
-        for (size_t v = 0; v < b->query[i].visit_count; v++)
-            b->wants[b->want_end[b->query[i].visits[v].posting]++] = (want){(uint32_t)i, (uint32_t)v};
+    for (size_t i = 0; i < b->n; i++) {
+        const spann_query *q = &b->query[i];
+        for (size_t v = 0; v < q->visit_count; v++)
+            if (!is_seed(b, q, v)) b->wants[b->want_end[q->visits[v].posting]++] = (want){(uint32_t)i, (uint32_t)v};
+    }
     b->items = b->wanted_count;
     return 0;
 }
@@ -169,7 +182,7 @@ static int gather_pages(spann_batch *b) {
         const spann_span *span = span_of(b, sorted[i].want);
         joined *open = b->read_count ? &b->reads[b->read_count - 1] : NULL;
         uint64_t last = open && open->last > span->last ? open->last : span->last;
-        if (open && span->first <= open->last + LONGEST_GAP && span->first / shard_pages == open->first / shard_pages &&
+        if (open && span->first <= open->last + b->params->join && span->first / shard_pages == open->first / shard_pages &&
             last - open->first <= LONGEST_READ) {
             open->last = last;
             open->to = i + 1;
@@ -231,6 +244,10 @@ static int take(spann_batch *b, size_t *item) {
     return *item < b->items;
 }
 
+static inline void prefetch(const void *at, size_t bytes) {
+    for (size_t i = 0; i < bytes && i < 512; i += 64) __builtin_prefetch((const char *)at + i);
+}
+
 /* Offers a posting to all queries that want it; `content` NULL: it is pinned. */
 static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, const unsigned char *content) {
     const spann_index *index = b->index;
@@ -244,9 +261,16 @@ static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, con
             memcpy(b->posting_ids[posting], spann_posting_ids(content), kept);
         }
     }
+    size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) : 0;
     for (size_t i = posting ? b->want_end[posting - 1] : 0; i < b->want_end[posting]; i++) {
         want w = b->wants[i];
         spann_query *q = &b->query[w.query];
+        if (i + 2 < b->want_end[posting]) prefetch(&b->query[b->wants[i + 2].query], sizeof *q);
+        if (i + 1 < b->want_end[posting]) {
+            const spann_query *next = &b->query[b->wants[i + 1].query];
+            prefetch(next->code_buffer, code);
+            prefetch(&next->visits[b->wants[i + 1].item], sizeof(spann_visit));
+        }
         lock(b, w.query);
         int status = content ? spann_query_posting(c, q, &q->visits[w.item], content)
                              : spann_query_pinned(c, q, &q->visits[w.item]);
@@ -363,7 +387,10 @@ static int serve_query(spann_batch *b, spann_context *c, size_t i) {
     int status = SPANN_OK;
     if (b->phase == NAVIGATE) {
         if (spann_query_init(q, c)) return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
-        return spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);
+        status = spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);
+        for (size_t v = 0; status == SPANN_OK && v < SEEDS && v < q->visit_count; v++)
+            if (is_seed(b, q, v)) status = spann_query_pinned(c, q, &q->visits[v]);
+        return status;
     }
     if (b->phase == PLAN) {
         if (!b->settled[i]) status = spann_query_plan(c, q);

@@ -9,8 +9,8 @@
 typedef struct {
     uint64_t *visited;     /* bit per centroid: its distance is known */
     spann_selection found; /* ascending after spann_navigate; `row` is the centroid */
-    spann_candidate *frontier; /* min-heap of candidates to expand */
-    size_t frontier_count, frontier_capacity;
+    uint64_t *beam;        /* ascending candidates of the graph search, expanded or not */
+    size_t size, beam_capacity;
     uint32_t *batch; /* neighbours not yet visited */
     float *scores;
     size_t batch_capacity, scores_capacity;
@@ -20,8 +20,9 @@ int spann_navigator_init(spann_navigator *n, const spann_index *index); /* 0, or
 void spann_navigator_free(spann_navigator *n);
 
 /* Leaves in `found` at least the `wanted` nearest centroids that could be found, with a candidate list of `beam`, not
- * shorter, on the graph; all of them where beam is not below their number and wanted neither. By the kernels `score` and `gather` of the centroids. `query` is what these take. Where centroids are vectors
- * of the collection, all that were scored are offered to `hits`; otherwise it is NULL. 0, or -1 if memory ran out. */
+ * shorter, on the graph; all of them where beam is not below their number and wanted neither. `score` and `gather` are
+ * the kernels of the centroids, `query` is what these take. Where centroids are vectors of the collection, all that were
+ * scored are offered to `hits`; otherwise it is NULL. 0, or -1 if memory ran out. */
 int spann_navigate(spann_navigator *n, const spann_index *index, spann_score_fn score, spann_gather_fn gather,
                    const void *query, size_t wanted, size_t beam, spann_topk *hits, uint32_t *distances);
 

@@ -17,6 +17,15 @@
 
 #define HEADER_BYTES 20
 
+/* Postings are pruned by the ratio of their distance to that of so many-th nearest centroid. The paper takes the nearest,
+ * whose distance says little about how dense the data are where the query fell: on 1M SIFT (8,000 centroids) 95 % of the
+ * neighbours take 83 postings a query without a rule, 135 with the ratio to the nearest, 75, 69 and 77 with that to the
+ * 4th, 16th and 64th. */
+#define PRUNE_RANK 16
+
+/* Of each array of a posting; the hardware foresees the rest. */
+#define PREFETCH_BYTES 1024
+
 int spann_fail(spann_context *c, int status, int exact, uint64_t where, int system_error) {
     *c->failure = (spann_failure){status, system_error, exact, where};
     return status;
@@ -190,7 +199,8 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
         return no_memory(c);
     const spann_selection *found = &c->navigator.found;
     double reach = 1 + (double)p->epsilon2;
-    double bound = q->attempt ? INFINITY : geometric_sqdist(c, q, found->items[0].value) * reach * reach;
+    size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
+    double bound = q->attempt ? INFINITY : geometric_sqdist(c, q, found->items[rank - 1].value) * reach * reach;
     q->visit_count = 0;
     for (size_t i = 0; i < found->size && q->visit_count < budget; i++) {
         float value = found->items[i].value;
@@ -273,15 +283,16 @@ static int propose(spann_context *c, spann_query *q, const spann_visit *visit, c
     float unit = error_unit(c, q, visit, e->header.error);
     for (size_t i = 0; (i = spann_next_within(c->scores, i, e->n, best->limit)) < e->n; i++) {
         float value = c->scores[i];
-        uint64_t row = e->first_row + i;
+        uint64_t row = e->first_row + i, id = 0;
         if (i >= e->primaries) {
+            id = spann_read_id(e->ids, index->id_bytes, i);
             row = spann_read_id(e->replica_rows, index->row_bytes, i - e->primaries);
             if (row >= index->count) return spann_fail(c, SPANN_DAMAGED, 0, visit->posting, 0);
         }
         uint16_t scale;
         memcpy(&scale, e->scale + 2 * i, 2);
         float lower = value - unit * (e->header.s_low + e->header.s_step * scale);
-        spann_selection_push(best, (spann_candidate){value, lower, row, spann_read_id(e->ids, index->id_bytes, i)});
+        spann_selection_push(best, value, lower, row, id);
     }
     q->stats->estimates += (uint32_t)e->n;
     return SPANN_OK;
@@ -355,6 +366,21 @@ int spann_query_posting(spann_context *c, spann_query *q, spann_visit *visit, co
     return propose(c, q, visit, &e);
 }
 
+/* A posting's codes are some pages of memory that nothing has pointed at yet; the hardware follows once it has begun. */
+void spann_pinned_prefetch(const spann_context *c, uint32_t posting) {
+    const spann_index *index = c->index;
+    if (posting >= index->pinned) return;
+    uint64_t row = index->first_row[posting], n = index->first_row[posting + 1] - row;
+    const unsigned char *codes = index->pinned_codes + row * c->code_bytes;
+    size_t bytes = n * c->code_bytes < PREFETCH_BYTES ? n * c->code_bytes : PREFETCH_BYTES;
+    __builtin_prefetch(index->pinned_headers + (size_t)posting * HEADER_BYTES);
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(codes + at);
+    for (size_t at = 0; at < 2 * n && at < PREFETCH_BYTES; at += 64) {
+        __builtin_prefetch(index->pinned_add + 2 * row + at);
+        __builtin_prefetch(index->pinned_scale + 2 * row + at);
+    }
+}
+
 int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visit) {
     const spann_index *index = c->index;
     uint64_t row = index->first_row[visit->posting];
@@ -363,7 +389,6 @@ int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visi
     if (room_for_scores(c, n)) return no_memory(c);
     entries e = {.n = n, .primaries = n, .first_row = row};
     memcpy(&e.header, index->pinned_headers + (size_t)visit->posting * HEADER_BYTES, HEADER_BYTES);
-    e.ids = index->pinned_ids + row * index->id_bytes;
     e.scale = index->pinned_scale + 2 * row;
     c->codes->estimate(&q->code, index->pinned_codes + row * c->code_bytes, index->pinned_add + 2 * row, e.scale,
                        &e.header, visit->value, n, c->scores);

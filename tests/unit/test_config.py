@@ -152,10 +152,10 @@ def test_the_bound_is_twice_the_size_and_fits_the_format():
 
 @pytest.mark.parametrize("max_postings", [1, 64, 1000, MAX_BEAM // 3, MAX_BEAM // 2, MAX_BEAM, 2**31])
 def test_the_beam(max_postings):
-    """Wider than what is read, up to a limit that `navigate` has too; where that is given, it is the beam."""
+    """At least what is read, up to a limit that `navigate` has too; where that is given, it is the beam."""
     for bits in (0, 2):
         beam = SearchParams(max_postings=max_postings).resolved(bits, 10).navigate
-        assert max_postings < beam <= MAX_BEAM or (beam == MAX_BEAM <= max_postings)
+        assert max_postings <= beam <= MAX_BEAM or (beam == MAX_BEAM <= max_postings)
         for navigate in (1, 10, MAX_BEAM):
             given = SearchParams(max_postings=max_postings, navigate=navigate)
             assert given.resolved(bits, 10) == given.with_(rerank=100)
