@@ -109,7 +109,7 @@ def faiss(data: Data) -> list[Series]:
 def lance(data: Data) -> list[Series]:
     small = data.count < 500_000
     lists = 256 if small else 1024
-    pairs = [(4, 3), (8, 4), (16, 4), (16, 8), (32, 6), (32, 12), (64, 8), (128, 12)]
+    pairs = [(4, 3), (8, 4), (16, 8), (32, 6), (32, 12), (64, 8), (128, 12)]
     points = [{"nprobes": nprobes, "refine": refine} for nprobes, refine in pairs]
     pq = 32 if data.dim <= 128 else 96
     out = []

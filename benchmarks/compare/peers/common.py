@@ -41,6 +41,10 @@ _PASS_S = 4.0
 _FEWEST = 100
 """Queries of a timed pass at least."""
 
+_BATCH_S = 15.0
+_BATCH_FEWEST = 1000
+"""The pass with all threads takes as many of the queries, this many at least, as should keep it busy for so long."""
+
 
 class Searcher(Protocol):
     """An open index of a peer."""
@@ -188,9 +192,11 @@ def _point(job: Job, searcher: Searcher, queries: Array, files: list[Path], numb
         out["qps_1"] = len(half) / (time.perf_counter() - start)
         out["cpu_us"] = (_cpu() - cpu) / len(half) * 1e6
     forget()
+    many = queries[: max(_BATCH_FEWEST, int(out["qps_1"] * threads * _BATCH_S))]
     start = time.perf_counter()
-    ids = searcher.batch(queries, point, threads)
-    out["qps"] = len(queries) / (time.perf_counter() - start)
+    ids = searcher.batch(many, point, threads)
+    out["qps"] = len(many) / (time.perf_counter() - start)
+    out["queries"] = len(many)
     out["own"] = searcher.own_stats()
     out["memory"] = _memory()
     np.save(f"{job['ids']}.{number}.npy", np.asarray(ids).astype(np.int64))
