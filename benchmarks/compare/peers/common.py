@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 _SETTLE = 256
 """Queries at the deepest setting before the memory limit is set: enough that every thread has allocated its buffers."""
 
-_COUNTED = 300
+_COUNTED = 100
 """Queries of the pass that counts reads; apart from the timed ones, because counting takes time in the kernel."""
 
 
@@ -42,7 +42,7 @@ _FEWEST = 100
 """Queries of a timed pass at least."""
 
 _BATCH_S = 15.0
-_BATCH_FEWEST = 1000
+_BATCH_FEWEST = 400
 """The pass with all threads takes as many of the queries, this many at least, as should keep it busy for so long."""
 
 
