@@ -10,6 +10,7 @@
 """
 
 from spann._version import __version__
+from spann.build import Plan
 from spann.config import BuildParams, SearchParams
 from spann.errors import (
     CorruptionError,
@@ -20,7 +21,7 @@ from spann.errors import (
     SpannError,
     StorageError,
 )
-from spann.index import Index, build, verify
+from spann.index import Index, build, plan, verify
 from spann.index import open_index as open
 from spann.types import Metric, SearchResult
 
@@ -33,6 +34,7 @@ __all__ = [
     "InputError",
     "Metric",
     "MissingError",
+    "Plan",
     "SearchParams",
     "SearchResult",
     "SpannError",
@@ -40,5 +42,6 @@ __all__ = [
     "__version__",
     "build",
     "open",
+    "plan",
     "verify",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
@@ -192,6 +193,23 @@ class SearchParams(_Params):
         beam = self.navigate or max(64, postings if code_bits else 3 * postings)
         rerank = self.rerank or max(SMALLEST_RERANK, RERANK_SHARE * k)
         return self.with_(max_postings=postings, navigate=min(beam, MAX_BEAM), rerank=rerank)
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_size(value: Any, name: str, *words: str) -> int:
+    """Bytes, from a number of them or text such as "44MB" or "1.5GiB" (any of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB).
+
+    Raises `InputError` that names the parameter `name`, and `words` that its caller understands besides."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0:
+        return int(value)
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", value.strip().lower())
+        if found and found[2] in _UNITS and float(found[1]) > 0:
+            return int(float(found[1]) * _UNITS[found[2]])
+    also = f", {' or '.join(words)}" if words else ""
+    raise InputError(f"{name} is {value!r}; it must be bytes, a size such as 44MB or 1.5GiB{also}")
 
 
 def thread_count(threads: int | None) -> int:

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from spann._version import __version__
-from spann.build import build_index
-from spann.config import BuildParams, SearchParams
+from spann.build import Plan, build_index, limit_bytes, plan_build
+from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.search import Engine, verify_index
 from spann.storage import IndexReader, Problem
 from spann.types import Array, Metric, Progress, SearchResult
@@ -142,15 +142,19 @@ def build(
     ids: Array | None = None,
     params: BuildParams | None = None,
     threads: int | None = None,
+    memory_limit: int | str | None = None,
     overwrite: bool = False,
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> Index:
     """Builds an index of `vectors` (count, dim) at `path` and opens it.
 
     `vectors` is an array, a memory map or the path of a file (see `spann.vectors.open_source`). `ids` (count,), all
     different and not negative, name the vectors in results; without it an id is the row number. An existing index is
-    replaced only with `overwrite`, and only once the new one is complete. Raises `InputError`, `ExistsError`,
-    `MissingError`, `StorageError`.
+    replaced only with `overwrite`, and only once the new one is complete. `memory_limit`, in bytes or as "1GiB" (by
+    default half of the memory available), bounds the resident memory of the process. What cannot fit there or on the
+    disk is refused before it starts: see `plan`. A build that was interrupted goes on where the same call finds it, and
+    ends with the same bytes; `restart` begins anew. Raises `InputError`, `ExistsError`, `MissingError`, `StorageError`.
     """
     source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
     try:
@@ -162,13 +166,43 @@ def build(
             created_by=f"spann {__version__}",
             ids=None if ids is None else np.asarray(ids),
             threads=threads,
+            memory_limit=_limit(memory_limit),
             overwrite=overwrite,
+            restart=restart,
             progress=progress,
         )
     finally:
         if source is not vectors:
             source.close()
     return open_index(path)
+
+
+def plan(
+    vectors: str | Path | Array | VectorSource,
+    *,
+    metric: Metric | str = "l2",
+    params: BuildParams | None = None,
+    threads: int | None = None,
+    memory_limit: int | str | None = None,
+) -> Plan:
+    """What `build` with the same arguments would take, from the counts of `vectors` alone: disk, temporary disk,
+    memory, time, and memory of the open index. Raises `InputError` where the memory limit cannot do."""
+    source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
+    try:
+        return plan_build(
+            source,
+            Metric.parse(metric),
+            params or BuildParams(),
+            threads=thread_count(threads),
+            limit=limit_bytes(_limit(memory_limit)),
+        )
+    finally:
+        if source is not vectors:
+            source.close()
+
+
+def _limit(value: int | str | None) -> int | None:
+    return None if value is None else parse_size(value, "memory_limit")
 
 
 def verify(path: str | Path, progress: Progress | None = None) -> list[Problem]:

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spann.storage import IndexReader, files, posting_bytes, posting_span
-from spann.testing import exact_neighbours
+from spann.testing import FaultyDisk, exact_neighbours
 from spann.types import SearchResult
 
 Array = NDArray[Any]
@@ -103,28 +103,6 @@ def no_sync() -> Iterator[None]:
     files.system = NoSync()
     yield
     files.system = os
-
-
-class FaultyDisk:
-    """Takes the place of the operating system in `spann.storage.files`: the call of `name` number `after` fails."""
-
-    def __init__(self, name: str, after: int, code: int) -> None:
-        self.name, self.left, self.code = name, after, code
-        self.failed = False
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(os, name)
-        if name != self.name:
-            return (lambda fd: None) if name == "fsync" else function
-
-        def call(*args: Any, **more: Any) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                self.failed = True
-                raise OSError(self.code, os.strerror(self.code))
-            return function(*args, **more)
-
-        return call
 
 
 @pytest.fixture

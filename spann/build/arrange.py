@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from spann._kernels import postings as kernels
 from spann.build.layout import Directory
 from spann.build.parallel import ordered_map
+from spann.build.partition import Partition
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
 from spann.storage import PAGE, ArrayLayout, PageChecksums, ShardedWriter
 from spann.types import Array, Progress
-from spann.vectors import VectorSource
 
 BATCH_BYTES = 16 << 20
 """Vectors of the postings that one thread arranges at a time, with their working copies."""
 
 
 def arrange(
-    source: VectorSource,
+    source: Partition,
     space: Space,
     directory: Directory,
     kept: RecordFile,
@@ -36,7 +36,7 @@ def arrange(
     threads: int,
     progress: Progress,
 ) -> NDArray[np.uint32]:
-    """Fills `writer` with all vectors and `arranged` with their row numbers (int64); the checksums of pages, (pages,).
+    """Fills `writer` with all vectors and `arranged` with their positions (int64); the checksums of pages, (pages,).
 
     `kept` holds the entries of all postings, primaries first in each.
     """
@@ -50,9 +50,7 @@ def arrange(
         entries = kept.read(begin, int(entry_end[last - 1]))
         position = np.arange(len(entries)) - np.repeat(entry_end[first:last] - length - begin, length)
         rows = entries[position < np.repeat(primaries, length)]
-        by_row = np.argsort(rows, kind="stable")
-        vectors = np.empty((len(rows), source.dim), source.dtype)
-        vectors[by_row] = source.take(rows[by_row])
+        vectors = source.take(rows)
         start = int(first_row[first])
         bounds = _page_starts(writer.layout, start, start + len(rows)) - start
         order = kernels.arrange(space.plain(vectors), primaries, bounds)
@@ -67,7 +65,7 @@ def arrange(
     return checksums.values
 
 
-def _batches(directory: Directory, source: VectorSource, entry_end: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def _batches(directory: Directory, source: Partition, entry_end: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Runs of postings (first, last exclusive) of about `BATCH_BYTES`."""
     entries = max(1, BATCH_BYTES // (source.row_bytes + 4 * source.dim))
     first, total = 0, len(directory.length)

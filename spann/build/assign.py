@@ -9,19 +9,20 @@ vector's true nearest 128; taking whole neighbouring groups instead would need 1
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import clustering
 from spann.build.balance import SPARE
+from spann.build.checkpoint import Checkpoint, Mark
 from spann.build.cluster import Clusters
 from spann.build.edges import EDGE, Candidates, EdgeSpool, pack_edges
 from spann.build.parallel import ordered_map
 from spann.build.space import Space
 from spann.config import BuildParams
 from spann.types import Array, Progress
-from spann.vectors import VectorSource
 
 BLOCK_ROWS = 1024
 """Rows whose groups share one gathering of centroids."""
@@ -35,61 +36,68 @@ REACHED = 10_000
 Floats = NDArray[np.float32]
 
 
-def assign_leaves(
-    source: VectorSource, space: Space, clusters: Clusters, spool: EdgeSpool, threads: int, progress: Progress
-) -> None:
+def assign_leaves(space: Space, clusters: Clusters, spool: EdgeSpool, threads: int, progress: Progress) -> None:
     """Sends to `spool` one edge a vector, to the centroid of its leaf: postings without replicas.
 
     Leaves have balanced sizes; the cells of nearest centroids have not. Representatives have no edges where they are
     found as centroids. Edges to means have no distance: `arrange` orders those postings.
     """
-    centroid_of = np.repeat(clusters.leaf_centroid, np.diff(clusters.leaf_end, prepend=0))
+    vectors = clusters.vectors
     block = max(1, (8 << 20) // (4 * space.dim))
     representative = clusters.centroids.rows
 
     def one(start: int) -> tuple[int, Array]:
-        rows, centroid = clusters.rows[start : start + block], centroid_of[start : start + block]
+        rows = np.arange(start, min(start + block, vectors.count))
+        centroid = clusters.leaf_centroid[np.searchsorted(clusters.leaf_end, rows, side="right")]
         if representative is None:
             return len(rows), pack_edges(centroid, np.zeros(len(rows), np.float32), rows, np.zeros(len(rows), np.uint8))
         own = representative[centroid]
         member = rows != own
-        difference = space.map(source.take(rows[member])) - space.map(source.take(own[member]))
+        difference = space.map(vectors.take(rows[member])) - space.map(vectors.take(own[member]))
         sqdist = np.einsum("ij,ij->i", difference, difference)
         return len(rows), pack_edges(centroid[member], sqdist, rows[member], np.zeros(len(sqdist), np.uint8))
 
     done = 0
-    for count, edges in ordered_map(one, range(0, source.count, block), threads):
+    for count, edges in ordered_map(one, range(0, vectors.count, block), threads):
         spool.append(edges)
         done += count
-        progress("assign", done, source.count)
+        progress("assign", done, vectors.count)
 
 
 def assign_closure(
-    source: VectorSource,
     space: Space,
     clusters: Clusters,
     params: BuildParams,
     candidates: Candidates,
     threads: int,
+    checkpoint: Checkpoint,
     progress: Progress,
 ) -> None:
-    """Sends to `candidates` the edges of each vector's closure, `SPARE` more than it may keep.
+    """Sends to `candidates` the edges of each vector's closure, `SPARE` more than it may keep; goes on after those that
+    the checkpoint says are there.
 
     Representatives have no edges where they are found as centroids; elsewhere they mostly have one, to their own.
     """
-    work = _Closure(source, space, clusters, params)
-    done = 0
-    for count, edges in ordered_map(work.block, work.blocks(), threads):
+    work = _Closure(space, clusters, params)
+    before = checkpoint.of("assign") or {"blocks": 0, "rows": 0}
+    blocks, done = before["blocks"], before["rows"]
+
+    def mark() -> Mark:
+        return {"blocks": blocks, "rows": done, "candidates": candidates.state()}
+
+    for count, edges in ordered_map(work.block, islice(work.blocks(), blocks, None), threads):
         candidates.append(edges)
-        done += count
-        progress("assign", done, source.count)
+        blocks, done = blocks + 1, done + count
+        checkpoint.reached("assign", mark)
+        progress("assign", done, clusters.vectors.count)
+    checkpoint.completed("assign", mark)
 
 
 class _Closure:
     """Everything that the blocks of one closure assignment share, all proportional to the number of centroids."""
 
-    def __init__(self, source: VectorSource, space: Space, clusters: Clusters, params: BuildParams) -> None:
-        self.source, self.space, self.clusters, self.params = source, space, clusters, params
+    def __init__(self, space: Space, clusters: Clusters, params: BuildParams) -> None:
+        self.space, self.clusters, self.params = space, clusters, params
         self.centroids = clusters.centroids
         self.group_start = np.concatenate([[0], clusters.group_end[:-1]])
         self.first_centroid = np.concatenate([[0], clusters.group_centroid_end[:-1]])
@@ -97,9 +105,6 @@ class _Closure:
         self.group_mean = self._group_means()
         self.group_sqnorm = np.einsum("ij,ij->i", self.group_mean, self.group_mean)
         self.groups_reached = max(1, round(2 * REACHED * len(self.group_mean) / len(self.centroids)))
-        self.represents = np.zeros(source.count, bool)
-        if clusters.centroids.given:
-            self.represents[clusters.centroids.rows] = True
 
     def _group_means(self) -> Floats:
         """Mean of the centroids of each group, (groups, dim); infinitely far away where a group has none."""
@@ -128,10 +133,10 @@ class _Closure:
         gathered = self._gather(self.group_mean[first:last])
         lifted = _lift_centroids(self.centroids.working(gathered))
         mean_sqdist = _lift_rows(self.group_mean[first:last]) @ lifted.T
-        start, stop = self.group_start[first], self.clusters.group_end[last - 1]
-        rows = self.clusters.rows[start:stop]
-        x = _lift_rows(self.space.map(self.source.take(rows)))
-        member = ~self.represents[rows]
+        start, stop = int(self.group_start[first]), int(self.clusters.group_end[last - 1])
+        rows = np.arange(start, stop)
+        x = _lift_rows(self.space.map(self.clusters.vectors.read(start, stop)))
+        member = ~self._represents(start, stop)
         parts = []
         for g in range(first, last):
             picked = np.flatnonzero(member[self.group_start[g] - start : self.clusters.group_end[g] - start])
@@ -141,6 +146,15 @@ class _Closure:
             near = _smallest(mean_sqdist[g - first], CANDIDATES)
             parts.append(self._close(x[picked], rows[picked], gathered[near], lifted[near]))
         return len(rows), np.concatenate(parts) if parts else np.empty(0, EDGE)
+
+    def _represents(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Whether the vectors at these positions are found as centroids."""
+        found = np.zeros(stop - start, bool)
+        positions = self.centroids.rows
+        if self.centroids.given and positions is not None:
+            first, last = np.searchsorted(positions, (start, stop))
+            found[positions[first:last] - start] = True
+        return found
 
     def _gather(self, means: Floats) -> NDArray[np.int64]:
         """Centroids of the groups nearest to each of `means`: at least `REACHED` for each, or all there are."""

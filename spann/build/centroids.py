@@ -35,7 +35,7 @@ class Centroids:
     """Centroids as stored, and their places in the working space, all proportional to their number.
 
     - ``vectors`` (centroids, source_dim), no two equal; of the collection's dtype, or float16 or float32.
-    - ``rows`` (centroids,) int64: the row that each represents; None for means.
+    - ``rows`` (centroids,) int64, ascending: the position in tree order that each is of; None for means.
     - ``lift`` (centroids,) float32: the last working coordinate under ip, where `vectors` do not determine it.
     - ``given``: they are vectors of the collection as given, found by no posting.
     """

@@ -1,38 +1,34 @@
-"""Stages "sample" and "cluster": hierarchical balanced clustering (SPANN section 3.2.1).
+"""Stage "cluster": hierarchical balanced clustering (SPANN section 3.2.1) of the regions that "partition" cut.
 
-The collection is cut into regions that fit in memory by a balanced k-means trained on a sample; each region is then
-clustered down to leaves by one native call, on one thread, so the result does not depend on how many there are. The
-vector nearest to a leaf's mean represents it (SPTAG does the same), unless the mean itself does (centroids.py).
+Each region is clustered down to leaves by one native call, on one thread, so the result does not depend on how many
+there are. The vector nearest to a leaf's mean represents it (SPTAG does the same), unless the mean itself does
+(centroids.py).
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import clustering
 from spann.build.centroids import Centroids, choose
+from spann.build.checkpoint import Checkpoint, Mark
 from spann.build.parallel import ordered_map
+from spann.build.partition import Partition, mix
 from spann.build.space import Space
+from spann.build.temporary import RecordFile
 from spann.config import BuildParams
-from spann.types import Progress
-from spann.vectors import VectorSource, sample_rows
-
-REGION_BYTES = 8 << 20
-"""Working vectors of a region: with its copy it stays in reach of the cache while it is split, and two threads' regions
-stay small beside any memory limit. 16 k vectors of 128 dimensions; 64 k were no better (recall equal to 0.001)."""
-
-SAMPLE_BYTES = 128 << 20
-"""Working vectors of the sample that the cut into regions is trained on."""
-
-SAMPLE_PER_REGION = 256
+from spann.types import Array, Progress
+from spann.vectors import VectorSource
 
 ITERATIONS = 8
 """Lloyd iterations of a split. 16 lower the mean sqdist by under 1 %."""
-
-REGION_ITERATIONS = 12
 
 BALANCE = 0.1
 """Step of the size penalty (ext/c/cluster.h). On 62 clusters of SIFT the coefficient of variation of sizes falls from
@@ -46,6 +42,9 @@ CENTROID_SLACK = 4.0
 """The same where leaves only choose the centroids. Representatives spread better when small leaves keep their shape:
 recall@10 of 32 postings on 1M SIFT is 0.939 with 4, 0.934 with 1.3 or 1.5."""
 
+LEAF = np.dtype([("end", "<i8"), ("representative", "<i8"), ("group", "<i8")])
+"""Of a leaf in tree order: where it ends, where the vector nearest to its mean is, and its group."""
+
 GROUP_ROWS = 128
 """Rows of the subtrees that share their closure candidates. 64 and 256 find fewer of the true nearest centroids with
 as many candidates (benchmarks: 0.89 and 0.82 against 0.91 with 4000)."""
@@ -53,15 +52,15 @@ as many candidates (benchmarks: 0.89 and 0.82 against 0.91 with 4000)."""
 
 @dataclass(frozen=True)
 class Clusters:
-    """The collection in tree order.
+    """The collection in tree order: leaf by leaf, and leaves of the same subtree together.
 
-    - ``rows`` (count,) int64: row numbers, leaf by leaf.
-    - ``leaf_end`` (leaves,) int64: end of each leaf in `rows`; ``leaf_centroid`` (leaves,) its centroid.
-    - ``group_end`` (groups,) int64: end of each group of leaves in `rows`; ``group_centroid_end`` (groups,) the same in
+    - ``vectors``: all of them in that order; what follows counts its positions.
+    - ``leaf_end`` (leaves,) int64: end of each leaf; ``leaf_centroid`` (leaves,) its centroid.
+    - ``group_end`` (groups,) int64: end of each group of leaves; ``group_centroid_end`` (groups,) the same in
       centroids. A group may have no centroid left, where its vectors are copies of others'.
     """
 
-    rows: NDArray[np.int64]
+    vectors: Partition
     leaf_end: NDArray[np.int64]
     leaf_centroid: NDArray[np.int64]
     centroids: Centroids
@@ -69,55 +68,113 @@ class Clusters:
     group_centroid_end: NDArray[np.int64]
 
 
-def cluster(source: VectorSource, space: Space, params: BuildParams, threads: int, progress: Progress) -> Clusters:
-    """Clusters all vectors of `source` around as many of them as `params` say, or fewer where vectors are identical."""
-    seed, centroids = params.seed, params.centroid_count(source.count)
+class TreeFiles:
+    """Temporary files of the collection in tree order and of its leaves: region by region, as far as these are done."""
+
+    def __init__(self, directory: Path, source: VectorSource, space: Space, state: Mark | None) -> None:
+        known = state or {}
+        self.regions, self.groups = known.get("regions", 0), known.get("groups", 0)
+        self.complete = bool(known.get("complete", False))
+        with ExitStack() as undo:
+            self.vectors = undo.enter_context(Partition(directory, "tree", source, known.get("tree")))
+            self.leaves = undo.enter_context(RecordFile(directory / "leaves", LEAF, (), known.get("leaves")))
+            self.means = undo.enter_context(
+                RecordFile(directory / "means", np.dtype(np.float32), (space.dim,), known.get("means"))
+            )
+            self._closing = undo.pop_all()
+
+    def add(self, vectors: Array, rows: NDArray[np.int64], tree: clustering.Tree, means: NDArray[np.float32]) -> None:
+        """The next region: its vectors in tree order, where they come from, its leaves, and their means if wanted."""
+        start = self.vectors.written
+        self.vectors.put(start, vectors, rows)
+        leaves = np.empty(len(tree.leaf_end), LEAF)
+        leaves["end"], leaves["representative"] = tree.leaf_end + start, tree.leaf_rep + start
+        leaves["group"] = tree.leaf_group + self.groups
+        self.leaves.append(leaves)
+        self.means.append(means)
+        self.regions += 1
+        self.groups += int(tree.leaf_group[-1]) + 1
+
+    def state(self) -> Mark:
+        """Makes all durable; what it takes to go on from here."""
+        return {
+            "regions": self.regions,
+            "groups": self.groups,
+            "complete": self.complete,
+            "tree": self.vectors.state(),
+            "leaves": self.leaves.state(),
+            "means": self.means.state(),
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._closing.close()
+
+
+def cluster(
+    regions: Partition,
+    region_end: NDArray[np.int64],
+    tree: TreeFiles,
+    space: Space,
+    params: BuildParams,
+    threads: int,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> None:
+    """Clusters all vectors of `regions` around as many of them as `params` say, into `tree`; goes on after what is
+    there."""
+    seed, count = params.seed, regions.count
+    centroids = params.centroid_count(count)
     slack = LEAF_SLACK if params.replicas == 1 else CENTROID_SLACK
     wants_means = params.bits > 0 and params.replicas == 1
-    order, region_end = _cut_into_regions(source, space, seed, threads, progress)
     region_start = np.concatenate([[0], region_end[:-1]])
     # Leaves in proportion to rows, rounded on the running total so that they add up.
-    leaf_total = np.rint(region_end * (centroids / source.count)).astype(np.int64)
+    leaf_total = np.rint(region_end * (centroids / count)).astype(np.int64)
     leaves = np.maximum(1, np.diff(leaf_total, prepend=0))
 
-    def one(region: int) -> tuple[NDArray[np.int64], clustering.Tree, NDArray[np.float32]]:
-        rows = order[region_start[region] : region_end[region]].copy()
-        x = space.map(source.take(rows))
+    def one(region: int) -> tuple[Array, NDArray[np.int64], clustering.Tree, NDArray[np.float32]]:
+        start, stop = int(region_start[region]), int(region_end[region])
+        found = regions.read(start, stop)
+        x, order = space.map(found), np.arange(len(found))
         tree = clustering.cluster(
             x,
-            rows,
-            leaves=min(int(leaves[region]), len(rows)),
+            order,
+            leaves=min(int(leaves[region]), len(found)),
             group_rows=GROUP_ROWS,
             iterations=ITERATIONS,
             balance=BALANCE,
             slack=slack,
-            seed=_mix(seed, region + 1),
+            seed=mix(seed, region + 1),
         )
-        return rows, tree, _means(x, tree.leaf_end) if wants_means else x[:0]
+        means = _means(x, tree.leaf_end) if wants_means else x[:0]
+        return found[order], regions.rows(start, stop)[order], tree, means
 
-    leaf_end, leaf_rep, leaf_group, leaf_mean = [], [], [], []
-    done, groups = 0, 0
-    for rows, tree, means in ordered_map(one, range(len(region_end)), threads):
-        order[done : done + len(rows)] = rows
-        leaf_end.append(tree.leaf_end.astype(np.int64) + done)
-        leaf_rep.append(rows[tree.leaf_rep])
-        leaf_group.append(tree.leaf_group.astype(np.int64) + groups)
-        leaf_mean.append(means)
-        done += len(rows)
-        groups += int(tree.leaf_group[-1]) + 1
-        progress("cluster", done, source.count)
-    ends, group = np.concatenate(leaf_end), np.concatenate(leaf_group)
-    found, keep, centroid_of = choose(
-        source,
+    for found, rows, part, means in ordered_map(one, range(tree.regions, len(region_end)), threads):
+        tree.add(found, rows, part, means)
+        checkpoint.reached("cluster", tree.state)
+        progress("cluster", tree.vectors.written, count)
+    tree.complete = True
+    checkpoint.completed("cluster", tree.state, instead_of="partition")
+
+
+def gather(tree: TreeFiles, space: Space, params: BuildParams) -> Clusters:
+    """The clusters in `tree`; their centroids are fewer than leaves where vectors are identical."""
+    leaves = tree.leaves.read(0, tree.leaves.count)
+    ends, group = leaves["end"].copy(), leaves["group"]
+    wants_means = params.bits > 0 and params.replicas == 1
+    chosen, keep, centroid_of = choose(
+        tree.vectors,
         space,
-        np.concatenate(leaf_rep),
-        np.concatenate(leaf_mean) if wants_means else None,
+        leaves["representative"].copy(),
+        tree.means.read(0, tree.means.count) if wants_means else None,
         given=params.bits == 0,
     )
-    group_end = np.zeros(groups, np.int64)
+    group_end = np.zeros(tree.groups, np.int64)
     np.maximum.at(group_end, group, ends)
-    group_centroid_end = np.cumsum(np.bincount(group[keep], minlength=groups))
-    return Clusters(order, ends, centroid_of, found, group_end, group_centroid_end)
+    group_centroid_end = np.cumsum(np.bincount(group[keep], minlength=tree.groups))
+    return Clusters(tree.vectors, ends, centroid_of, chosen, group_end, group_centroid_end)
 
 
 def _means(x: NDArray[np.float32], leaf_end: NDArray[np.uint32]) -> NDArray[np.float32]:
@@ -127,44 +184,3 @@ def _means(x: NDArray[np.float32], leaf_end: NDArray[np.uint32]) -> NDArray[np.f
     sums = np.add.reduceat(x, start, axis=0, dtype=np.float64)
     means: NDArray[np.float32] = (sums / (end - start)[:, None]).astype(np.float32)
     return means
-
-
-def _cut_into_regions(
-    source: VectorSource, space: Space, seed: int, threads: int, progress: Progress
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows in region order, and the end of each region. No region has more than twice the rows it should."""
-    region_rows = max(256, REGION_BYTES // (4 * space.dim))
-    k = -(-source.count // region_rows)
-    if k == 1:
-        return np.arange(source.count, dtype=np.int64), np.array([source.count], np.int64)
-    sample = min(source.count, max(k, min(k * SAMPLE_PER_REGION, SAMPLE_BYTES // (4 * space.dim))))
-    x = space.map(source.take(sample_rows(source.count, sample, _mix(seed, 0))))
-    centres, weights = clustering.balanced_kmeans(
-        x, k, iterations=REGION_ITERATIONS, balance=BALANCE, seed=_mix(seed, 0)
-    )
-    offset = np.einsum("ij,ij->i", centres, centres) + weights
-    block = max(1, REGION_BYTES // (4 * max(space.dim, k)))
-
-    def assign(start: int) -> NDArray[np.uint32]:
-        x = space.map(source.read(start, min(start + block, source.count)))
-        nearest: NDArray[np.uint32] = np.argmin(offset - 2 * (x @ centres.T), axis=1).astype(np.uint32)
-        return nearest
-
-    label = np.empty(source.count, np.uint32)
-    done = 0
-    for part in ordered_map(assign, range(0, source.count, block), threads):
-        label[done : done + len(part)] = part
-        done += len(part)
-        progress("sample", done, source.count)
-    order = np.argsort(label, kind="stable")
-    sizes = np.bincount(label, minlength=k)
-    # A region far over its share (copies cannot be told apart) is cut by position: nothing is dropped.
-    pieces = [np.full(-(-int(n) // (2 * region_rows)), 2 * region_rows) for n in sizes if n]
-    for piece, n in zip(pieces, sizes[sizes > 0], strict=True):
-        piece[-1] = n - piece[:-1].sum()
-    return order, np.cumsum(np.concatenate(pieces))
-
-
-def _mix(seed: int, stream: int) -> int:
-    """A seed of its own for each use of randomness (`numpy.random.SeedSequence` keeps them apart)."""
-    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])

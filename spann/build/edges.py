@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,13 @@ BLOCK_EDGES = 1_000_000
 class Candidates:
     """Edges in the order of their vectors, in one file under `directory`; those of a vector follow each other."""
 
-    def __init__(self, directory: Path) -> None:
-        self._file = RecordFile(directory / "candidates", EDGE)
-        self._block_end: list[int] = []
+    def __init__(self, directory: Path, state: dict[str, Any] | None = None) -> None:
+        self._file = RecordFile(directory / "candidates", EDGE, (), state and state["file"])
+        self._block_end: list[int] = list(state["block_end"]) if state else []
+
+    def state(self) -> dict[str, Any]:
+        """Makes all durable that was appended; what another one goes on from (`RecordFile`)."""
+        return {"file": self._file.state(), "block_end": self._block_end}
 
     def append(self, edges: Array) -> None:
         """Adds all edges (n,), of dtype `EDGE`, of some vectors."""

@@ -11,6 +11,7 @@ from spann._kernels import postings as packing
 from spann.build.ids import Ids
 from spann.build.layout import Directory
 from spann.build.parallel import ordered_map
+from spann.build.partition import Partition
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
 from spann.build.write import BATCH_BYTES, page_batches, ranges
@@ -29,11 +30,13 @@ READ_ROWS = 1 << 20
 class Coded:
     """What the entries of postings are made of.
 
-    - ``store``: all vectors; ``arranged``: the collection's row of each of its rows, int64.
-    - ``kept``: rows of the entries of all postings, int64, primaries first in each.
+    - ``vectors`` in tree order, which knows the rows they come from; ``store``: the same, arranged; ``arranged``: the
+      position in tree order of each of its rows, int64.
+    - ``kept``: positions of the entries of all postings, int64, primaries first in each.
     - ``centroids`` (centroids, dim); ``row_bytes`` of the number of a row of the store.
     """
 
+    vectors: Partition
     store: ShardedArray
     arranged: RecordFile
     kept: RecordFile
@@ -74,7 +77,7 @@ def write_codes(
             directory.length[which],
             directory.primaries[which],
             codes.headers,
-            coded.names.of(rows),
+            coded.names.of(coded.vectors.rows_of(rows)),
             codes.add,
             codes.scale,
             replicas.astype(f"<u{coded.row_bytes}"),
@@ -101,7 +104,7 @@ def write_codes(
 
 
 def _places(coded: Coded) -> Array:
-    """For each row of the collection its row of the exact store, (count,): what replicas refer to."""
+    """For each position in tree order its row of the exact store, (count,): what replicas refer to."""
     places = np.empty(coded.store.rows, f"<u{coded.row_bytes}")
     for start in range(0, len(places), READ_ROWS):
         stop = min(start + READ_ROWS, len(places))

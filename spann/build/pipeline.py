@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.checksum import crc32c
 from spann.build.arrange import arrange
 from spann.build.assign import assign_closure, assign_leaves
 from spann.build.balance import balance
-from spann.build.cluster import Clusters, cluster
+from spann.build.checkpoint import FILE as CHECKPOINT
+from spann.build.checkpoint import Checkpoint, open_checkpoint
+from spann.build.cluster import Clusters, TreeFiles, cluster, gather
 from spann.build.edges import Candidates, EdgeSpool
 from spann.build.encode import Coded, write_codes
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out
+from spann.build.partition import Partition, partition
+from spann.build.plan import check_disk, limit_bytes, plan_build
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
 from spann.build.write import write_pages
@@ -26,12 +31,19 @@ from spann.centroids import Graph, build_graph
 from spann.config import BuildParams, thread_count
 from spann.errors import InputError
 from spann.quantize import Quantizer
-from spann.storage import PAGE, SHARD_BYTES, IndexWriter, Record, ShardedArray, files
+from spann.storage import PAGE, SHARD_BYTES, IndexWriter, Record, ShardedArray, ShardedWriter, files
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource
 
-STAGES = ("scan", "sample", "cluster", "assign", "balance", "graph", "layout", "arrange", "write", "publish")
+STAGES = ("scan", "partition", "cluster", "assign", "balance", "graph", "layout", "arrange", "write", "publish")
 """What `build_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
+
+TEMPORARY_FILES = {
+    "partition": ("regions-vectors", "regions-rows"),
+    "cluster": ("tree-vectors", "tree-rows", "leaves", "means"),
+    "assign": ("candidates",),
+}
+"""The files that a stage's mark in the checkpoint speaks of."""
 
 MAX_CENTROIDS = 2**32 - 2
 """Centroids and postings are numbered in 32 bits, with one number to spare."""
@@ -46,37 +58,88 @@ def build_index(
     created_by: str,
     ids: Array | None = None,
     threads: int | None = None,
+    memory_limit: int | None = None,
     overwrite: bool = False,
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Builds an index of all vectors of `source` at `path`; it appears there whole or not at all.
 
     `ids` (count,) integers in [0, 2^63), all different, name the vectors in results; without it a vector's id is its
-    row number. The bytes of the index depend on the data, `metric` and `params` alone, not on `threads`. Raises
-    `InputError`, `ExistsError`, `MissingError`, `StorageError`.
+    row number. The bytes of the index depend on the data, `metric` and `params` alone, not on `threads` or
+    `memory_limit` (bytes; by default half of what is available), within which the process stays by using fewer threads.
+    Raises `InputError`, also where that or the disk cannot do, `ExistsError`, `MissingError`, `StorageError`.
     """
     report = progress or (lambda stage, done, total: None)
-    workers = thread_count(threads)
     params = params.resolved(source.dtype, source.dim, metric)
     names = Ids.check(ids, source)
+    plan = plan_build(
+        source, metric, params, threads=thread_count(threads), limit=limit_bytes(memory_limit), id_bytes=names.width
+    )
+    workers = plan.threads
     record = Record.exact(names.width, source.row_bytes)
     if params.bits:
         record = Record.coded(names.width, 4 if source.count <= 2**32 else 8, source.dim, params.bits)
     _check_sizes(source, params, record)
 
-    with IndexWriter(path, created_by=created_by, overwrite=overwrite) as writer:
-        space = scan(source, metric, workers, report)
-        clusters = cluster(source, space, params, workers, report)
-        temporary = writer.work / "temporary"
-        files.make_dir(temporary)
+    writing = IndexWriter(path, created_by=created_by, overwrite=overwrite)
+    check_disk(plan, writing.path, writing.work)
+    with writing as writer:
+        writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
+        space, content = scan(source, metric, workers, report)
+        about = {
+            "program": created_by,
+            "metric": metric.value,
+            "vectors": f"{source.count} x {source.dim} {source.dtype.name}, checksum {content:08x}",
+            "ids": "row numbers" if names.user is None else f"checksum {crc32c(names.user):08x}",
+            **asdict(params),
+        }
+        checkpoint = open_checkpoint(writer.temporary, about, TEMPORARY_FILES, restart=restart)
+        try:
+            _build(source, space, metric, params, record, names, writer, checkpoint, workers, report)
+        except BaseException as error:
+            writer.keep = checkpoint.begun
+            if writer.keep:
+                error.add_note(
+                    f"what is done is kept in {writer.work}: the same command goes on there, or anew with --restart"
+                )
+            raise
+
+
+def _build(
+    source: VectorSource,
+    space: Space,
+    metric: Metric,
+    params: BuildParams,
+    record: Record,
+    names: Ids,
+    writer: IndexWriter,
+    checkpoint: Checkpoint,
+    workers: int,
+    report: Progress,
+) -> None:
+    temporary = writer.temporary
+    with TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree:
+        if not tree.complete:
+            known = checkpoint.of("partition")
+            with Partition(temporary, "regions", source, known) as regions:
+                ends = (
+                    np.array(known["ends"])
+                    if known
+                    else partition(source, space, regions, params.seed, workers, report)
+                )
+                checkpoint.completed("partition", lambda: {**regions.state(), "ends": ends.tolist()})
+                cluster(regions, ends, tree, space, params, workers, checkpoint, report)
+                regions.remove()
+        clusters = gather(tree, space, params)
         with (
             EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,
-            RecordFile(temporary / "rows", np.dtype(np.int64)) as kept,
+            RecordFile(temporary / "kept", np.dtype(np.int64)) as kept,
         ):
             graph = _beside(
                 workers > 1,
                 lambda done: _graph(clusters, params, done),
-                lambda: _assign(source, space, clusters, params, temporary, spool, workers, report),
+                lambda: _assign(space, clusters, params, temporary, spool, workers, checkpoint, report),
                 lambda done, total: report("graph", done, total),
             )
             directory = lay_out(
@@ -89,30 +152,50 @@ def build_index(
             )
             pages = writer.create_array("postings/pages", directory.pages, np.uint8, (PAGE,))
             if params.bits:
-                centroids = clusters.centroids
-                quantizer = Quantizer.make(source.dim, params.bits, metric, centroids.middle, seed=params.seed)
-                exact = writer.create_array("vectors/exact", source.count, source.dtype, (source.dim,))
-                with RecordFile(temporary / "arranged", np.dtype(np.int64)) as arranged:
-                    page_crcs = arrange(source, space, directory, kept, arranged, exact, workers, report)
-                    exact.finish()
-                    store = ShardedArray(exact.path, exact.layout)
-                    coded = Coded(store, arranged, kept, space, quantizer, centroids.vectors, names, record.row_bytes)
-                    checksums = write_codes(coded, directory, pages, workers, report)
-                _write_coded(writer, quantizer, page_crcs)
+                checksums = _write_coded(
+                    writer, pages, clusters, space, params, record, names, directory, kept, workers, report
+                )
             else:
-                checksums = write_pages(source, names, directory, kept, pages, workers, report)
+                checksums = write_pages(clusters.vectors, names, directory, kept, pages, workers, report)
             pages.finish()
-        files.remove_tree(temporary)
-
         _write_centroids(writer, clusters, graph, names)
-        _write_directory(writer, directory, checksums)
-        if names.user is not None:
-            writer.write_array("vectors/ids", names.user)
-        about = _attributes(source, space, params, clusters, directory, graph, names)
-        if params.bits:
-            about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
-        writer.publish(about, features=["codes"] if params.bits else [])
-        report("publish", 1, 1)
+    _write_directory(writer, directory, checksums)
+    if names.user is not None:
+        writer.write_array("vectors/ids", names.user)
+    about = _attributes(source, space, params, clusters, directory, graph, names)
+    if params.bits:
+        about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
+    writer.publish(about, features=["codes"] if params.bits else [])
+    report("publish", 1, 1)
+
+
+def _write_coded(
+    writer: IndexWriter,
+    pages: ShardedWriter,
+    clusters: Clusters,
+    space: Space,
+    params: BuildParams,
+    record: Record,
+    names: Ids,
+    directory: Directory,
+    kept: RecordFile,
+    workers: int,
+    report: Progress,
+) -> NDArray[np.uint32]:
+    """The exact store, the quantizer and the pages of postings of codes; the checksums of these."""
+    vectors, centroids = clusters.vectors, clusters.centroids
+    quantizer = Quantizer.make(vectors.dim, params.bits, space.metric, centroids.middle, seed=params.seed)
+    exact = writer.create_array("vectors/exact", vectors.count, vectors.dtype, (vectors.dim,))
+    with RecordFile(writer.temporary / "arranged", np.dtype(np.int64)) as arranged:
+        page_crcs = arrange(vectors, space, directory, kept, arranged, exact, workers, report)
+        exact.finish()
+        store = ShardedArray(exact.path, exact.layout)
+        coded = Coded(vectors, store, arranged, kept, space, quantizer, centroids.vectors, names, record.row_bytes)
+        checksums = write_codes(coded, directory, pages, workers, report)
+    writer.write_array("vectors/exact_crc32c", page_crcs)
+    writer.write_array("quantizer/origin", quantizer.origin)
+    writer.write_array("quantizer/signs", quantizer.signs)
+    return checksums
 
 
 def _check_sizes(source: VectorSource, params: BuildParams, record: Record) -> None:
@@ -160,20 +243,21 @@ def _beside(
 
 
 def _assign(
-    source: VectorSource,
     space: Space,
     clusters: Clusters,
     params: BuildParams,
     temporary: Path,
     spool: EdgeSpool,
     workers: int,
+    checkpoint: Checkpoint,
     report: Progress,
 ) -> None:
     if params.replicas == 1:
-        assign_leaves(source, space, clusters, spool, workers, report)
+        assign_leaves(space, clusters, spool, workers, report)
         return
-    with Candidates(temporary) as candidates:
-        assign_closure(source, space, clusters, params, candidates, workers, report)
+    known = checkpoint.of("assign")
+    with Candidates(temporary, known and known["candidates"]) as candidates:
+        assign_closure(space, clusters, params, candidates, workers, checkpoint, report)
         balance(candidates, len(clusters.centroids), params.replicas, params.posting_bound, spool, report)
 
 
@@ -186,19 +270,13 @@ def _write_centroids(writer: IndexWriter, clusters: Clusters, graph: Graph, name
     centroids = clusters.centroids
     writer.write_array("centroids/vectors", centroids.vectors)
     if centroids.given and centroids.rows is not None:
-        writer.write_array("centroids/ids", names.of(centroids.rows))
+        writer.write_array("centroids/ids", names.of(clusters.vectors.rows_of(centroids.rows)))
     for number, level in enumerate(graph.levels):
         name = f"centroids/graph/level{number}"
         if level.nodes is not None:
             writer.write_array(f"{name}/nodes", level.nodes)
         writer.write_array(f"{name}/offsets", level.offsets)
         writer.write_array(f"{name}/neighbors", level.neighbors)
-
-
-def _write_coded(writer: IndexWriter, quantizer: Quantizer, page_crcs: NDArray[np.uint32]) -> None:
-    writer.write_array("vectors/exact_crc32c", page_crcs)
-    writer.write_array("quantizer/origin", quantizer.origin)
-    writer.write_array("quantizer/signs", quantizer.signs)
 
 
 def _write_directory(writer: IndexWriter, directory: Directory, checksums: NDArray[np.uint32]) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.checksum import crc32c
 from spann.build.parallel import ordered_map
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource, check_finite, check_lengths
@@ -60,29 +61,33 @@ class Space:
         return self.map(block) if self.metric is Metric.COSINE else block.astype(np.float32)
 
 
-def scan(source: VectorSource, metric: Metric, threads: int, progress: Progress) -> Space:
+def scan(source: VectorSource, metric: Metric, threads: int, progress: Progress) -> tuple[Space, int]:
     """Reads every vector once: refuses what cannot be searched, naming the row, and finds origin and largest length.
+
+    Also returns a checksum of the vectors, by which the same ones are known again.
 
     Raises `InputError` for NaN, infinity, lengths that overflow float32 and, under cosine, zero vectors.
     """
     needs_norms = metric is not Metric.L2 or source.dtype.kind == "f"
     rows = max(1, (8 << 20) // source.row_bytes)
 
-    def check(start: int) -> tuple[int, float, NDArray[np.float64]]:
+    def check(start: int) -> tuple[int, int, float, NDArray[np.float64]]:
         block = source.read(start, min(start + rows, source.count))
         check_finite(block, start, source.name)
         directions = metric is Metric.COSINE
         largest = check_lengths(block, start, source.name, directions=directions) if needs_norms else 0.0
-        return len(block), largest, block.sum(axis=0, dtype=np.float64)
+        return len(block), crc32c(block), largest, block.sum(axis=0, dtype=np.float64)
 
-    sqnorm, total, done = 0.0, np.zeros(source.dim), 0
-    for count, largest, block_sum in ordered_map(check, range(0, source.count, rows), threads):
+    sqnorm, total, done, crc = 0.0, np.zeros(source.dim), 0, 0
+    for count, block_crc, largest, block_sum in ordered_map(check, range(0, source.count, rows), threads):
+        crc = crc32c(block_crc.to_bytes(4, "little"), crc)
         sqnorm, total, done = max(sqnorm, largest), total + block_sum, done + count
         progress("scan", done, source.count)
     origin = total / source.count
     if source.dtype.kind in "iu":
         origin = np.rint(origin)
-    return Space(metric, source.dim, float(np.sqrt(sqnorm)) if metric is Metric.IP else 0.0, origin.astype(np.float32))
+    largest_norm = float(np.sqrt(sqnorm)) if metric is Metric.IP else 0.0
+    return Space(metric, source.dim, largest_norm, origin.astype(np.float32)), crc
 
 
 def _square_norms(x: Array) -> NDArray[np.float64]:

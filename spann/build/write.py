@@ -11,17 +11,17 @@ from spann._kernels import postings as packing
 from spann.build.ids import Ids
 from spann.build.layout import Directory
 from spann.build.parallel import ordered_map
+from spann.build.partition import Partition
 from spann.build.temporary import RecordFile
 from spann.storage import PAGE, ShardedWriter
 from spann.types import Array, Progress
-from spann.vectors import VectorSource
 
 BATCH_BYTES = 16 << 20
 """Pages assembled at a time by one thread. Neighbouring postings share vectors, which are then read once."""
 
 
 def write_pages(
-    source: VectorSource,
+    source: Partition,
     names: Ids,
     directory: Directory,
     kept: RecordFile,
@@ -44,7 +44,7 @@ def write_pages(
         out = np.zeros((last_page - first_page) * PAGE, np.uint8)
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
         crcs = packing.pack(
-            names.of(rows),
+            names.of(source.rows_of(distinct))[inverse],
             source.take(distinct)[inverse] if len(distinct) else np.empty((0, source.dim), source.dtype),
             length,
             starts + directory.offset[which],

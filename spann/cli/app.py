@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 import spann
-from spann.cli.build import build
+from spann.cli.build import build, plan
 from spann.cli.demo import demo
 from spann.cli.evaluate import evaluate
 from spann.cli.inspect import info, verify
@@ -41,6 +41,7 @@ class _Program(click.Group):
             if state.debug:
                 traceback.print_exc()
             code, message = _report(error)
+            message = "; ".join([message, *getattr(error, "__notes__", ())])
             click.echo(f"spann: error: {' '.join(message.split())}", err=True)
         # A command that ends by `ctx.exit` hands its code back here.
         sys.exit(code if isinstance(code, int) else 0)
@@ -83,11 +84,11 @@ def _report(error: Exception) -> tuple[int, str]:
 def cli() -> None:
     """Approximate nearest-neighbour search for vector collections too large for memory.
 
-    Vectors are read from .fbin .f16bin .u8bin .i8bin .fvecs .bvecs .npy files and Zarr arrays.
+    Vectors are read from .fbin .f16bin .u8bin .i8bin .fvecs .bvecs .npy .hdf5 .parquet files and Zarr arrays.
     """
 
 
-for _command in (build, search, info, verify, truth, evaluate, demo):
+for _command in (build, plan, search, info, verify, truth, evaluate, demo):
     cli.add_command(_command)
 
 

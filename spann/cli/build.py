@@ -1,8 +1,10 @@
-"""`spann build`."""
+"""`spann build` and `spann plan`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,16 @@ from spann.cli.options import (
     ids_option,
     json_option,
     max_rows_option,
+    memory_limit_option,
     metric_option,
     parameters,
+    progress_option,
     quiet_option,
     read_ids,
     threads_option,
 )
-from spann.cli.progress import progress_report
-from spann.cli.text import SUMMARY, print_json, summary
+from spann.cli.progress import clock, progress_report
+from spann.cli.text import SUMMARY, print_json, size, summary
 from spann.config import (
     CODE_BITS,
     CODED_POSTING_SIZE,
@@ -41,49 +45,69 @@ def _code_bits(ctx: click.Context, param: click.Parameter, value: str | None) ->
     return value if value in (None, AUTO) else int(click.INT(value, param, ctx))
 
 
+_BUILD_OPTIONS = (
+    click.option(
+        "--posting-size",
+        type=int,
+        metavar="N",
+        help="Entries a posting should have; none has more than 2N. Sets the number of centroids if --centroids does "
+        f"not. Default: {DEFAULT_POSTING_SIZE}, with codes {CODED_POSTING_SIZE} or more.",
+    ),
+    click.option(
+        "--centroids",
+        type=float,
+        metavar="RATIO",
+        help=f"Centroids as a share of the vectors, up to 0.5. Default: {DEFAULT_CENTROIDS}, with codes 1 / posting "
+        "size.",
+    ),
+    click.option(
+        "--max-replicas",
+        type=int,
+        metavar="N",
+        help=f"Postings that one vector may be in. Default: {DEFAULT_REPLICAS}, with codes 1.",
+    ),
+    click.option(
+        "--epsilon1",
+        type=float,
+        metavar="X",
+        help=f"A vector may join centroids up to (1 + X) times as far as its nearest. Default: {BuildParams.epsilon1}.",
+    ),
+    click.option(
+        "--code-bits",
+        callback=_code_bits,
+        metavar="B|auto",
+        help=f"Bits per dimension of the codes in postings ({', '.join(map(str, CODE_BITS[1:]))}); 0 keeps exact "
+        "vectors there. Default: auto, by the dimension, and 0 for vectors under 64 bytes.",
+    ),
+    click.option("--seed", type=int, metavar="S", help=f"Start of all randomness. Default: {BuildParams.seed}."),
+)
+
+
+def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The parameters of a build, for `build` and `plan`."""
+    for option in reversed(_BUILD_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command(cls=Command)
 @click.argument("base", type=FILE)
 @click.argument("index", type=FILE)
 @metric_option(default=None)
-@click.option(
-    "--posting-size",
-    type=int,
-    metavar="N",
-    help="Entries a posting should have; none has more than 2N. Sets the number of centroids if --centroids does not. "
-    f"Default: {DEFAULT_POSTING_SIZE}, with codes {CODED_POSTING_SIZE} or more.",
-)
-@click.option(
-    "--centroids",
-    type=float,
-    metavar="RATIO",
-    help=f"Centroids as a share of the vectors, up to 0.5. Default: {DEFAULT_CENTROIDS}, with codes 1 / posting size.",
-)
-@click.option(
-    "--max-replicas",
-    type=int,
-    metavar="N",
-    help=f"Postings that one vector may be in. Default: {DEFAULT_REPLICAS}, with codes 1.",
-)
-@click.option(
-    "--epsilon1",
-    type=float,
-    metavar="X",
-    help=f"A vector may join centroids up to (1 + X) times as far as its nearest. Default: {BuildParams.epsilon1}.",
-)
-@click.option(
-    "--code-bits",
-    callback=_code_bits,
-    metavar="B|auto",
-    help=f"Bits per dimension of the codes in postings ({', '.join(map(str, CODE_BITS[1:]))}); 0 keeps exact vectors "
-    "there. Default: auto, by the dimension, and 0 for vectors under 64 bytes.",
-)
-@click.option("--seed", type=int, metavar="S", help=f"Start of all randomness. Default: {BuildParams.seed}.")
+@_build_options
 @threads_option
+@memory_limit_option
 @ids_option
 @max_rows_option("BASE")
 @click.option("--overwrite", is_flag=True, help="Replace an index at INDEX. Default: refuse.")
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Begin anew instead of going on with an unfinished build. Default: go on; refuse if it is another.",
+)
 @config_option
 @json_option
+@progress_option
 @quiet_option
 def build(
     base: Path,
@@ -92,29 +116,37 @@ def build(
     code_bits: int | str | None,
     ids: Path | None,
     threads: int | None,
+    memory_limit: str | None,
     max_rows: int | None,
     overwrite: bool,
+    restart: bool,
     config: Path | None,
     as_json: bool,
+    progress_form: str,
     quiet: bool,
     **options: Any,
 ) -> None:
     """Build an index of the vectors in BASE in the new directory INDEX."""
-    params, preset = parameters(BuildParams, config, **options, code_bits=None if code_bits == AUTO else code_bits)
-    if code_bits == AUTO:
-        params = params.with_(code_bits=None)  # even where the preset has bits
+    params, preset = _parameters(config, code_bits, options)
+    metric = metric or preset.get("metric", "l2")
     start = time.perf_counter()
-    with open_source(base, max_rows=max_rows) as source, progress_report(quiet) as progress:
-        built = spann.build(
-            source,
-            index,
-            metric=metric or preset.get("metric", "l2"),
-            ids=None if ids is None else read_ids(ids),
-            params=params,
-            threads=threads,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    with open_source(base, max_rows=max_rows) as source:
+        if not quiet and progress_form == "text":
+            planned = spann.plan(source, metric=metric, params=params, threads=threads, memory_limit=memory_limit)
+            click.echo(f"spann: plan: {_plan_line(planned)}", err=True)
+        with progress_report(quiet, progress_form) as progress:
+            built = spann.build(
+                source,
+                index,
+                metric=metric,
+                ids=None if ids is None else read_ids(ids),
+                params=params,
+                threads=threads,
+                memory_limit=memory_limit,
+                overwrite=overwrite,
+                restart=restart,
+                progress=progress,
+            )
     seconds = time.perf_counter() - start
     with built:
         info = built.info()
@@ -124,3 +156,68 @@ def build(
         print_json({"path": str(index), "seconds": seconds, **brief, "posting_length": length})
     else:
         click.echo(f"{index}: {summary(info)}; built in {seconds:.1f} s")
+
+
+@click.command(cls=Command)
+@click.argument("base", type=FILE)
+@metric_option(default=None)
+@_build_options
+@threads_option
+@memory_limit_option
+@max_rows_option("BASE")
+@config_option
+@json_option
+def plan(
+    base: Path,
+    metric: str | None,
+    code_bits: int | str | None,
+    threads: int | None,
+    memory_limit: str | None,
+    max_rows: int | None,
+    config: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Predict what building an index of BASE would take, without building it."""
+    params, preset = _parameters(config, code_bits, options)
+    with open_source(base, max_rows=max_rows) as source:
+        found = spann.plan(
+            source,
+            metric=metric or preset.get("metric", "l2"),
+            params=params,
+            threads=threads,
+            memory_limit=memory_limit,
+        )
+    if as_json:
+        print_json(asdict(found))
+        return
+    facts = {
+        "vectors": f"{found.count} {found.dtype} of dimension {found.dim}, {found.metric}",
+        "codes": f"{found.code_bits} bits per dimension" if found.code_bits else "none",
+        "centroids": str(found.centroids),
+        "index on disk": size(found.disk_bytes),
+        "temporary disk": size(found.temporary_bytes),
+        "memory to build": f"{size(found.memory_bytes)} with {found.threads} threads, limit {size(found.memory_limit)}",
+        "time to build": clock(found.seconds),
+        "memory when open": f"{size(found.open_memory_bytes)} with all codes in memory, "
+        f"{size(found.open_memory_least)} with none",
+    }
+    width = max(map(len, facts))
+    click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+
+
+def _parameters(
+    config: Path | None, code_bits: int | str | None, options: dict[str, Any]
+) -> tuple[BuildParams, dict[str, Any]]:
+    params, preset = parameters(BuildParams, config, **options, code_bits=None if code_bits == AUTO else code_bits)
+    if code_bits == AUTO:
+        params = params.with_(code_bits=None)  # even where the preset has bits
+    return params, preset
+
+
+def _plan_line(found: spann.Plan) -> str:
+    return (
+        f"about {clock(found.seconds)}, {size(found.memory_bytes)} of memory ({found.threads} threads, limit "
+        f"{size(found.memory_limit)}), {size(found.disk_bytes)} of disk and {size(found.temporary_bytes)} while "
+        f"building; open, {size(found.open_memory_least)} to {size(found.open_memory_bytes)} of memory"
+    )

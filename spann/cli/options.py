@@ -72,6 +72,20 @@ ids_option = click.option(
     "--ids", type=FILE, metavar="FILE", help="Ids of the vectors in BASE, int64 .npy. Default: row numbers from 0."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output. Default: text.")
+memory_limit_option = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Memory the process may take, as 800MB or 4GiB: with less it uses fewer threads, and what cannot fit is "
+    "refused before it starts. Default: half of what is available.",
+)
+progress_option = click.option(
+    "--progress",
+    "progress_form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Form of the progress on standard error; json is one object a line, with stage, done, total, seconds, rate "
+    "and eta_seconds. Default: text.",
+)
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress on standard error. Default: show it.")
 config_option = click.option(
     "--config", type=FILE, metavar="FILE", help="TOML preset; options win over it. Default: none."
@@ -153,14 +167,14 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--navigate",
             type=int,
             metavar="N",
-            help="Candidates kept while seeking the nearest centroids. Default: 3 times the postings, with codes 1.5 "
-            "times; at least 64.",
+            help="Candidates kept while seeking the nearest centroids. Default: 3 times the postings, with codes "
+            "as many; at least 64.",
         ),
         click.option(
             "--epsilon2",
             type=float,
             metavar="X",
-            help="Read only postings whose centroid is at most (1 + X) times as far as the nearest. Default: inf.",
+            help="Read only postings whose centroid is at most (1 + X) times as far as the 16th nearest. Default: inf.",
         ),
     ):
         command = option(command)

@@ -1,7 +1,9 @@
-"""Progress of long work on standard error: a bar with the time left on a terminal, a line for each stage in a log."""
+"""Progress of long work on standard error: a bar with the time left on a terminal, a line for each stage in a log, or
+JSON lines for a program."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from types import TracebackType
@@ -53,7 +55,8 @@ class ProgressReport:
         share = min(1.0, done / total) if total else 1.0
         filled = round(_WIDTH * share)
         left = f"{clock(seconds)} in all" if share == 1 else f"{clock(seconds / share - seconds)} left" if share else ""
-        line = f"{stage:<12} [{'#' * filled}{'-' * (_WIDTH - filled)}] {share:4.0%}  {left}"
+        rate = f"{_short(done / seconds)}/s  " if seconds > 0 and done else ""
+        line = f"{stage:<12} [{'#' * filled}{'-' * (_WIDTH - filled)}] {share:4.0%}  {rate}{left}"
         # "Erase to the end of the line" rather than padding: the line before may have been of any length.
         print(f"\r{line}\x1b[K", end="", file=self._stream, flush=True)
         self._open_line = True
@@ -62,6 +65,44 @@ class ProgressReport:
         if self._open_line:
             print(file=self._stream, flush=True)
             self._open_line = False
+
+
+class JsonReport:
+    """Called as `spann.types.Progress`: one JSON object a line, at most ten a second and the end of each stage."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._stage = ""
+        self._start = time.monotonic()
+        self._written = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._written = stage, 0.0
+        if done < total and now - self._written < _INTERVAL:
+            return
+        self._written = now
+        seconds = now - self._start
+        line = {
+            "stage": stage,
+            "done": done,
+            "total": total,
+            "seconds": round(seconds, 3),
+            "rate": round(done / seconds, 3) if seconds > 0 else None,
+            "eta_seconds": round(seconds / done * (total - done), 3) if done else None,
+        }
+        print(json.dumps(line), file=self._stream, flush=True)
+        if done >= total:
+            self._stage, self._start = "", now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
 
 
 class Silent:
@@ -76,9 +117,20 @@ class Silent:
         pass
 
 
-def progress_report(quiet: bool) -> ProgressReport | Silent:
-    """A context manager whose value is what the library's functions take as `progress`."""
-    return Silent() if quiet else ProgressReport()
+def progress_report(quiet: bool, form: str = "text") -> ProgressReport | JsonReport | Silent:
+    """A context manager whose value is what the library's functions take as `progress`; `form` is "text" or "json"."""
+    if quiet:
+        return Silent()
+    return JsonReport() if form == "json" else ProgressReport()
+
+
+def _short(value: float) -> str:
+    """12.3k for 12345."""
+    for unit in ("", "k", "M"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}G"
 
 
 def clock(seconds: float) -> str:

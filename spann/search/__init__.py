@@ -1,9 +1,10 @@
 """Searching an index: navigate, prune, fetch, score, collect, all in one native pass (ext/c/search.c)."""
 
+from spann.search.budget import available_memory
 from spann.search.engine import IO_MODES, Engine
 from spann.search.verify import verify_index
 
 STAGES = ("navigate", "prune", "fetch", "score", "collect")
 """What one query goes through."""
 
-__all__ = ["IO_MODES", "STAGES", "Engine", "verify_index"]
+__all__ = ["IO_MODES", "STAGES", "Engine", "available_memory", "verify_index"]

@@ -7,19 +7,17 @@ that no query reads from disk.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.config import parse_size
 from spann.errors import InputError, StorageError
 
 AUTO_SHARE = 0.5
 """Of the memory that is available when the index is opened: as much as "auto" may take."""
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,9 @@ class MemoryBudget:
         """From bytes, from "44MB" or "1.5GiB" (any of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), "auto" or "none"."""
         if isinstance(value, MemoryBudget):
             return value
-        if isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0:
-            return cls(int(value))
-        if isinstance(value, str):
-            text = value.strip().lower()
-            if text in ("auto", "none"):
-                return cls(None, text == "auto")
-            found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text)
-            if found and found[2] in _UNITS and float(found[1]) > 0:
-                return cls(int(float(found[1]) * _UNITS[found[2]]))
-        raise InputError(f"memory_budget is {value!r}; it must be bytes, a size such as 44MB or 1.5GiB, auto or none")
+        if isinstance(value, str) and value.strip().lower() in ("auto", "none"):
+            return cls(None, value.strip().lower() == "auto")
+        return cls(parse_size(value, "memory_budget", "auto", "none"))
 
     def pinned_postings(self, needed: int, first_row: NDArray[np.uint64], row_bytes: int, name: str) -> int:
         """Postings, from the first on, whose codes fit beside the `needed` bytes; `first_row` (postings + 1,) counts

@@ -59,6 +59,34 @@ def open_read(path: Path) -> int:
         return system.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
+def open_again(path: Path, length: int) -> int:
+    """Opens an existing file for writing, cut to `length` bytes; `CorruptionError` where it is shorter."""
+    with explained(path, "open for writing"):
+        fd = system.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        found = file_bytes(fd, path)
+        if found < length:
+            raise CorruptionError(f"{path}: {found} bytes long, expected at least {length}")
+        with explained(path, "cut"):
+            system.ftruncate(fd, length)
+    except BaseException:
+        close(fd)
+        raise
+    return fd
+
+
+def append_line(path: Path, line: bytes, what: str) -> None:
+    """Adds `line` to the end of the file, created if need be, and makes it durable."""
+    with explained(path, "open for writing"):
+        fd = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        write_all(fd, line, path, what)
+        sync_file(fd, path)
+    finally:
+        close(fd)
+    sync_dir(path.parent)
+
+
 def close(fd: int) -> None:
     """Closes without complaint: every file that was written has been fsynced, so nothing is left to fail."""
     with suppress(OSError):
@@ -75,6 +103,17 @@ def write_all(fd: int, data: NDArray[np.uint8] | bytes, path: Path, what: str) -
         except OSError as error:
             done = total - len(view)
             raise _explain(error, path, f"write {what} ({done} of {total} bytes written)") from error
+
+
+def write_at(fd: int, data: NDArray[np.uint8], offset: int, path: Path, what: str) -> None:
+    """Writes all bytes from byte `offset` on, wherever the file's position is."""
+    view = data.data
+    while view:
+        try:
+            done = system.pwrite(fd, view, offset)
+        except OSError as error:
+            raise _explain(error, path, f"write {what} at byte {offset}") from error
+        view, offset = view[done:], offset + done
 
 
 def write_file(path: Path, data: bytes, what: str) -> None:
@@ -114,6 +153,13 @@ def ensure_dir(path: Path) -> None:
 def exists(path: Path) -> bool:
     with explained(path, "look up"):
         return path.exists()
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user may still write to the file system of the directory `path`."""
+    with explained(path, "find free space"):
+        found = system.statvfs(path)
+    return found.f_bavail * found.f_frsize
 
 
 def file_bytes(fd: int, path: Path) -> int:
@@ -162,6 +208,11 @@ def walk_files(root: Path) -> Iterator[tuple[Path, int]]:
                 yield from walk_files(Path(entry.path))
             else:
                 yield Path(entry.path), entry.stat(follow_symlinks=False).st_size
+
+
+def remove_file(path: Path) -> None:
+    with explained(path, "remove"):
+        system.unlink(path)
 
 
 def remove_tree(path: Path) -> None:

@@ -35,6 +35,9 @@ LOCK = ".building.lock"
 """Suffix of the lock file of who is making it. It lies beside that directory, not in it: so it outlives every rename,
 and no second process can mistake a directory in the middle of a swap for one that was left behind."""
 
+TEMPORARY = "temporary"
+"""Directory inside it for what is no part of the index, and is removed before that is published."""
+
 REPLACED = ".replaced"
 """Suffix of the old index during a swap, only where the system cannot exchange two directories in one step."""
 
@@ -43,7 +46,8 @@ class IndexWriter:
     """Makes an index at `path`: a context manager in which arrays are written and then published all at once.
 
     `created_by` names the program and its version; `overwrite` allows an existing index, and nothing else, to be
-    replaced. Leaving the context without `publish` removes what was written. The constructor touches nothing and
+    replaced. Leaving the context without `publish` removes what was written, unless `keep` is set: then the next one
+    finds what is in `temporary`, and only that. The constructor touches nothing and
     raises `ExistsError`, `InputError` or `MissingError` when `path` can be seen not to do; entering raises
     `ExistsError` while another process makes the same index, and `StorageError` where the system refuses.
     """
@@ -55,6 +59,8 @@ class IndexWriter:
         self._replaced = self.path.with_name(self.path.name + REPLACED)
         self._created_by = created_by
         self._overwrite = overwrite
+        self.temporary = self.work / TEMPORARY
+        self.keep = False
         self._writers: dict[str, ShardedWriter] = {}
         self._lock: int | None = None
         if not files.exists(self.path.parent):
@@ -68,7 +74,8 @@ class IndexWriter:
             raise ExistsError(f"{self.path}: another process is building this index (it holds {self._lock_path})")
         try:
             self._recover(known)
-            files.make_dir(self.work)
+            files.ensure_dir(self.work)
+            files.ensure_dir(self.temporary)
         except BaseException:
             self._release()
             raise
@@ -79,7 +86,7 @@ class IndexWriter:
             writer.close()
         # Whatever is wrong here comes second to the error on its way out, and the next build clears up.
         with suppress(SpannError):
-            if self._lock is not None and files.exists(self.work):
+            if self._lock is not None and not self.keep and files.exists(self.work):
                 files.remove_tree(self.work)
         with suppress(SpannError):
             self._release()
@@ -132,6 +139,7 @@ class IndexWriter:
         for group in groups:
             files.write_file(self.work / group / METADATA, to_json(GROUP), "metadata")
             files.sync_dir(self.work / group)
+        files.remove_tree(self.temporary)
         files.write_file(self.work / METADATA, root, "metadata")
         files.sync_dir(self.work)
         self._swap()
@@ -182,7 +190,9 @@ class IndexWriter:
                 files.rename(self._replaced, self.path)
             self._check_target()
         if self.work.exists():
-            files.remove_tree(self.work)
+            for entry in sorted(self.work.iterdir()):
+                if entry != self.temporary:
+                    files.remove_tree(entry) if entry.is_dir() else files.remove_file(entry)
 
     def _swap(self) -> None:
         """Gives the finished directory its name; the only moment at which anything outside `work` changes."""

@@ -4,6 +4,9 @@
 ``.fbin .f16bin .u8bin .i8bin``    uint32 n, uint32 d, then n rows of d float32, float16, uint8 or int8
 ``.fvecs .bvecs``                  rows of int32 d, then d float32 or uint8
 ``.npy``                           NumPy's own, 2-D in C order
+``.h5 .hdf5``                      HDF5 (h5py): dataset "train", or the only 2-D one, or FILE#DATASET
+``.parquet``                       Parquet (pyarrow): the list column "vector", "embedding" or "emb", the only one, or
+                                   FILE#COLUMN
 a directory                        one Zarr array, format 2 or 3
 =================================  ==================================================================================
 
@@ -36,6 +39,7 @@ _NPY_HEAD = 64 << 10
 
 _BIN_TYPES = {".fbin": "float32", ".f16bin": "float16", ".u8bin": "uint8", ".i8bin": "int8"}
 _VECS_TYPES = {".fvecs": "float32", ".bvecs": "uint8"}
+_CONTAINERS = {".h5": ("h5py", "HDF5"), ".hdf5": ("h5py", "HDF5"), ".parquet": ("pyarrow", "Parquet")}
 _TRUTH_ONLY = (".ibin", ".ivecs", ".npz")
 
 
@@ -44,7 +48,7 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
 
     Parameters
     ----------
-    obj : str, os.PathLike, zarr.Array, numpy.ndarray, or any object with ``__array__``
+    obj : str, os.PathLike, zarr.Array, h5py.Dataset, numpy.ndarray, or any object with ``__array__``
         A path to one of the formats above, or a 2-D array of uint8, int8, float16 or float32, one vector a row.
     max_rows : int, optional
         Serve only the first `max_rows` rows, at least 1 and no more than there are. Needed to read a file that holds
@@ -69,6 +73,10 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
         from spann.vectors.zarr_source import ZarrSource
 
         return ZarrSource(obj, max_rows=max_rows, name=name)
+    if _is_hdf5(obj):
+        from spann.vectors.hdf5_source import Hdf5Source
+
+        return Hdf5Source(obj, max_rows=max_rows, name="dataset" if name is None else name)
     name = "array" if name is None else name
     if isinstance(obj, np.ndarray):
         return ArraySource(obj, max_rows=max_rows, name=name)
@@ -87,7 +95,16 @@ def _is_zarr(obj: object) -> bool:
     return zarr is not None and isinstance(obj, zarr.Array | zarr.Group)
 
 
+def _is_hdf5(obj: object) -> bool:
+    h5py = sys.modules.get("h5py")
+    return h5py is not None and isinstance(obj, h5py.Dataset)
+
+
 def _open_path(path: Path, max_rows: int | None, name: str) -> VectorSource:
+    file_name, mark, part = path.name.rpartition("#")
+    container = path.with_name(file_name) if mark and Path(file_name).suffix.lower() in _CONTAINERS else path
+    if container.suffix.lower() in _CONTAINERS and not is_directory(container, name):
+        return _open_container(container, part if container is not path else "", max_rows, name)
     if is_directory(path, name):
         from spann.vectors.zarr_source import open_zarr
 
@@ -99,6 +116,21 @@ def _open_path(path: Path, max_rows: int | None, name: str) -> VectorSource:
     except BaseException:
         file.close()
         raise
+
+
+def _open_container(path: Path, part: str, max_rows: int | None, name: str) -> VectorSource:
+    """A file that holds several tables, of which `part` names one."""
+    library, formats = _CONTAINERS[path.suffix.lower()]
+    try:
+        if library == "h5py":
+            from spann.vectors.hdf5_source import open_hdf5
+
+            return open_hdf5(path, part, max_rows=max_rows, name=name)
+        from spann.vectors.parquet_source import open_parquet
+
+        return open_parquet(path, part, max_rows=max_rows, name=name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{name}: {formats} files need {library}: pip install 'spann[formats]'") from error
 
 
 def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], FileSource]:
@@ -114,7 +146,7 @@ def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], FileSourc
 
 
 def _known() -> str:
-    return f"vectors come from {' '.join([*_BIN_TYPES, *_VECS_TYPES, '.npy'])} files and Zarr directories"
+    return f"vectors come from {' '.join([*_BIN_TYPES, *_VECS_TYPES, '.npy', *_CONTAINERS])} files and Zarr directories"
 
 
 def _open_bin(file: RowFile, dtype: np.dtype[Any], max_rows: int | None) -> FileSource:

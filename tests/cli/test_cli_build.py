@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import Result
 
 import spann
@@ -22,9 +23,11 @@ def test_prints_a_line(run: Run, data: Path, tmp_path: Path) -> None:
     result = run("build", data / "base.npy", tmp_path / "i")
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{tmp_path / 'i'}: 3000 float32 vectors of dimension 16 (l2) in ")
-    # A log gets a line for each finished stage.
-    assert result.stderr
-    assert all(line.startswith("spann: ") and line.endswith(" s") for line in result.stderr.splitlines())
+    # A log gets the plan, and a line for each finished stage.
+    first, *stages = result.stderr.splitlines()
+    assert first.startswith("spann: plan: about 0:0")
+    assert stages
+    assert all(line.startswith("spann: ") and line.endswith(" s") for line in stages)
     assert "\r" not in result.stderr
 
 
@@ -134,3 +137,32 @@ def test_an_output_that_cannot_be_written_is_1(refused: Refused, data: Path) -> 
     assert "cannot be written" in refused(
         1, "truth", data / "base.npy", data / "queries.npy", "-k", 5, "-q", "-o", "/proc/t.ibin"
     )
+
+
+def test_progress_as_json_lines(run: Run, data: Path, tmp_path: Path) -> None:
+    result = run("build", data / "base.npy", tmp_path / "i", "--progress", "json")
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert {tuple(line) for line in lines} == {("stage", "done", "total", "seconds", "rate", "eta_seconds")}
+    assert list(dict.fromkeys(line["stage"] for line in lines))[:3] == ["scan", "partition", "cluster"]
+    assert lines[-1]["stage"] == "publish"
+    assert all(0 <= line["done"] <= line["total"] for line in lines)
+
+
+def test_plan(run: Run, data: Path, tmp_path: Path) -> None:
+    found = json.loads(run("plan", data / "base.npy", "--code-bits", "2", "--memory-limit", "2GiB", "--json").stdout)
+    assert (found["count"], found["dim"], found["code_bits"]) == (3000, 16, 2)
+    assert found["memory_bytes"] <= found["memory_limit"] == 2 << 30
+    built = json.loads(run("build", data / "base.npy", tmp_path / "i", "--code-bits", "2", "--json", "-q").stdout)
+    assert found["disk_bytes"] == pytest.approx(built["disk_bytes"], rel=0.4)  # small files count here
+    text = run("plan", data / "base.npy").stdout
+    assert [line.split("  ")[0] for line in text.splitlines()] == [
+        "vectors", "codes", "centroids", "index on disk", "temporary disk", "memory to build", "time to build",
+        "memory when open",
+    ]  # fmt: skip
+
+
+def test_too_little_memory(refused: Refused, data: Path, tmp_path: Path) -> None:
+    for command in (("plan", data / "base.npy"), ("build", data / "base.npy", tmp_path / "i")):
+        assert "memory_limit is 5000000 bytes" in refused(2, *command, "--memory-limit", "5MB")
+    assert "memory_limit is 'much'" in refused(2, "plan", data / "base.npy", "--memory-limit", "much")
+    assert not (tmp_path / "i").exists()

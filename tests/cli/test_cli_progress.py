@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 from spann.cli.progress import ProgressReport, clock, progress_report
 from spann.cli.text import size, table
@@ -34,7 +35,7 @@ def test_a_terminal_gets_a_bar() -> None:
         report("write", 1, 3)
     text = terminal.getvalue()
     assert text.startswith("\rcluster      [" + "-" * 30 + "]   0%")
-    assert "[" + "#" * 30 + "] 100%  0:00 in all\x1b[K\n" in text
+    assert re.search(r"\[#{30}\] 100%  [0-9.]+[kMG]?/s  0:00 in all\x1b\[K\n", text)
     # What is interrupted leaves a whole line behind.
     assert text.endswith("\n")
 

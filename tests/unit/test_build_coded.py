@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import spann
 from spann._kernels import code_twins
 from spann._kernels.checksum import crc32c
-from spann.build import arrange, balance, build_index, cluster, edges, encode, write
+from spann.build import arrange, balance, build_index, edges, encode, partition, write
 from spann.build.centroids import HALF_ERROR, HALF_RANGE
 from spann.storage import PAGE, ArrayLayout, IndexReader, PageChecksums, Record, exact_pages, posting_span
 from spann.testing import clustered
@@ -343,7 +343,7 @@ BUFFERS = [
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_number_of_threads_never_shows(tmp_path, content, monkeypatch, metric, replicas):
     base = data(3000, 20, 9, "float32")
-    monkeypatch.setattr(cluster, "REGION_BYTES", 1 << 16)
+    monkeypatch.setattr(partition, "REGION_BYTES", 1 << 16)
     monkeypatch.setattr(arrange, "BATCH_BYTES", 1 << 15)
     monkeypatch.setattr(encode, "BATCH_BYTES", 1 << 17)
     for threads in (1, 2, 5):
@@ -374,7 +374,7 @@ def test_stages_are_told_in_order(tmp_path):
         threads=1,
     )
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
-    assert stages == ["scan", "cluster", "assign", "graph", "layout", "arrange", "write", "publish"]
+    assert stages == ["scan", "partition", "cluster", "assign", "graph", "layout", "arrange", "write", "publish"]
     assert {stage for stage, done, total in seen if done == total} == set(stages)
 
 

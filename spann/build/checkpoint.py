@@ -1,0 +1,132 @@
+"""What an unfinished build has done so far, so that the same command goes on from there after a kill or a power cut.
+
+A checkpoint is a file of lines, each a JSON object after the CRC-32C of its bytes: first what the build is of, then
+marks. A mark says how far a stage is, with count and checksum of its temporary files, which are made durable before it
+is written; so it never promises what is not on the disk. A line cut short by a power cut ends the file. Only the stages
+up to assignment are marked: what follows them is less than half of the time, and writes the index front to back.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spann._kernels.checksum import crc32c
+from spann.errors import InputError
+from spann.storage import files
+
+MARK_SECONDS = 5.0
+"""Between two marks, and before the first: a build that is over sooner begins again more quickly than it goes on."""
+
+FILE = "checkpoint"
+
+Mark = dict[str, Any]
+
+
+class Checkpoint:
+    """The checkpoint in `directory` of the build that `about` (JSON) identifies.
+
+    One that is there is gone on with: `InputError` where it is of another build, naming what differs.
+    """
+
+    def __init__(self, directory: Path, about: dict[str, Any]) -> None:
+        self._path = directory / FILE
+        self._about: dict[str, Any] = json.loads(json.dumps(about))
+        self._marks: dict[str, Mark] = {}
+        self._pending: dict[str, Callable[[], Mark]] = {}
+        self._last = time.monotonic()
+        self._written = 0
+        lines = _lines(self._path)
+        if lines:
+            self._check(lines[0], directory)
+            for line in lines[1:]:
+                self._marks[line["stage"]] = line["mark"]
+            self._written = len(lines)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return bool(self._marks)
+
+    def of(self, stage: str) -> Mark | None:
+        """The last mark of the stage."""
+        return self._marks.get(stage)
+
+    def reached(self, stage: str, mark: Callable[[], Mark]) -> None:
+        """Marks the stage, if a mark is due; `mark` makes what it speaks of durable."""
+        if time.monotonic() - self._last >= MARK_SECONDS:
+            self._settle()
+            self._write(stage, mark())
+
+    def completed(self, stage: str, mark: Callable[[], Mark], *, instead_of: str = "") -> None:
+        """Marks the end of a stage at once where an earlier one is marked, else before the next mark that is due. The
+        end of the stage `instead_of` is of no use from then on, nor its files."""
+        self._pending.pop(instead_of, None)
+        self._pending[stage] = mark
+        if self.begun or time.monotonic() - self._last >= MARK_SECONDS:
+            self._settle()
+
+    def _settle(self) -> None:
+        pending, self._pending = self._pending, {}
+        for stage, mark in pending.items():
+            self._write(stage, mark())
+
+    def _write(self, stage: str, mark: Mark) -> None:
+        if self._written == 0:
+            self._append({"about": self._about})
+            for directory in self._path.parents[1:3]:  # of the temporary directory, and of the index being built
+                files.sync_dir(directory)
+        self._append({"stage": stage, "mark": mark})
+        self._marks[stage] = mark
+        self._last = time.monotonic()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        text = json.dumps(line, sort_keys=True).encode()
+        files.append_line(self._path, b"%08x %s\n" % (crc32c(text), text), "the checkpoint")
+        self._written += 1
+
+    def _check(self, first: dict[str, Any], directory: Path) -> None:
+        found = first.get("about", {})
+        for name in [*self._about, *found]:
+            if found.get(name) != self._about.get(name):
+                raise InputError(
+                    f"{directory.parent}: holds an unfinished build whose {name} is {found.get(name)}, not "
+                    f"{self._about.get(name)}; finish that one first, or start anew with --restart (restart=True)"
+                )
+
+
+def open_checkpoint(
+    directory: Path, about: dict[str, Any], names: dict[str, tuple[str, ...]], *, restart: bool
+) -> Checkpoint:
+    """The checkpoint in `directory`, and all other files removed from there but those, `names[stage]`, that its marks
+    speak of. `restart` removes these too, of whatever build they are."""
+    if restart:
+        _remove(directory, ())
+    checkpoint = Checkpoint(directory, about)
+    kept = [name for stage in names if checkpoint.of(stage) for name in names[stage]]
+    _remove(directory, (FILE, *kept) if kept else ())
+    return checkpoint
+
+
+def _remove(directory: Path, but: tuple[str, ...]) -> None:
+    for path, _ in list(files.walk_files(directory)):
+        if path.name not in but:
+            files.remove_file(path)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines up to the first that is damaged or cut short, which is removed with all after it."""
+    if not files.exists(path):
+        return []
+    content, good, lines = files.read_file(path), 0, []
+    for line in content.splitlines(keepends=True):
+        crc, _, text = line.partition(b" ")
+        if not line.endswith(b"\n") or crc != b"%08x" % crc32c(text[:-1]):
+            break
+        lines.append(json.loads(text))
+        good += len(line)
+    files.close(files.open_again(path, good))
+    return lines

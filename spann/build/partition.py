@@ -1,0 +1,235 @@
+"""Stage "partition": the collection copied region by region, so that what is near in space is near on disk.
+
+All stages after it read runs of that copy, never single rows here and there of a source that may be far larger than
+memory, compressed, or both. The cut is a balanced k-means trained on a sample; where there are more regions than one
+such cut can tell apart at a bearable cost, regions are cut out of coarse ones (SPANN section 3.2.1, hierarchical).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann._kernels import clustering
+from spann.build.parallel import ordered_map
+from spann.build.space import Space
+from spann.build.temporary import RecordFile, State
+from spann.types import Array, Progress
+from spann.vectors import VectorSource, sample_rows
+
+REGION_BYTES = 8 << 20
+"""Working vectors of a region: with its copy it stays in reach of the cache while it is split, and two threads' regions
+stay small beside any memory limit. 16 k vectors of 128 dimensions; 64 k were no better (recall equal to 0.001)."""
+
+SAMPLE_BYTES = 64 << 20
+"""Working vectors of the sample that a cut is trained on."""
+
+SAMPLE_PER_REGION = 256
+
+REGION_ITERATIONS = 12
+
+REGION_BALANCE = 0.1
+"""Step of the size penalty (ext/c/cluster.h)."""
+
+FANOUT = 1024
+"""Regions of one cut. A cut compares every vector with the centres of all its regions: with more, two cuts are cheaper
+than one."""
+
+SCATTER_BYTES = 8 << 20
+"""Vectors that are sorted by region and written at a time, by one thread: what a region gets of them is one write."""
+
+
+class Partition(VectorSource):
+    """The vectors of a collection in an order of the build's, in temporary files under `directory`.
+
+    Its rows are called positions, to tell them from the collection's rows, which it also keeps.
+    """
+
+    def __init__(self, directory: Path, name: str, source: VectorSource, state: dict[str, State] | None = None) -> None:
+        super().__init__(source.name, source.count, source.dim, source.dtype)
+        self.directory = directory
+        known = state or {}
+        self._vectors = RecordFile(directory / f"{name}-vectors", source.dtype, (source.dim,), known.get("vectors"))
+        try:
+            self._rows = RecordFile(directory / f"{name}-rows", np.dtype(np.int64), (), known.get("rows"))
+        except BaseException:
+            self._vectors.close()
+            raise
+
+    def put(self, start: int, vectors: Array, rows: NDArray[np.int64]) -> None:
+        """Writes `vectors` (n, dim) and the `rows` (n,) they come from at positions `start` and following."""
+        self._vectors.put(start, vectors)
+        self._rows.put(start, rows)
+
+    @property
+    def written(self) -> int:
+        """Positions up to the last that was put."""
+        return self._rows.count
+
+    def state(self) -> dict[str, State]:
+        """Makes all durable that was put; what another one goes on from (`RecordFile`)."""
+        return {"vectors": self._vectors.state(), "rows": self._rows.state()}
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The collection's rows at positions `start` to `stop` (exclusive)."""
+        return self._rows.read(start, stop)
+
+    def rows_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The collection's rows at `positions` (n,)."""
+        return self._rows.take(positions)
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self._vectors.close()
+        self._rows.close()
+
+    def remove(self) -> None:
+        """Closes the files and gives their space back."""
+        self._vectors.remove()
+        self._rows.remove()
+
+    def _read(self, start: int, stop: int) -> Array:
+        return self._vectors.read(start, stop)
+
+    def _take(self, rows: NDArray[np.int64]) -> Array:
+        return self._vectors.take(rows)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Positions `start` to `stop` of `source`; `partition` knows where they come from, or is None for themselves."""
+
+    source: VectorSource
+    partition: Partition | None
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        return np.arange(start, stop) if self.partition is None else self.partition.rows(start, stop)
+
+
+def partition(
+    source: VectorSource, space: Space, out: Partition, seed: int, threads: int, progress: Progress
+) -> NDArray[np.int64]:
+    """Fills `out` with the vectors of `source` region by region; the end of each region (regions,) int64.
+
+    Within a region they keep their order. No region has more than twice the `region_rows` it should have: one far over
+    its share, for copies cannot be told apart, is cut by position.
+    """
+    limit = region_rows(space.dim)
+    regions = -(-source.count // limit)
+    whole = _Part(source, None, 0, source.count)
+    done = 0
+
+    def report(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress("partition", done, 2 * levels * source.count)
+
+    levels = 1 if regions <= FANOUT else 2
+    if levels == 1:
+        return _cut(whole, regions, limit, space, out, (seed, 0), threads, report)
+    found = []
+    with Partition(out.directory, "coarse", source) as coarse:
+        ends = _cut(whole, round(math.sqrt(regions)), source.count, space, coarse, (seed, 0), threads, report)
+        for number, (start, stop) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
+            part = _Part(coarse, coarse, start, stop)
+            found.append(_cut(part, -(-len(part) // limit), limit, space, out, (seed, 0, number + 1), threads, report))
+        coarse.remove()
+    return np.concatenate(found)
+
+
+def region_rows(dim: int) -> int:
+    """Vectors that a region should have."""
+    return max(256, REGION_BYTES // (4 * dim))
+
+
+def _cut(
+    part: _Part,
+    regions: int,
+    limit: int,
+    space: Space,
+    out: Partition,
+    stream: tuple[int, ...],
+    threads: int,
+    report: Callable[[int], None],
+) -> NDArray[np.int64]:
+    """Copies `part` to the same positions of `out`, region by region; the end of each region, at most 2 * `limit` long.
+
+    Two passes, for a region's place depends on the sizes of those before: one finds the region of each vector, which
+    takes the time, and one copies."""
+    if regions == 1:
+        _copy(part, out, report)
+        return np.array([part.stop])
+    labels = RecordFile(out.directory / "labels", np.dtype(np.uint16 if regions <= 1 << 16 else np.uint32))
+    try:
+        sizes = np.zeros(regions, np.int64)
+        for label in _labels(part, regions, space, stream, threads):
+            labels.append(label)
+            sizes += np.bincount(label, minlength=regions)
+            report(len(label))
+        cursor = part.start + np.cumsum(sizes) - sizes
+        rows = max(1, SCATTER_BYTES // part.source.row_bytes)
+
+        def sort(start: int) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
+            stop = min(start + rows, part.stop)
+            label = labels.read(start - part.start, stop - part.start)
+            order = np.argsort(label, kind="stable")
+            counts = np.bincount(label, minlength=regions)
+            return part.source.read(start, stop)[order], part.rows(start, stop)[order], counts
+
+        for vectors, origins, counts in ordered_map(sort, range(part.start, part.stop, rows), threads):
+            end = np.cumsum(counts)
+            for region in np.flatnonzero(counts).tolist():
+                taken = slice(int(end[region] - counts[region]), int(end[region]))
+                out.put(int(cursor[region]), vectors[taken], origins[taken])
+            cursor += counts
+            report(len(vectors))
+    finally:
+        labels.remove()
+    pieces = [np.full(-(-int(n) // (2 * limit)), 2 * limit) for n in sizes if n]
+    for piece, n in zip(pieces, sizes[sizes > 0], strict=True):
+        piece[-1] = n - piece[:-1].sum()
+    ends: NDArray[np.int64] = part.start + np.cumsum(np.concatenate(pieces))
+    return ends
+
+
+def _copy(part: _Part, out: Partition, report: Callable[[int], None]) -> None:
+    rows = max(1, SCATTER_BYTES // part.source.row_bytes)
+    for start in range(part.start, part.stop, rows):
+        stop = min(start + rows, part.stop)
+        out.put(start, part.source.read(start, stop), part.rows(start, stop))
+        report(2 * (stop - start))
+
+
+def _labels(
+    part: _Part, regions: int, space: Space, stream: tuple[int, ...], threads: int
+) -> Iterator[NDArray[np.uint32]]:
+    """The region of each vector of `part`, block by block in order."""
+    sample = min(len(part), max(regions, min(regions * SAMPLE_PER_REGION, SAMPLE_BYTES // (4 * space.dim))))
+    x = space.map(part.source.take(part.start + sample_rows(len(part), sample, mix(*stream))))
+    centres, weights = clustering.balanced_kmeans(
+        x, regions, iterations=REGION_ITERATIONS, balance=REGION_BALANCE, seed=mix(*stream)
+    )
+    offset = np.einsum("ij,ij->i", centres, centres) + weights
+    block = max(1, REGION_BYTES // (4 * max(space.dim, regions)))
+
+    def assign(start: int) -> NDArray[np.uint32]:
+        x = space.map(part.source.read(start, min(start + block, part.stop)))
+        nearest: NDArray[np.uint32] = np.argmin(offset - 2 * (x @ centres.T), axis=1).astype(np.uint32)
+        return nearest
+
+    yield from ordered_map(assign, range(part.start, part.stop, block), threads)
+
+
+def mix(*stream: int) -> int:
+    """A seed of its own for each use of randomness (`numpy.random.SeedSequence` keeps them apart)."""
+    return int(np.random.SeedSequence(stream).generate_state(1, np.uint64)[0])

@@ -1,0 +1,191 @@
+"""What a build will take: disk, temporary disk, memory and time, from counts alone, before anything is read or written.
+
+Sizes follow from the format; `docs/SCALING.md` has the measurements that the other constants are fitted to, and how far
+predictions were off.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from spann.build.edges import BUCKET_BYTES, EDGE
+from spann.build.partition import FANOUT, region_rows
+from spann.config import BuildParams
+from spann.errors import InputError
+from spann.search import available_memory
+from spann.storage import Record, files
+from spann.types import Metric
+from spann.vectors import VectorSource
+
+LIMIT_SHARE = 0.5
+"""Of the memory available when a build starts: its limit where none is given."""
+
+BASE_BYTES = 130 << 20
+"""The interpreter, its libraries, and the stages' work that one thread does for all."""
+
+WORKER_BYTES = 90 << 20
+"""Of each thread, with the results of its work that wait to be written."""
+
+CENTROID_BYTES = 500
+"""Of each centroid besides its vectors: graph while it is built, directory, ends of leaves and groups."""
+
+CENTROID_COPIES = 14
+"""Bytes for each coordinate of a centroid: its mean as found, as stored, and three copies as float32 for the graph."""
+
+CLOSURE_SHARE = 0.84
+"""Of `max_replicas`, the postings that a vector ends up in: 6.6 of 8 on SIFT with 3 % centroids, 6.8 with 14 %. Data of
+lower intrinsic dimension have fewer, which only the build itself can tell."""
+
+GRAPH_BYTES = 82
+"""Of each centroid in the stored graph: 73 on 8,000 centroids of SIFT, 86 on 30,000."""
+
+DIRECTORY_BYTES = 22
+"""Of each posting in memory."""
+
+PAGE_LOSS = 1.02
+"""Pages of postings over what their bytes fill."""
+
+GFLOPS = 40.0
+"""Of one thread's matrix products on the machine that the seconds below were measured on (Zen 3, AVX2, float32)."""
+
+SECONDS_PER_GFLOP = 1 / 40.0
+
+PASS_SECONDS = 9e-9
+"""Of one thread for each byte of a vector: all passes over it, with their copies and files."""
+
+COORDINATE_SECONDS = 22e-9
+"""Of one thread for each coordinate: clustering within regions, arranging and coding."""
+
+CLOSURE_SECONDS = 270e-6
+"""Of one thread for each vector, where it joins several postings."""
+
+GRAPH_SECONDS = 90e-6
+"""Of the graph's one thread for each centroid and coordinate, per 128."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted of a build; sizes in bytes.
+
+    `disk_bytes` of the index, `temporary_bytes` at most besides, `memory_bytes` resident at most with `threads`
+    threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none.
+    """
+
+    count: int
+    dim: int
+    dtype: str
+    metric: str
+    code_bits: int
+    centroids: int
+    threads: int
+    memory_limit: int
+    disk_bytes: int
+    temporary_bytes: int
+    memory_bytes: int
+    seconds: float
+    open_memory_bytes: int
+    open_memory_least: int
+
+
+def limit_bytes(given: int | None) -> int:
+    """The limit in bytes: as given, or `LIMIT_SHARE` of what is available."""
+    return given if given is not None else int(LIMIT_SHARE * available_memory())
+
+
+def plan_build(
+    source: VectorSource, metric: Metric, params: BuildParams, *, threads: int, limit: int, id_bytes: int | None = None
+) -> Plan:
+    """Predicts the build of `source`; threads are as many of `threads` as `limit` bytes of memory allow.
+
+    Raises `InputError` where not even one does, naming what would help.
+    """
+    params = params.resolved(source.dtype, source.dim, metric)
+    count, dim, bits = source.count, source.dim, params.bits
+    width = id_bytes or (4 if count <= 2**32 else 8)
+    centroids = params.centroid_count(count)
+    row_width = 4 if count <= 2**32 else 8
+    record = Record.coded(width, row_width, dim, bits) if bits else Record.exact(width, source.row_bytes)
+    inside = count if bits else count - centroids
+    entries = int(inside * (1 if params.replicas == 1 else max(1.0, CLOSURE_SHARE * params.replicas)))
+
+    centroid_width = source.row_bytes if not bits or (metric is Metric.L2 and source.dtype.kind in "iu") else 2 * dim
+    kept = centroids * (centroid_width + GRAPH_BYTES + DIRECTORY_BYTES) + (0 if bits else centroids * width)
+    postings = int(
+        PAGE_LOSS * (record.header * centroids + record.primary * inside + record.replica * (entries - inside))
+    )
+    exact = count * source.row_bytes if bits else 0
+    checksums = exact // 1024
+    memory = BASE_BYTES + centroids * (CENTROID_COPIES * dim + CENTROID_BYTES) + min(BUCKET_BYTES, entries * 21) * 3
+    memory += count * row_width if bits and entries > inside else 0
+    memory += count * 8 if width == 8 and id_bytes else 0
+    fitting = min(threads, (limit - memory) // WORKER_BYTES)
+    if fitting < 1:
+        raise InputError(
+            f"memory_limit is {limit} bytes; building {count} vectors of {source.name} with {centroids} centroids "
+            f"needs about {memory + WORKER_BYTES}: raise the limit, or lower centroids (a larger posting_size does too)"
+        )
+    copies = count * (source.row_bytes + 8)
+    closure = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
+    temporary = max(
+        (3 if count > FANOUT * region_rows(dim) else 2) * copies + 2 * count,
+        copies + entries * EDGE.itemsize + closure + entries * 8 + (count * 8 if bits else 0),
+    )
+    return Plan(
+        count=count,
+        dim=dim,
+        dtype=source.dtype.name,
+        metric=metric.value,
+        code_bits=bits,
+        centroids=centroids,
+        threads=int(fitting),
+        memory_limit=limit,
+        disk_bytes=postings + exact + checksums + kept,
+        temporary_bytes=temporary,
+        memory_bytes=int(memory + fitting * WORKER_BYTES),
+        seconds=_seconds(count, dim, source.row_bytes, centroids, params, int(fitting)),
+        open_memory_bytes=kept + checksums + (count * record.primary if bits else 0),
+        open_memory_least=kept + checksums,
+    )
+
+
+def check_disk(plan: Plan, path: Path, work: Path) -> None:
+    """Raises `InputError` if what the build will write does not fit on the file system of `path`; what an unfinished
+    build left in `work` is there already."""
+    free = files.free_bytes(path.parent)
+    needed = plan.disk_bytes + plan.temporary_bytes
+    if needed > free + (sum(size for _, size in files.walk_files(work)) if files.exists(work) else 0):
+        raise InputError(
+            f"{path}: needs about {needed} bytes of disk ({plan.disk_bytes} for the index, {plan.temporary_bytes} "
+            f"while it is built); {free} are free"
+        )
+
+
+def _seconds(count: int, dim: int, row_bytes: int, centroids: int, params: BuildParams, threads: int) -> float:
+    regions = -(-count // region_rows(dim))
+    compared = regions if regions <= FANOUT else 2 * np.sqrt(regions)
+    work = count * (row_bytes * PASS_SECONDS + dim * COORDINATE_SECONDS)
+    work += 2e-9 * count * compared * dim * SECONDS_PER_GFLOP
+    if params.replicas > 1:
+        work += count * CLOSURE_SECONDS * (0.5 + dim / 256)
+    graph = centroids * GRAPH_SECONDS * dim / 128 * max(1.0, np.log2(max(2, centroids)) / 13)
+    speed = _speed()
+    # The graph takes one thread while others assign, which only closure makes longer than it.
+    alone = work / threads / speed
+    return float(max(alone, (graph / speed if threads > 1 else 0)) if threads > 1 else alone + graph / speed)
+
+
+def _speed() -> float:
+    """How fast this machine multiplies matrices, as a multiple of the one that was measured."""
+    x = np.ones((512, 512), np.float32)
+    best = np.inf
+    with threadpool_limits(1, user_api="blas"):
+        for _ in range(4):
+            start = time.perf_counter()
+            x @ x
+            best = min(best, time.perf_counter() - start)
+    return float(2 * 512**3 / best / 1e9 / GFLOPS)

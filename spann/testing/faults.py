@@ -1,0 +1,144 @@
+"""File systems that fail: what to put in place of `spann.storage.files.system` to see what a program does then."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+
+class FaultyDisk:
+    """The operating system, of which call number `after` (from 0) of `name`, and every later one, fails with `code`."""
+
+    def __init__(self, name: str, after: int, code: int = errno.ENOSPC) -> None:
+        self.name, self.left, self.code = name, after, code
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(os, name)
+        if name != self.name:
+            return (lambda fd: None) if name == "fsync" else function
+
+        def call(*args: Any, **more: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                self.failed = True
+                raise OSError(self.code, os.strerror(self.code))
+            return function(*args, **more)
+
+        return call
+
+
+class ShortDisk:
+    """The operating system, which reads and writes at most `most` bytes a call, as it may."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda fd: None) if name == "fsync" else getattr(os, name)
+
+    def write(self, fd: int, data: Any) -> int:
+        return os.write(fd, data[: self._most])
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        return os.pwrite(fd, data[: self._most], offset)
+
+    def preadv(self, fd: int, buffers: list[Any], offset: int) -> int:
+        return os.preadv(fd, [buffers[0][: self._most]], offset)
+
+
+class PowerCut(BaseException):
+    """The power is gone: nothing that the program does from now on reaches the disk."""
+
+
+class PowerCutDisk:
+    """The operating system until `after` calls that change something; from then on each raises `PowerCut`.
+
+    Then `restart` leaves on the disk what a power cut may leave: of what was not made durable some is gone and some is
+    there. A file that was written since its last fsync has what it had then, or that with a part of what came later,
+    torn anywhere; one whose directory was not fsynced since it was made may not be there at all. Renames and removals
+    count as durable, which file systems with a journal keep in order.
+    """
+
+    def __init__(self, after: int, seed: int = 0) -> None:
+        self.left = after
+        self.calls = 0
+        self._random = random.Random(seed)
+        self._paths: dict[int, str] = {}
+        self._durable: dict[str, bytes] = {}  # of files that changed since: what they held at their last fsync
+        self._new: set[str] = set()  # made in a directory that was not fsynced since
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _change(self) -> None:
+        self.calls += 1
+        self.left -= 1
+        if self.left < 0:
+            raise PowerCut
+
+    def open(self, path: Any, flags: int, *mode: int) -> int:
+        name = os.path.abspath(path)
+        made = bool(flags & os.O_CREAT) and not os.path.exists(name)
+        if made:
+            self._change()
+        fd = os.open(path, flags, *mode)
+        self._paths[fd] = name
+        if made:
+            self._new.add(name)
+            self._durable[name] = b""
+        return fd
+
+    def mkdir(self, path: Any, *mode: int) -> None:
+        self._change()
+        os.mkdir(path, *mode)
+        self._new.add(os.path.abspath(path))
+
+    def write(self, fd: int, data: Any) -> int:
+        self._before(fd)
+        return os.write(fd, data)
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        self._before(fd)
+        return os.pwrite(fd, data, offset)
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        self._before(fd)
+        os.ftruncate(fd, length)
+
+    def unlink(self, path: Any) -> None:
+        self._change()
+        os.unlink(path)
+        self._durable.pop(os.path.abspath(path), None)
+        self._new.discard(os.path.abspath(path))
+
+    def fsync(self, fd: int) -> None:
+        self._change()
+        name = self._paths[fd]
+        self._durable.pop(name, None)
+        self._new -= {path for path in self._new if os.path.dirname(path) == name}
+
+    def _before(self, fd: int) -> None:
+        name = self._paths[fd]
+        if name not in self._durable:
+            self._durable[name] = Path(name).read_bytes()
+        self._change()
+
+    def restart(self) -> None:
+        """Leaves the disk as the cut may have left it."""
+        for name, durable in self._durable.items():
+            path = Path(name)
+            if not path.exists():
+                continue
+            now = path.read_bytes()
+            if self._random.random() < 0.5:
+                torn = self._random.randrange(len(now) + 1)
+                path.write_bytes(now[:torn] + durable[torn:])
+            else:
+                path.write_bytes(durable)
+        for name in sorted(self._new):
+            if self._random.random() < 0.5 and os.path.lexists(name) and not os.path.isdir(name):
+                os.unlink(name)

@@ -1,0 +1,135 @@
+"""What a build will take: predictions, and the refusal of what cannot fit."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import spann
+from spann.build import partition, plan
+from spann.build.partition import Partition
+from spann.build.space import scan
+from spann.config import parse_size
+from spann.errors import InputError
+from spann.storage import files
+from spann.testing import clustered
+from spann.types import Metric
+from spann.vectors import ArraySource, open_source
+
+BASE, QUERIES = clustered(30_000, 32, 50, 1)
+
+
+CLOSURE = {"code_bits": 2, "max_replicas": 8, "centroids": 0.03}
+
+
+@pytest.mark.parametrize("settings", [{}, {"code_bits": 1}, {"code_bits": 0, "max_replicas": 1}, CLOSURE])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_sizes_are_predicted(tmp_path, settings, metric):
+    """With replicas, whose number the data decide, it is the most that is predicted: these data have low dimension."""
+    params = spann.BuildParams(**settings)
+    planned = spann.plan(BASE, metric=metric, params=params)
+    with spann.build(BASE, tmp_path / "i", metric=metric, params=params) as index:
+        info = index.info()
+    assert planned.centroids == pytest.approx(info["centroids"], rel=0.01)
+    assert info["disk_bytes"] <= 1.25 * planned.disk_bytes
+    if params.max_replicas in (None, 1):
+        assert planned.disk_bytes == pytest.approx(info["disk_bytes"], rel=0.25)
+    assert planned.open_memory_bytes == pytest.approx(info["open_memory_bytes"], rel=0.25)
+    with spann.open(tmp_path / "i", memory_budget="none") as index:
+        assert planned.open_memory_least == pytest.approx(index.open_memory_bytes, rel=0.3)
+
+
+def test_temporary_files_stay_below_the_prediction(tmp_path, monkeypatch):
+    largest = 0
+
+    def look(stage, done, total):
+        nonlocal largest
+        place = tmp_path / "i.building" / "temporary"
+        if place.exists():
+            largest = max(largest, sum(size for _, size in files.walk_files(place)))
+
+    planned = spann.plan(BASE)
+    spann.build(BASE, tmp_path / "i", progress=look).close()
+    assert 0.5 * planned.temporary_bytes < largest <= planned.temporary_bytes
+
+
+def test_too_little_memory_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"memory_limit is 1000000 bytes; .* raise the limit"):
+        spann.build(BASE, tmp_path / "i", memory_limit="1MB")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_less_memory_means_fewer_threads_and_the_same_index(tmp_path):
+    source = ArraySource(BASE)
+    least = plan.plan_build(source, Metric.L2, spann.BuildParams(), threads=1, limit=1 << 40).memory_bytes
+    planned = spann.plan(BASE, threads=8, memory_limit=least)
+    assert planned.threads == 1
+    assert spann.plan(BASE, threads=8, memory_limit=least + plan.WORKER_BYTES).threads == 2
+    with pytest.raises(InputError):
+        spann.plan(BASE, threads=8, memory_limit=least - 1)
+    spann.build(BASE, tmp_path / "a", memory_limit=least).close()
+    spann.build(BASE, tmp_path / "b", threads=2).close()
+    one, two = (
+        {p.relative_to(d): p.read_bytes() for p, _ in files.walk_files(d)} for d in (tmp_path / "a", tmp_path / "b")
+    )
+    assert one == two
+
+
+def test_too_little_disk_is_refused(tmp_path, monkeypatch):
+    class Full:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def statvfs(self, path):
+            found = os.statvfs(path)
+            return os.statvfs_result((*found[:4], 10, *found[5:]))
+
+    monkeypatch.setattr(files, "system", Full())
+    with pytest.raises(InputError, match="bytes of disk"):
+        spann.build(BASE, tmp_path / "i")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_as_text():
+    assert [parse_size(s, "x") for s in (5, "5", "2kB", "1.5 KiB", "3MiB", "1g")] == [5, 5, 2000, 1536, 3 << 20, 10**9]
+    for wrong in (0, -1, True, "", "many", "0", "3XB", 1.5, None):
+        with pytest.raises(InputError, match="x is"):
+            parse_size(wrong, "x")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_partition_keeps_every_vector_once(tmp_path, monkeypatch, dtype, levels):
+    monkeypatch.setattr(partition, "REGION_BYTES", 4 * 32 * 300)
+    if levels == 2:
+        monkeypatch.setattr(partition, "FANOUT", 16)
+    base = clustered(10_000, 32, 0, 3, dtype=dtype)[0]
+    base[2000:5000] = base[0]  # copies cannot be told apart, and are cut by position
+    source = open_source(base)
+    space, _ = scan(source, Metric.L2, 2, lambda *a: None)
+    results = []
+    for threads in (1, 3):
+        place = tmp_path / str(threads)
+        place.mkdir()
+        seen = []
+        with Partition(place, "regions", source) as out:
+            ends = partition.partition(source, space, out, 7, threads, lambda *a, to=seen: to.append(a))
+            rows = out.rows(0, source.count)
+            np.testing.assert_array_equal(out.read(0, source.count), base[rows])
+            picked = np.array([9999, 0, 17, 17])
+            np.testing.assert_array_equal(out.rows_of(picked), rows[picked])
+            np.testing.assert_array_equal(out.take(picked), base[rows[picked]])
+        assert sorted(p.name for p in place.iterdir()) == ["regions-rows", "regions-vectors"]
+        assert seen[-1] == ("partition", *seen[-1][2:], seen[-1][2])
+        np.testing.assert_array_equal(np.sort(rows), np.arange(source.count))
+        sizes = np.diff(ends, prepend=0)
+        assert ends[-1] == source.count
+        assert sizes.min() > 0
+        assert sizes.max() <= 600
+        within = [np.square(part - part.mean(axis=0)).sum() for part in np.split(base[rows].astype(float), ends[:-1])]
+        assert sum(within) < 0.8 * np.square(base.astype(float) - base.mean(axis=0)).sum()
+        results.append((rows, ends))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])

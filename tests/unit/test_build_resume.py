@@ -1,0 +1,318 @@
+"""An interrupted build goes on where it was, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import spann
+from spann.build import checkpoint, partition
+from spann.build.checkpoint import Checkpoint, open_checkpoint
+from spann.build.temporary import RecordFile
+from spann.errors import CorruptionError, InputError, StorageError
+from spann.storage import files
+from spann.testing import FaultyDisk, PowerCut, PowerCutDisk, ShortDisk, clustered
+
+BASE, QUERIES = clustered(6000, 16, 10, 1)
+PARAMS = {
+    "codes": spann.BuildParams(code_bits=2),
+    "classic": spann.BuildParams(code_bits=0),
+    "replicas": spann.BuildParams(code_bits=2, max_replicas=4),
+}
+ROOT = Path(__file__).parents[2]
+
+CHILD = """
+import sys, numpy as np, spann
+from spann.build import checkpoint, partition
+checkpoint.MARK_SECONDS = 0.0
+partition.REGION_BYTES = 1 << 15
+base, index, bits, replicas = sys.argv[1:]
+params = spann.BuildParams(code_bits=int(bits), max_replicas=int(replicas))
+spann.build(np.load(base), index, params=params, threads=2).close()
+"""
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def marks(monkeypatch):
+    """Marks at every chance, and many regions."""
+    monkeypatch.setattr(checkpoint, "MARK_SECONDS", 0.0)
+    monkeypatch.setattr(partition, "REGION_BYTES", 1 << 15)
+
+
+def stop_at(stage, share, seen=None):
+    def progress(at, done, total):
+        if seen is not None:
+            seen.append(at)
+        if at == stage and done >= share * total:
+            raise Stopped
+
+    return progress
+
+
+@pytest.mark.parametrize("kind", PARAMS)
+@pytest.mark.parametrize(
+    ("stage", "share"),
+    [("scan", 0), ("partition", 0.5), ("partition", 1), ("cluster", 0.3), ("cluster", 1), ("assign", 0.5),
+     ("assign", 1), ("graph", 1), ("layout", 1), ("arrange", 0.5), ("write", 0.5), ("write", 1)],
+)  # fmt: skip
+def test_same_bytes_wherever_it_stopped(tmp_path, content, marks, kind, stage, share):
+    if stage == "arrange" and kind == "classic":
+        share, stage = 0.1, "write"
+    spann.build(BASE, tmp_path / "whole", params=PARAMS[kind]).close()
+    with pytest.raises(Stopped) as caught:
+        spann.build(BASE, tmp_path / "i", params=PARAMS[kind], progress=stop_at(stage, share), threads=2)
+    kept = stage not in ("scan", "partition")
+    assert (tmp_path / "i.building").exists() == kept
+    assert len(getattr(caught.value, "__notes__", [])) == kept
+    seen = []
+    spann.build(BASE, tmp_path / "i", params=PARAMS[kind], progress=lambda at, *_: seen.append(at), threads=1).close()
+    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["i", "whole"]
+    assert ("partition" in seen) == (not kept)
+    if stage in ("layout", "write", "arrange"):
+        assert "cluster" not in seen
+
+
+def test_stopped_again_and_again(tmp_path, content, marks):
+    spann.build(BASE, tmp_path / "whole", params=PARAMS["replicas"]).close()
+    stops = [("cluster", 0.1), ("cluster", 0.4), ("cluster", 0.8), ("assign", 0.2), ("assign", 0.7), ("write", 0.3)]
+    for stage, share in stops:
+        with pytest.raises(Stopped):
+            spann.build(BASE, tmp_path / "i", params=PARAMS["replicas"], progress=stop_at(stage, share))
+    spann.build(BASE, tmp_path / "i", params=PARAMS["replicas"]).close()
+    assert content(tmp_path / "i") == content(tmp_path / "whole")
+
+
+def test_work_is_not_done_again(tmp_path, marks):
+    done = []
+    with pytest.raises(Stopped):
+        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("cluster", 0.7))
+    spann.build(
+        BASE, tmp_path / "i", params=PARAMS["codes"],
+        progress=lambda at, n, total: done.append(n / total) if at == "cluster" else None,
+    ).close()  # fmt: skip
+    assert min(done) > 0.6
+
+
+@pytest.mark.parametrize("stage", ["scan", "cluster"])
+def test_stopping_the_second_time_keeps_what_the_first_did(tmp_path, marks, stage):
+    for at, share in (("cluster", 0.5), (stage, 0.0)):
+        with pytest.raises(Stopped):
+            spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(at, share))
+    seen = []
+    spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=lambda at, *_: seen.append(at)).close()
+    assert "partition" not in seen
+
+
+@pytest.fixture
+def unfinished(tmp_path, marks):
+    with pytest.raises(Stopped):
+        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("cluster", 0.5))
+    return tmp_path / "i"
+
+
+@pytest.mark.parametrize("change", ["vectors", "params", "metric", "ids"])
+def test_another_build_is_refused(unfinished, content, change):
+    base = BASE.copy()
+    base[4321, 5] += 1
+    arguments = {
+        "vectors": {"vectors": base, "params": PARAMS["codes"]},
+        "params": {"vectors": BASE, "params": PARAMS["codes"].with_(seed=1)},
+        "metric": {"vectors": BASE, "params": PARAMS["codes"], "metric": "cosine"},
+        "ids": {"vectors": BASE, "params": PARAMS["codes"], "ids": np.arange(6000) + 5},
+    }[change]
+    name = {"params": "seed"}.get(change, change)
+    before = content(unfinished.with_name("i.building"))
+    with pytest.raises(InputError, match=f"unfinished build whose {name} is .* --restart"):
+        spann.build(path=unfinished, **arguments)
+    assert content(unfinished.with_name("i.building")) == before
+    spann.build(path=unfinished, restart=True, **arguments).close()
+    assert spann.verify(unfinished) == []
+    assert [p.name for p in unfinished.parent.iterdir()] == ["i"]
+
+
+@pytest.mark.parametrize("name", ["tree-vectors", "leaves", "means", "tree-rows", "regions-vectors"])
+def test_damaged_temporary_files_are_found(unfinished, name):
+    path = unfinished.with_name("i.building") / "temporary" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptionError, match=f"{name}: its first .* are not those that were written"):
+        spann.build(BASE, unfinished, params=PARAMS["codes"])
+    path.write_bytes(data[: len(data) // 3])
+    with pytest.raises(CorruptionError, match=f"{name}: .* bytes long, expected at least"):
+        spann.build(BASE, unfinished, params=PARAMS["codes"])
+    spann.build(BASE, unfinished, params=PARAMS["codes"], restart=True).close()
+    assert spann.verify(unfinished) == []
+
+
+def test_what_a_power_cut_leaves(unfinished, content):
+    """Unsynced data are gone or torn: files longer than the marks say with anything in them, a torn last mark."""
+    spann.build(BASE, unfinished.with_name("whole"), params=PARAMS["codes"]).close()
+    place = unfinished.with_name("i.building") / "temporary"
+    marks = (place / checkpoint.FILE).read_bytes()
+    for name in ("tree-vectors", "tree-rows", "leaves", "means"):
+        with (place / name).open("ab") as file:
+            file.write(os.urandom(12_345))
+    (place / checkpoint.FILE).write_bytes(marks + b'01234567 {"stage": "clu')
+    (place / "edges-0").write_bytes(b"left over")
+    spann.build(BASE, unfinished, params=PARAMS["codes"]).close()
+    assert content(unfinished) == content(unfinished.with_name("whole"))
+
+
+@pytest.mark.parametrize("kind", PARAMS)
+@pytest.mark.parametrize("part", range(4))
+def test_power_cuts_everywhere(tmp_path, content, marks, monkeypatch, kind, part):
+    """At every 24th call that changes the disk: what is left goes on, or begins anew, and ends with the same bytes."""
+    base = BASE[:2500]
+    disk = PowerCutDisk(10**9)
+    monkeypatch.setattr(files, "system", disk)
+    spann.build(base, tmp_path / "whole", params=PARAMS[kind], threads=1).close()
+    expected, went_on = content(tmp_path / "whole"), 0
+    for after in range(6 * part, disk.calls, 24):
+        place = tmp_path / str(after)
+        place.mkdir()
+        disk = PowerCutDisk(after, seed=after)
+        monkeypatch.setattr(files, "system", disk)
+        with pytest.raises(PowerCut):
+            spann.build(base, place / "i", params=PARAMS[kind], threads=1)
+        disk.restart()
+        monkeypatch.setattr(files, "system", PowerCutDisk(10**9))
+        went_on += (place / "i.building" / "temporary" / checkpoint.FILE).exists()
+        if not (place / "i").exists():
+            spann.build(base, place / "i", params=PARAMS[kind], threads=1).close()
+        assert content(place / "i") == expected
+        shutil.rmtree(place)
+    assert went_on > 3
+
+
+@pytest.mark.parametrize("kind", PARAMS)
+def test_reads_and_writes_cut_short(tmp_path, content, marks, monkeypatch, kind):
+    spann.build(BASE[:2500], tmp_path / "whole", params=PARAMS[kind], threads=1).close()
+    monkeypatch.setattr(files, "system", ShortDisk(1237))
+    with pytest.raises(Stopped):
+        spann.build(BASE[:2500], tmp_path / "i", params=PARAMS[kind], progress=stop_at("cluster", 0.5), threads=2)
+    spann.build(BASE[:2500], tmp_path / "i", params=PARAMS[kind], threads=2).close()
+    assert content(tmp_path / "i") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", PARAMS)
+@pytest.mark.parametrize(("name", "code"), [("pwrite", errno.ENOSPC), ("preadv", errno.EIO), ("fsync", errno.EIO)])
+def test_a_failing_disk_and_then_a_sound_one(tmp_path, content, marks, monkeypatch, kind, name, code):
+    base = BASE[:2500]
+    spann.build(base, tmp_path / "whole", params=PARAMS[kind], threads=1).close()
+    sound, went_on = files.system, 0
+    for after in range(0, 200, 17):
+        disk = FaultyDisk(name, after, code)
+        monkeypatch.setattr(files, "system", disk)
+        with contextlib.suppress(StorageError):
+            spann.build(base, tmp_path / "i", params=PARAMS[kind], threads=1).close()
+        assert disk.failed != (tmp_path / "i").exists()
+        went_on += (tmp_path / "i.building").exists()
+        monkeypatch.setattr(files, "system", sound)
+        if (tmp_path / "i").exists():
+            break
+    if not (tmp_path / "i").exists():
+        spann.build(base, tmp_path / "i", params=PARAMS[kind], threads=1).close()
+    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert went_on > 0
+
+
+def test_the_checkpoint_ends_at_its_first_bad_line(tmp_path, marks):
+    about = {"what": 1}
+    one = Checkpoint(tmp_path, about)
+    for number in range(3):
+        one.reached("a", lambda number=number: {"number": number})
+    text = (tmp_path / checkpoint.FILE).read_bytes()
+    lines = text.splitlines(keepends=True)
+    assert len(lines) == 4
+    for cut in (len(text) - 1, len(text) - 10):
+        (tmp_path / checkpoint.FILE).write_bytes(text[:cut])
+        assert Checkpoint(tmp_path, about).of("a") == {"number": 1}
+    (tmp_path / checkpoint.FILE).write_bytes(lines[0] + lines[1].replace(b"0}", b"7}") + lines[2] + lines[3])
+    found = Checkpoint(tmp_path, about)
+    assert not found.begun
+    assert (tmp_path / checkpoint.FILE).read_bytes() == lines[0]
+    (tmp_path / "x").write_text("")
+    open_checkpoint(tmp_path, about, {"a": ("x",)}, restart=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_record_files_go_on(tmp_path):
+    records = np.arange(100, dtype=np.int32).reshape(50, 2)
+    with RecordFile(tmp_path / "f", np.dtype(np.int32), (2,)) as file:
+        file.append(records[:20])
+        early = file.state()
+        file.append(records[20:])
+        file.put(10, records[10:12])
+        late = file.state()
+    assert late["count"] == 50
+    with RecordFile(tmp_path / "f", np.dtype(np.int32), (2,), late) as file:
+        np.testing.assert_array_equal(file.read(0, 50), records)
+    with RecordFile(tmp_path / "f", np.dtype(np.int32), (2,), early) as file:
+        assert file.count == 20
+        file.append(records[20:])
+        assert file.state() == late
+
+
+@pytest.mark.parametrize(("bits", "replicas"), [(2, 1), (0, 5)])
+def test_killed_at_random_times(tmp_path, content, bits, replicas):
+    """`kill -9` of a process, ten rounds each."""
+    rng = random.Random(bits)
+    np.save(tmp_path / "base.npy", BASE)
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "base.npy"), str(tmp_path / "i"), str(bits), str(replicas)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    begin = time.monotonic()
+    subprocess.run([*command[:4], str(tmp_path / "whole"), *command[5:]], check=True, env=environment)
+    seconds = time.monotonic() - begin
+    expected, went_on = content(tmp_path / "whole"), 0
+    for _ in range(10):
+        with subprocess.Popen(command, env=environment) as process:
+            time.sleep(seconds * rng.uniform(0.3, 1.0))
+            process.send_signal(signal.SIGKILL)
+        place = tmp_path / "i.building" / "temporary" / checkpoint.FILE
+        went_on += place.exists()
+        if (tmp_path / "i").exists():
+            assert content(tmp_path / "i") == expected
+            spann.verify(tmp_path / "i")
+            subprocess.run(["rm", "-r", str(tmp_path / "i")], check=True)
+    assert went_on > 0, "never stopped in the middle"
+    if not (tmp_path / "i").exists():
+        subprocess.run(command, check=True, env=environment)
+    assert content(tmp_path / "i") == expected
+
+
+def test_the_command_names_what_is_kept_and_goes_on(tmp_path):
+    np.save(tmp_path / "base.npy", BASE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    script = (
+        "import sys; from spann.build import checkpoint, partition; checkpoint.MARK_SECONDS = 0.0; "
+        "partition.REGION_BYTES = 1 << 15; from spann.cli import main; main()"
+    )
+    build = [sys.executable, "-c", script, "build", "base.npy", "i", "--code-bits", "2", "--progress", "json"]
+    with subprocess.Popen(build, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if json.loads(line)["stage"] == "cluster":
+                process.kill()
+                break
+    other = subprocess.run([*build, "--seed", "3"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "unfinished build whose seed is 0, not 3" in other.stderr
+    assert subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
+    assert spann.verify(tmp_path / "i") == []
