@@ -122,6 +122,7 @@ def _search(job: Job, open_index: Callable[[Job], Searcher]) -> dict[str, Any]:
     # Joined only now: what Python and the libraries took before stays charged elsewhere, so the group holds the index,
     # the buffers of searches and the page cache of what is read from here on.
     if job["group"]:
+        _lock_code()
         _join(job["group"])
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory starts anew
@@ -231,6 +232,17 @@ def resident(files: list[Path]) -> int:
                 raise OSError(ctypes.get_errno(), f"mincore of {file}")
             held += int((pages & 1).sum()) * page
     return held
+
+
+def _lock_code() -> None:
+    """Locks the program and its libraries in memory. Their pages are page cache too: in the room that is left for the
+    index, LanceDB's, of 200 MB, pushed each other out and were read again at 600 MB/s without end."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, permissions, *rest = line.split()
+        if "r" in permissions and len(rest) > 3 and (".so" in rest[3] or "x" in permissions):
+            start, end = (int(bound, 16) for bound in span.split("-"))
+            libc.mlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start))
 
 
 def _join(group: str) -> None:
