@@ -31,6 +31,9 @@ BASE_BYTES = 130 << 20
 WORKER_BYTES = 90 << 20
 """Of each thread, with the results of its work that wait to be written."""
 
+CLOSURE_BYTES = 120 << 20
+"""Of closure and of the edges that are sorted to balance it."""
+
 CENTROID_BYTES = 500
 """Of each centroid besides its vectors: graph while it is built, directory, ends of leaves and groups."""
 
@@ -50,19 +53,19 @@ DIRECTORY_BYTES = 22
 PAGE_LOSS = 1.02
 """Pages of postings over what their bytes fill."""
 
-GFLOPS = 40.0
+GFLOPS = 90.0
 """Of one thread's matrix products on the machine that the seconds below were measured on (Zen 3, AVX2, float32)."""
 
-SECONDS_PER_GFLOP = 1 / 40.0
+SECONDS_PER_GFLOP = 1 / GFLOPS
 
-PASS_SECONDS = 9e-9
+PASS_SECONDS = 16e-9
 """Of one thread for each byte of a vector: all passes over it, with their copies and files."""
 
-COORDINATE_SECONDS = 22e-9
+COORDINATE_SECONDS = 86e-9
 """Of one thread for each coordinate: clustering within regions, arranging and coding."""
 
-CLOSURE_SECONDS = 270e-6
-"""Of one thread for each vector, where it joins several postings."""
+CLOSURE_SECONDS = 300e-6
+"""Of one thread for each vector of 128 dimensions, where it joins several postings."""
 
 GRAPH_SECONDS = 90e-6
 """Of the graph's one thread for each centroid and coordinate, per 128."""
@@ -121,6 +124,7 @@ def plan_build(
     exact = count * source.row_bytes if bits else 0
     checksums = exact // 1024
     memory = BASE_BYTES + centroids * (CENTROID_COPIES * dim + CENTROID_BYTES) + min(BUCKET_BYTES, entries * 21) * 3
+    memory += CLOSURE_BYTES if params.replicas > 1 else 0
     memory += count * row_width if bits and entries > inside else 0
     memory += count * 8 if width == 8 and id_bytes else 0
     fitting = min(threads, (limit - memory) // WORKER_BYTES)
