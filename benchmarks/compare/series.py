@@ -49,9 +49,12 @@ def budget(data: Data) -> int:
 
 def spann(data: Data) -> list[Series]:
     pairs = [(48, 0.5), (64, 0.5), (96, 0.5), (128, 0.5), (176, 0.5), (256, 0.5), (256, 0.8), (320, 1.0), (400, 1.5)]
-    if data.dim > 128:  # fewer postings hold the neighbours of a sentence than of a SIFT feature
-        pairs = [(8, 0.5), (12, 0.5), (16, 0.5), (24, 0.5), (32, 0.5), (48, 0.8), (64, 0.8), (96, 1.2), (160, 1.6)]
-    points: list[Settings] = [{"max_postings": p, "error_bound": e, "epsilon2": EPSILON2} for p, e in pairs]
+    wide = []
+    if data.dim > 128:  # fewer postings hold the neighbours of a sentence than of a SIFT feature, some far ones
+        pairs = [(8, 0.5), (12, 0.5), (16, 0.5), (24, 0.5), (32, 0.5), (48, 0.8), (64, 0.8)]
+        wide = [(80, 1.0, 0.22), (96, 1.2, 0.25), (128, 1.4, 0.35), (192, 1.8, 0.5)]
+    settings = [*((p, e, EPSILON2) for p, e in pairs), *wide]
+    points: list[Settings] = [{"max_postings": p, "error_bound": e, "epsilon2": e2} for p, e, e2 in settings]
     limit = budget(data) * data.count
     codes: Settings = {"code_bits": 2}
     # Where postings are read from disk, replicas save more reads than they cost bytes: configs/disk-only.toml.
