@@ -34,7 +34,10 @@ cdef extern from "search.h" nogil:
         uint32_t levels
         const spann_level *graph
         uint32_t entry
+        uint64_t postings
         const uint32_t *chain
+        const uint32_t *appended
+        const uint32_t *appended_end
         const uint32_t *posting_page
         const uint16_t *posting_offset
         const uint16_t *posting_length
@@ -158,11 +161,16 @@ cdef class NativeIndex:
         self.index.entry = entry
         self.kept += [levels, vectors, ids]
 
-    def set_postings(self, const uint32_t[::1] chain, const uint32_t[::1] page, const uint16_t[::1] offset,
+    def set_postings(self, const uint32_t[::1] chain, const uint32_t[::1] appended,
+                     const uint32_t[::1] appended_end, const uint32_t[::1] page, const uint16_t[::1] offset,
                      const uint16_t[::1] length, const uint16_t[::1] primaries, const uint32_t[::1] crc,
                      uint64_t pages_per_shard, const int[::1] files):
-        """`chain` None where posting i is centroid i's only one, `primaries` None without codes."""
+        """`chain` None where posting i is centroid i's only one, `appended` (postings that were appended, by centroid,
+        with their end for each) None where there are none, `primaries` None without codes."""
+        self.index.postings = page.shape[0]
         self.index.chain = &chain[0] if chain is not None else NULL
+        self.index.appended = &appended[0] if appended is not None else NULL
+        self.index.appended_end = &appended_end[0] if appended is not None else NULL
         self.index.posting_page = &page[0]
         self.index.posting_offset = &offset[0]
         self.index.posting_length = &length[0]
@@ -170,7 +178,7 @@ cdef class NativeIndex:
         self.index.posting_crc = &crc[0]
         self.index.pages_per_shard = pages_per_shard
         self.index.posting_files = &files[0] if files.shape[0] else NULL
-        self.kept += [chain, page, offset, length, primaries, crc, files]
+        self.kept += [chain, appended, appended_end, page, offset, length, primaries, crc, files]
 
     def set_codes(self, uint32_t bits, uint32_t padded_dim, uint32_t row_bytes, const float[::1] origin,
                   const unsigned char[:, ::1] signs, const uint64_t[::1] first_row, float query_norm,

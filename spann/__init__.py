@@ -21,7 +21,7 @@ from spann.errors import (
     SpannError,
     StorageError,
 )
-from spann.index import Index, build, plan, verify
+from spann.index import Index, append, build, plan, verify
 from spann.index import open_index as open
 from spann.types import Metric, SearchResult
 
@@ -40,6 +40,7 @@ __all__ = [
     "SpannError",
     "StorageError",
     "__version__",
+    "append",
     "build",
     "open",
     "plan",

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from spann._version import __version__
-from spann.build import Plan, build_index, limit_bytes, plan_build
+from spann.build import Plan, append_index, build_index, limit_bytes, plan_build
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.search import Engine, verify_index
 from spann.storage import IndexReader, Problem
@@ -84,6 +84,7 @@ class Index:
             "ids": about["ids"],
             "centroids": about["centroids"],
             "postings": about["postings"],
+            "appended_postings": arrays.appended,
             "entries": about["entries"],
             "code_bits": arrays.code_bits,
             "replicas_mean": about["entries"] / max(1, self.count - (0 if arrays.code_bits else about["centroids"])),
@@ -168,6 +169,40 @@ def build(
             threads=threads,
             memory_limit=_limit(memory_limit),
             overwrite=overwrite,
+            restart=restart,
+            progress=progress,
+        )
+    finally:
+        if source is not vectors:
+            source.close()
+    return open_index(path)
+
+
+def append(
+    path: str | Path,
+    vectors: str | Path | Array | VectorSource,
+    *,
+    ids: Array | None = None,
+    threads: int | None = None,
+    memory_limit: int | str | None = None,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> Index:
+    """Adds `vectors` (count, dim) to the index at `path`, in a new generation of it, and opens that.
+
+    They must be of the index's dtype and dimension. `ids` (count,), none of them in the index yet, are needed where it
+    was built with ids; elsewhere rows are numbered on. Whoever has the index open goes on searching the generation that
+    was opened. Whole or not at all; an append that was interrupted goes on where the same call finds it. The other
+    arguments and errors are those of `build`."""
+    source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
+    try:
+        append_index(
+            source,
+            path,
+            created_by=f"spann {__version__}",
+            ids=None if ids is None else np.asarray(ids),
+            threads=threads,
+            memory_limit=_limit(memory_limit),
             restart=restart,
             progress=progress,
         )

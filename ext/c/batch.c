@@ -51,15 +51,13 @@ struct spann_batch {
     int64_t cursor;
 };
 
-static size_t postings_of(const spann_index *index) {
-    return index->chain ? index->chain[index->centroids] : index->centroids;
-}
-
 size_t spann_batch_query_bytes(const spann_index *index, const spann_search_params *params) {
     size_t k = params->k, rerank = params->rerank > k ? params->rerank : k;
     size_t candidates = index->code_bits ? (4 * rerank + 16) * sizeof(spann_candidate) : 0;
     size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) + 64 : 0;
-    return sizeof(spann_query) + params->max_postings * (sizeof(spann_visit) + sizeof(want)) + candidates + code +
+    uint64_t own = index->chain ? index->chain[index->centroids] : index->centroids;
+    size_t visits = params->max_postings + params->max_postings * (index->postings - own) / own;
+    return sizeof(spann_query) + visits * (sizeof(spann_visit) + sizeof(want)) + candidates + code +
            k * 16 + 4096;
 }
 
@@ -80,7 +78,7 @@ spann_batch *spann_batch_new(const spann_index *index, const spann_search_params
     b->query = calloc(n, sizeof *b->query);
     b->locks = calloc(n, 1);
     b->settled = calloc(n, 1);
-    b->posting_ids = calloc(postings_of(index), sizeof *b->posting_ids);
+    b->posting_ids = calloc(index->postings, sizeof *b->posting_ids);
     b->phase = -1;
     b->began = spann_now_ns();
     if (b->query && b->locks && b->settled && b->posting_ids) return b;
@@ -91,7 +89,7 @@ spann_batch *spann_batch_new(const spann_index *index, const spann_search_params
 void spann_batch_free(spann_batch *b) {
     if (b == NULL) return;
     for (size_t i = 0; b->query && i < b->n; i++) spann_query_free(&b->query[i]);
-    for (size_t p = 0; b->posting_ids && p < postings_of(b->index); p++) free(b->posting_ids[p]);
+    for (size_t p = 0; b->posting_ids && p < b->index->postings; p++) free(b->posting_ids[p]);
     free(b->query);
     free(b->locks);
     free(b->settled);
@@ -111,7 +109,7 @@ static int is_seed(const spann_batch *b, const spann_query *q, size_t visit) {
 
 /* Wants by posting, by counting. */
 static int gather_postings(spann_batch *b) {
-    size_t postings = postings_of(b->index), total = 0, at = 0;
+    size_t postings = b->index->postings, total = 0, at = 0;
     b->want_end = calloc(postings, sizeof *b->want_end);
     if (b->want_end == NULL) return -1;
     for (size_t i = 0; i < b->n; i++) {

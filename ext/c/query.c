@@ -173,6 +173,12 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
     return spann_query_navigate(c, q);
 }
 
+static int visit(spann_query *q, uint32_t posting, uint32_t centroid, float value) {
+    if (GROW(q->visits, q->visit_capacity, q->visit_count + 1)) return -1;
+    q->visits[q->visit_count++] = (spann_visit){posting, centroid, value, 0};
+    return 0;
+}
+
 /* A query may have to go further only where the postings it may score hold fewer than k vectors: k results are owed
  * whenever the index has them. Then beam and budget grow fourfold, unpruned, and what was scored is scored again. */
 int spann_query_navigate(spann_context *c, spann_query *q) {
@@ -202,17 +208,20 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
     size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
     double bound = q->attempt ? INFINITY : geometric_sqdist(c, q, found->items[rank - 1].value) * reach * reach;
     q->visit_count = 0;
-    for (size_t i = 0; i < found->size && q->visit_count < budget; i++) {
+    for (size_t i = 0; i < found->size && budget > 0; i++) {
         float value = found->items[i].value;
         uint32_t centroid = (uint32_t)found->items[i].row;
         if (geometric_sqdist(c, q, value) > bound) break;
         uint32_t first = index->chain ? index->chain[centroid] : centroid;
         uint32_t end = index->chain ? index->chain[centroid + 1] : centroid + 1;
-        for (; first < end && q->visit_count < budget; first++) {
+        for (; first < end && budget > 0; first++) {
             if (index->posting_length[first] == 0) continue;
-            if (GROW(q->visits, q->visit_capacity, q->visit_count + 1)) return no_memory(c);
-            q->visits[q->visit_count++] = (spann_visit){first, centroid, value, 0};
+            if (visit(q, first, centroid, value)) return no_memory(c);
+            budget--;
         }
+        if (index->appended == NULL) continue;
+        for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++)
+            if (visit(q, index->appended[j], centroid, value)) return no_memory(c);
     }
     q->stats->postings_scored = (uint32_t)q->visit_count;
     if (index->code_bits) {

@@ -41,7 +41,10 @@ typedef struct {
     const spann_level *graph;
     uint32_t entry; /* where navigation starts, a node of the top level */
 
+    uint64_t postings;
     const uint32_t *chain;        /* (centroids + 1) postings of each centroid; NULL: posting i is centroid i's only one */
+    const uint32_t *appended;     /* the postings that were appended, by centroid; NULL: none */
+    const uint32_t *appended_end; /* (centroids + 1) where those of each centroid begin in it, and end */
     const uint32_t *posting_page; /* first page */
     const uint16_t *posting_offset;    /* byte in the first page */
     const uint16_t *posting_length;    /* entries */
@@ -69,7 +72,7 @@ typedef struct {
 
 typedef struct {
     uint32_t k;
-    uint32_t max_postings;
+    uint32_t max_postings; /* appended ones apart: they come with the others of their centroid */
     uint32_t navigate; /* length of the navigation's candidate list (ef) */
     float epsilon2;    /* score postings within (1 + epsilon2) of the nearest centroid's distance; infinity: no pruning */
     uint32_t rerank;   /* candidates re-ranked exactly, at most; at least k are */

@@ -20,6 +20,8 @@ class NativeIndex:
     def set_postings(
         self,
         chain: NDArray[np.uint32] | None,
+        appended: NDArray[np.uint32] | None,
+        appended_end: NDArray[np.uint32] | None,
         page: NDArray[np.uint32],
         offset: NDArray[np.uint16],
         length: NDArray[np.uint16],

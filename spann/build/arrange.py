@@ -33,10 +33,11 @@ def arrange(
     kept: RecordFile,
     arranged: RecordFile,
     writer: ShardedWriter,
+    checksums: PageChecksums,
     threads: int,
     progress: Progress,
-) -> NDArray[np.uint32]:
-    """Fills `writer` with all vectors and `arranged` with their positions (int64); the checksums of pages, (pages,).
+) -> None:
+    """Appends all vectors to `writer` and tells `checksums` of them; `arranged` gets their positions (int64).
 
     `kept` holds the entries of all postings, primaries first in each.
     """
@@ -56,13 +57,11 @@ def arrange(
         order = kernels.arrange(space.plain(vectors), primaries, bounds)
         return rows[order], vectors[order]
 
-    checksums = PageChecksums(writer.layout)
     for rows, vectors in ordered_map(one, _batches(directory, source, entry_end), threads):
         arranged.append(rows)
         writer.append(vectors)
         checksums.update(vectors)
         progress("arrange", arranged.count, source.count)
-    return checksums.values
 
 
 def _batches(directory: Directory, source: Partition, entry_end: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -1,9 +1,9 @@
 """Stage "assign": every vector gets its primary posting and, by closure, replicas (SPANN section 3.2.2).
 
 Candidates come from the tree, not from a graph search per vector. Vectors of a group (a small subtree) share one set of
-candidate centroids: those nearest to the group's mean, found among the centroids of the groups nearest to a block of
-groups. One matrix product then gives all distances. On 1M SIFT with 160 k centroids, 4000 candidates hold 91 % of each
-vector's true nearest 128; taking whole neighbouring groups instead would need 10000.
+candidate centroids: those nearest to the group's mean, found among the runs of centroids, neighbours in the tree, that
+are nearest to a block of groups. One matrix product then gives all distances. On 1M SIFT with 160 k centroids, 4000
+candidates hold 91 % of each vector's true nearest 128; taking whole neighbouring runs instead would need 10000.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CANDIDATES = 4000
 """Centroids that the vectors of a group are compared with."""
 
 REACHED = 10_000
-"""Centroids of the groups nearest to a group, out of which it picks its candidates; a block gathers the union."""
+"""Centroids of the runs nearest to a group, out of which it picks its candidates; a block gathers the union."""
 
 Floats = NDArray[np.float32]
 
@@ -78,7 +78,7 @@ def assign_closure(
 
     Representatives have no edges where they are found as centroids; elsewhere they mostly have one, to their own.
     """
-    work = _Closure(space, clusters, params)
+    work = _Closure(space, clusters, params, params.replicas + SPARE)
     before = checkpoint.of("assign") or {"blocks": 0, "rows": 0}
     blocks, done = before["blocks"], before["rows"]
 
@@ -93,30 +93,42 @@ def assign_closure(
     checkpoint.completed("assign", mark)
 
 
+def assign_nearest(
+    space: Space, clusters: Clusters, params: BuildParams, spool: EdgeSpool, threads: int, progress: Progress
+) -> None:
+    """Sends to `spool` the edges of each vector's closure, where nothing is to be balanced: vectors that are added to
+    centroids which have postings already."""
+    work = _Closure(space, clusters, params, params.replicas)
+    done = 0
+    for count, edges in ordered_map(work.block, work.blocks(), threads):
+        spool.append(edges)
+        done += count
+        progress("assign", done, clusters.vectors.count)
+
+
 class _Closure:
     """Everything that the blocks of one closure assignment share, all proportional to the number of centroids."""
 
-    def __init__(self, space: Space, clusters: Clusters, params: BuildParams) -> None:
+    def __init__(self, space: Space, clusters: Clusters, params: BuildParams, edges: int) -> None:
         self.space, self.clusters, self.params = space, clusters, params
+        self.edges = edges  # of a vector, at most
         self.centroids = clusters.centroids
         self.group_start = np.concatenate([[0], clusters.group_end[:-1]])
-        self.first_centroid = np.concatenate([[0], clusters.group_centroid_end[:-1]])
-        self.group_centroids = clusters.group_centroid_end - self.first_centroid
-        self.group_mean = self._group_means()
-        self.group_sqnorm = np.einsum("ij,ij->i", self.group_mean, self.group_mean)
-        self.groups_reached = max(1, round(2 * REACHED * len(self.group_mean) / len(self.centroids)))
+        self.run_start = np.concatenate([[0], clusters.run_end[:-1]])
+        self.run_size = clusters.run_end - self.run_start
+        self.run_mean = self._run_means()
+        self.run_sqnorm = np.einsum("ij,ij->i", self.run_mean, self.run_mean)
+        self.runs_reached = max(1, round(2 * REACHED * len(self.run_mean) / len(self.centroids)))
 
-    def _group_means(self) -> Floats:
-        """Mean of the centroids of each group, (groups, dim); infinitely far away where a group has none."""
-        means = np.full((len(self.group_centroids), self.space.dim), np.inf, np.float32)
+    def _run_means(self) -> Floats:
+        """Mean of each run of centroids, (runs, dim)."""
+        means = np.empty((len(self.run_size), self.space.dim), np.float32)
         for start in range(0, len(means), 4096):
-            groups = np.flatnonzero(self.group_centroids[start : start + 4096]) + start
-            if len(groups):
-                first, last = self.first_centroid[groups[0]], self.clusters.group_centroid_end[groups[-1]]
-                x = self.centroids.working(slice(first, last))
-                sums = np.add.reduceat(x, self.first_centroid[groups] - first, axis=0)
-                means[groups] = sums / self.group_centroids[groups, None]
-        return np.where(np.isinf(means), np.float32(1e15), means)
+            runs = slice(start, start + 4096)
+            first, last = self.run_start[runs][0], self.clusters.run_end[runs][-1]
+            sums = np.add.reduceat(self.centroids.working(slice(first, last)), self.run_start[runs] - first, axis=0)
+            means[runs] = sums / self.run_size[runs, None]
+        return means
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Runs of groups with about `BLOCK_ROWS` rows."""
@@ -130,19 +142,21 @@ class _Closure:
     def block(self, groups: tuple[int, int]) -> tuple[int, Array]:
         """Rows done, and the edges of the vectors in a run of groups."""
         first, last = groups
-        gathered = self._gather(self.group_mean[first:last])
-        lifted = _lift_centroids(self.centroids.working(gathered))
-        mean_sqdist = _lift_rows(self.group_mean[first:last]) @ lifted.T
         start, stop = int(self.group_start[first]), int(self.clusters.group_end[last - 1])
         rows = np.arange(start, stop)
-        x = _lift_rows(self.space.map(self.clusters.vectors.read(start, stop)))
+        vectors = self.space.map(self.clusters.vectors.read(start, stop))
+        begin, end = self.group_start[first:last] - start, self.clusters.group_end[first:last] - start
+        means = np.add.reduceat(vectors, begin, axis=0) / (end - begin)[:, None].astype(np.float32)
+        gathered = self._gather(means)
+        lifted = _lift_centroids(self.centroids.working(gathered))
+        mean_sqdist = _lift_rows(means) @ lifted.T
+        x = _lift_rows(vectors)
         member = ~self._represents(start, stop)
         parts = []
         for g in range(first, last):
-            picked = np.flatnonzero(member[self.group_start[g] - start : self.clusters.group_end[g] - start])
+            picked = np.flatnonzero(member[begin[g - first] : end[g - first]]) + begin[g - first]
             if len(picked) == 0:
                 continue
-            picked += self.group_start[g] - start
             near = _smallest(mean_sqdist[g - first], CANDIDATES)
             parts.append(self._close(x[picked], rows[picked], gathered[near], lifted[near]))
         return len(rows), np.concatenate(parts) if parts else np.empty(0, EDGE)
@@ -157,17 +171,17 @@ class _Closure:
         return found
 
     def _gather(self, means: Floats) -> NDArray[np.int64]:
-        """Centroids of the groups nearest to each of `means`: at least `REACHED` for each, or all there are."""
-        sqdist = self.group_sqnorm - 2 * (means @ self.group_mean.T)
-        wanted = np.zeros(len(self.group_mean), bool)
+        """Centroids of the runs nearest to each of `means`: at least `REACHED` for each, or all there are."""
+        sqdist = self.run_sqnorm - 2 * (means @ self.run_mean.T)
+        wanted = np.zeros(len(self.run_mean), bool)
         for row in sqdist:
-            groups = _smallest(row, self.groups_reached)
-            groups = groups[np.argsort(row[groups], kind="stable")]
-            wanted[groups[: np.searchsorted(np.cumsum(self.group_centroids[groups]), REACHED) + 1]] = True
-        groups = np.flatnonzero(wanted)
-        sizes = self.group_centroids[groups]
+            runs = _smallest(row, self.runs_reached)
+            runs = runs[np.argsort(row[runs], kind="stable")]
+            wanted[runs[: np.searchsorted(np.cumsum(self.run_size[runs]), REACHED) + 1]] = True
+        runs = np.flatnonzero(wanted)
+        sizes = self.run_size[runs]
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        numbers: NDArray[np.int64] = np.repeat(self.first_centroid[groups], sizes) + within
+        numbers: NDArray[np.int64] = np.repeat(self.run_start[runs], sizes) + within
         return numbers
 
     def _close(self, x: Floats, rows: NDArray[np.int64], centroids: NDArray[np.int64], lifted: Floats) -> Array:
@@ -176,11 +190,11 @@ class _Closure:
             x @ lifted.T,
             lifted[:, : self.space.dim],
             near=params.closure_candidates,
-            replicas=params.replicas + SPARE,
+            replicas=self.edges,
             reach=(1 + params.epsilon1) ** 2,
             rng=params.rng_factor,
         )
-        replica = np.broadcast_to(np.arange(params.replicas + SPARE, dtype=np.uint8), chosen.shape)
+        replica = np.broadcast_to(np.arange(self.edges, dtype=np.uint8), chosen.shape)
         valid = replica < counts[:, None]
         return pack_edges(centroids[chosen[valid]], sqdist[valid], np.repeat(rows, counts), replica[valid])
 

@@ -56,8 +56,8 @@ class Clusters:
 
     - ``vectors``: all of them in that order; what follows counts its positions.
     - ``leaf_end`` (leaves,) int64: end of each leaf; ``leaf_centroid`` (leaves,) its centroid.
-    - ``group_end`` (groups,) int64: end of each group of leaves; ``group_centroid_end`` (groups,) the same in
-      centroids. A group may have no centroid left, where its vectors are copies of others'.
+    - ``group_end`` (groups,) int64: end of each group of leaves.
+    - ``run_end`` (runs,) int64, in centroids: end of each run that are neighbours.
     """
 
     vectors: Partition
@@ -65,7 +65,7 @@ class Clusters:
     leaf_centroid: NDArray[np.int64]
     centroids: Centroids
     group_end: NDArray[np.int64]
-    group_centroid_end: NDArray[np.int64]
+    run_end: NDArray[np.int64]
 
 
 class TreeFiles:
@@ -171,10 +171,16 @@ def gather(tree: TreeFiles, space: Space, params: BuildParams) -> Clusters:
         tree.means.read(0, tree.means.count) if wants_means else None,
         given=params.bits == 0,
     )
-    group_end = np.zeros(tree.groups, np.int64)
-    np.maximum.at(group_end, group, ends)
-    group_centroid_end = np.cumsum(np.bincount(group[keep], minlength=tree.groups))
-    return Clusters(tree.vectors, ends, centroid_of, chosen, group_end, group_centroid_end)
+    # A group may have no centroid left, where its vectors are copies of others'.
+    run_end = np.cumsum(np.unique(group[keep], return_counts=True)[1])
+    return Clusters(tree.vectors, ends, centroid_of, chosen, group_ends(tree, leaves), run_end)
+
+
+def group_ends(tree: TreeFiles, leaves: Array) -> NDArray[np.int64]:
+    """End of each group of the `leaves` (leaves,) in `tree`."""
+    ends = np.zeros(tree.groups, np.int64)
+    np.maximum.at(ends, leaves["group"], leaves["end"])
+    return ends
 
 
 def _means(x: NDArray[np.float32], leaf_end: NDArray[np.uint32]) -> NDArray[np.float32]:

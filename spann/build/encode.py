@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import postings as packing
+from spann.build.arrange import arrange
 from spann.build.ids import Ids
 from spann.build.layout import Directory
 from spann.build.parallel import ordered_map
@@ -16,7 +17,7 @@ from spann.build.space import Space
 from spann.build.temporary import RecordFile
 from spann.build.write import BATCH_BYTES, page_batches, ranges
 from spann.quantize import Quantizer
-from spann.storage import PAGE, ShardedArray, ShardedWriter
+from spann.storage import PAGE, PageChecksums, Record, ShardedArray, ShardedWriter
 from spann.types import Array, Progress
 
 GAP_BYTES = 4096
@@ -30,14 +31,15 @@ READ_ROWS = 1 << 20
 class Coded:
     """What the entries of postings are made of.
 
-    - ``vectors`` in tree order, which knows the rows they come from; ``store``: the same, arranged; ``arranged``: the
-      position in tree order of each of its rows, int64.
+    - ``vectors`` in tree order, which knows the rows they come from; ``store``: the same, arranged, from its row
+      ``rows_before`` on; ``arranged``: the position in tree order of each of those rows, int64.
     - ``kept``: positions of the entries of all postings, int64, primaries first in each.
     - ``centroids`` (centroids, dim); ``row_bytes`` of the number of a row of the store.
     """
 
     vectors: Partition
     store: ShardedArray
+    rows_before: int
     arranged: RecordFile
     kept: RecordFile
     space: Space
@@ -47,25 +49,61 @@ class Coded:
     row_bytes: int
 
 
+def write_coded(
+    vectors: Partition,
+    space: Space,
+    quantizer: Quantizer,
+    centroids: Array,
+    names: Ids,
+    record: Record,
+    directory: Directory,
+    kept: RecordFile,
+    exact: ShardedWriter,
+    page_crcs: PageChecksums,
+    pages: ShardedWriter,
+    threads: int,
+    progress: Progress,
+) -> NDArray[np.uint32]:
+    """Fills the exact store, the checksums of its pages, and the pages of all postings; returns the crc32c of each
+    posting (postings,)."""
+    with RecordFile(vectors.directory / "arranged", np.dtype(np.int64)) as arranged:
+        arrange(vectors, space, directory, kept, arranged, exact, page_crcs, threads, progress)
+        exact.finish()
+        store = ShardedArray(exact.path, exact.layout)
+        coded = Coded(
+            vectors,
+            store,
+            directory.rows_before,
+            arranged,
+            kept,
+            space,
+            quantizer,
+            centroids,
+            names,
+            record.row_bytes,
+        )
+        return write_codes(coded, directory, pages, threads, progress)
+
+
 def write_codes(
     coded: Coded, directory: Directory, writer: ShardedWriter, threads: int, progress: Progress
 ) -> NDArray[np.uint32]:
     """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,)."""
     entry_end = np.cumsum(directory.length, dtype=np.int64)
     first_row, owner = directory.first_row, directory.owner
-    place_of = _places(coded) if entry_end[-1] > coded.store.rows else None
+    place_of = _places(coded) if entry_end[-1] > coded.vectors.count else None
     order = np.lexsort((directory.offset, directory.page))
 
     def assemble(batch: tuple[NDArray[np.int64], int, int]) -> tuple[Array, NDArray[np.int64], NDArray[np.uint32]]:
         which, first_page, last_page = batch
         length, primaries = directory.length[which].astype(np.int64), directory.primaries[which].astype(np.int64)
         places = ranges(first_row[which], primaries)
-        rows = _read(coded.arranged, places)
+        rows = coded.arranged.take(places - coded.rows_before)
         replicas = np.empty(0, np.int64)
         if place_of is not None:
             position = ranges(np.zeros_like(length), length)
             replica = position >= np.repeat(primaries, length)
-            replica_rows = _read(coded.kept, ranges(entry_end[which] - length + primaries, length - primaries))
+            replica_rows = coded.kept.take(ranges(entry_end[which] - length + primaries, length - primaries))
             replicas = place_of[replica_rows].astype(np.int64)
             places, rows = _merge(replica, places, replicas), _merge(replica, rows, replica_rows)
         codes = coded.quantizer.encode(
@@ -99,26 +137,17 @@ def write_codes(
         writer.append(pages)
         checksums[which] = crcs
         done += len(pages)
-        progress("write", done, directory.pages)
+        progress("write", done, directory.pages - directory.pages_before)
     return checksums
 
 
 def _places(coded: Coded) -> Array:
     """For each position in tree order its row of the exact store, (count,): what replicas refer to."""
-    places = np.empty(coded.store.rows, f"<u{coded.row_bytes}")
+    places = np.empty(coded.vectors.count, f"<u{coded.row_bytes}")
     for start in range(0, len(places), READ_ROWS):
         stop = min(start + READ_ROWS, len(places))
-        places[coded.arranged.read(start, stop)] = np.arange(start, stop)
+        places[coded.arranged.read(start, stop)] = np.arange(start, stop) + coded.rows_before
     return places
-
-
-def _read(file: RecordFile, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The records at `places`, which are near each other."""
-    if len(places) == 0:
-        return np.empty(0, np.int64)
-    low, high = int(places.min()), int(places.max()) + 1
-    records: NDArray[np.int64] = file.read(low, high)[places - low]
-    return records
 
 
 def _merge(second: NDArray[np.bool_], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,10 +14,12 @@ from spann.vectors import VectorSource
 
 @dataclass(frozen=True)
 class Ids:
-    """``user`` (count,) int64, or None where ids are row numbers; on disk an id takes ``width`` bytes."""
+    """Of `rows` 0 and following: ``user`` (count,) int64, or None where ids are row numbers, from ``first`` on; on disk
+    an id takes ``width`` bytes."""
 
     user: NDArray[np.int64] | None
     width: int
+    first: int = 0
 
     @classmethod
     def check(cls, ids: Array | None, source: VectorSource) -> Ids:
@@ -36,6 +38,28 @@ class Ids:
             raise InputError(f"id {ordered[same[0]]} is given to more than one row of {source.name}; ids must differ")
         return cls(ids.astype(np.int64), 4 if int(ordered[-1]) < 2**32 else 8)
 
+    @classmethod
+    def more(
+        cls, ids: Array | None, source: VectorSource, known: NDArray[np.int64] | None, count: int, width: int
+    ) -> Ids:
+        """The ids of the vectors of `source`, added to an index of `count` that has the ids `known`, or None where they
+        are row numbers, in `width` bytes. `InputError` for any that cannot be."""
+        if known is None:
+            if ids is not None:
+                raise InputError(f"ids were given for {source.name}; the index numbers its vectors by row")
+            found, largest = cls(None, width, count), count + source.count - 1
+        else:
+            if ids is None:
+                raise InputError(f"{source.name} needs ids: the vectors of the index have ids that were given")
+            found = cls(cls.check(ids, source).user, width)
+            taken = np.flatnonzero(np.isin(ids, known))
+            if len(taken):
+                raise InputError(f"id {ids[taken[0]]} of row {taken[0]} of {source.name} is in the index already")
+            largest = int(ids.max())
+        if largest >= 1 << 8 * width:
+            raise InputError(f"id {largest} of {source.name} does not fit the {width} bytes of an id in this index")
+        return found
+
     def of(self, rows: NDArray[np.int64]) -> Array:
         """Ids of `rows` (n,) as they are stored."""
-        return (rows if self.user is None else self.user[rows]).astype(f"<u{self.width}")
+        return (rows + self.first if self.user is None else self.user[rows]).astype(f"<u{self.width}")

@@ -31,13 +31,13 @@ class Postings:
 
     - ``rows`` (entries,) int64: row numbers, posting by posting, primaries first, then by distance.
     - ``length`` (postings,) uint16, ``primaries`` (postings,) uint16.
-    - ``per_centroid`` (centroids of the range,) int64: postings of each, at least 1.
+    - ``owner`` (postings,) int64: the centroid of each, ascending; every one of the range has at least one posting.
     """
 
     rows: NDArray[np.int64]
     length: NDArray[np.uint16]
     primaries: NDArray[np.uint16]
-    per_centroid: NDArray[np.int64]
+    owner: NDArray[np.int64]
 
 
 def cut(edges: Array, first: int, last: int, bound: int, record: Record) -> Postings:
@@ -61,7 +61,7 @@ def cut(edges: Array, first: int, last: int, bound: int, record: Record) -> Post
     links = per_centroid[owner]
     length = keep[owner] * (link + 1) // links - keep[owner] * link // links
     primary = np.where(links > 1, length, primaries[owner])
-    return Postings(rows, length.astype(np.uint16), primary.astype(np.uint16), per_centroid)
+    return Postings(rows, length.astype(np.uint16), primary.astype(np.uint16), owner + first)
 
 
 def _tail(length: NDArray[np.int64], primaries: NDArray[np.int64], record: Record) -> NDArray[np.int64]:
@@ -79,28 +79,25 @@ def _tail(length: NDArray[np.int64], primaries: NDArray[np.int64], record: Recor
 
 @dataclass(frozen=True)
 class Directory:
-    """Where every posting lies and how long it is (docs/FORMAT.md, Postings); all (postings,) but `chain`.
+    """Where every posting lies and how long it is (docs/FORMAT.md, Postings), all (postings,); `owner` is the centroid.
 
-    ``chain`` (centroids + 1,) uint32: centroid c owns postings chain[c] to chain[c + 1].
+    The pages end at number `pages`. Before these postings there may be others, with `pages_before` pages and
+    `rows_before` rows of the exact store.
     """
 
     page: NDArray[np.uint32]
     offset: NDArray[np.uint16]
     length: NDArray[np.uint16]
     primaries: NDArray[np.uint16]
-    chain: NDArray[np.uint32]
+    owner: NDArray[np.int64]
     pages: int
-
-    @property
-    def owner(self) -> NDArray[np.int64]:
-        """Centroid of each posting."""
-        chain: NDArray[np.int64] = self.chain.astype(np.int64)
-        return np.repeat(np.arange(len(chain) - 1), chain[1:] - chain[:-1])
+    pages_before: int = 0
+    rows_before: int = 0
 
     @property
     def first_row(self) -> NDArray[np.int64]:
         """Row of the exact store at which the primaries of each posting begin, where there is one."""
-        return np.cumsum(self.primaries, dtype=np.int64) - self.primaries
+        return self.rows_before + np.cumsum(self.primaries, dtype=np.int64) - self.primaries
 
 
 def lay_out(
@@ -112,30 +109,55 @@ def lay_out(
     progress: Callable[[int, int], None],
 ) -> Directory:
     """Cuts all postings, appends their rows in order to `kept` (int64) and places them."""
-    length, primaries, per_centroid = [], [], []
+    length, primaries, owner = _cut_all(spool, bound, record, kept, progress)
+    page, offset, pages = place(record.size(length, primaries), pages_per_shard)
+    return Directory(page, offset, length, primaries, owner, pages)
+
+
+def lay_out_more(
+    spool: EdgeSpool,
+    bound: int,
+    record: Record,
+    pages_per_shard: int,
+    kept: RecordFile,
+    pages_before: int,
+    rows_before: int,
+    progress: Callable[[int, int], None],
+) -> Directory:
+    """The same for postings to be added to those there are: none that is empty, placed behind them."""
+    length, primaries, owner = _cut_all(spool, bound, record, kept, progress)
+    used = length > 0
+    length, primaries, owner = length[used], primaries[used], owner[used]
+    page, offset, pages = place(record.size(length, primaries), pages_per_shard, pages_before)
+    return Directory(page, offset, length, primaries, owner, pages, pages_before, rows_before)
+
+
+def _cut_all(
+    spool: EdgeSpool, bound: int, record: Record, kept: RecordFile, progress: Callable[[int, int], None]
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
+    """Length, primaries and owner of all postings, the rows of which go to `kept`."""
+    parts = []
     for i in range(spool.buckets):
         first, last, edges = spool.bucket(i)
         part = cut(edges, first, last, bound, record)
         kept.append(part.rows)
-        length.append(part.length)
-        primaries.append(part.primaries)
-        per_centroid.append(part.per_centroid)
+        parts.append((part.length, part.primaries, part.owner))
         progress(i + 1, spool.buckets)
-    lengths, primary = np.concatenate(length), np.concatenate(primaries)
-    chain = np.concatenate([[0], np.cumsum(np.concatenate(per_centroid))]).astype(np.uint32)
-    page, offset, pages = place(record.size(lengths, primary), pages_per_shard)
-    return Directory(page, offset, lengths, primary, chain, pages)
+    length, primaries, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return length, primaries, owner
 
 
-def place(size: NDArray[np.int64], pages_per_shard: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16], int]:
-    """First page and byte offset in it for postings of `size` bytes, and the number of pages used.
+def place(
+    size: NDArray[np.int64], pages_per_shard: int, pages_before: int = 0
+) -> tuple[NDArray[np.uint32], NDArray[np.uint16], int]:
+    """First page and byte offset in it for postings of `size` bytes, behind `pages_before`, and where pages then end.
 
     A posting touches no more pages than its size needs, and none crosses from one shard to the next. What fills whole
     pages is laid out alone; the rests share pages: in a shared page one posting may end (its full pages lie before),
     one may begin (its full pages follow) and any number of short ones lie between.
     """
     page, offset = np.zeros(len(size), np.uint32), np.zeros(len(size), np.uint16)
-    at = 0
+    at = pages_before
     for start in range(0, len(size), WINDOW):
         for ending, between, beginning in _share_pages(size[start : start + WINDOW], pages_per_shard):
             before = 0 if ending is None else int(size[start + ending]) // PAGE

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
-from spann.build.arrange import arrange
 from spann.build.assign import assign_closure, assign_leaves
 from spann.build.balance import balance
 from spann.build.checkpoint import FILE as CHECKPOINT
 from spann.build.checkpoint import Checkpoint, open_checkpoint
 from spann.build.cluster import Clusters, TreeFiles, cluster, gather
 from spann.build.edges import Candidates, EdgeSpool
-from spann.build.encode import Coded, write_codes
+from spann.build.encode import write_coded
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out
 from spann.build.partition import Partition, partition
@@ -31,7 +30,7 @@ from spann.centroids import Graph, build_graph
 from spann.config import BuildParams, thread_count
 from spann.errors import InputError
 from spann.quantize import Quantizer
-from spann.storage import PAGE, SHARD_BYTES, IndexWriter, Record, ShardedArray, ShardedWriter, files
+from spann.storage import PAGE, SHARD_BYTES, IndexWriter, PageChecksums, Record, ShardedWriter, files
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource
 
@@ -120,17 +119,7 @@ def _build(
 ) -> None:
     temporary = writer.temporary
     with TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree:
-        if not tree.complete:
-            known = checkpoint.of("partition")
-            with Partition(temporary, "regions", source, known) as regions:
-                ends = (
-                    np.array(known["ends"])
-                    if known
-                    else partition(source, space, regions, params.seed, workers, report)
-                )
-                checkpoint.completed("partition", lambda: {**regions.state(), "ends": ends.tolist()})
-                cluster(regions, ends, tree, space, params, workers, checkpoint, report)
-                regions.remove()
+        grow_tree(source, space, params, temporary, tree, checkpoint, workers, report)
         clusters = gather(tree, space, params)
         with (
             EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,
@@ -159,14 +148,36 @@ def _build(
                 checksums = write_pages(clusters.vectors, names, directory, kept, pages, workers, report)
             pages.finish()
         _write_centroids(writer, clusters, graph, names)
-    _write_directory(writer, directory, checksums)
-    if names.user is not None:
-        writer.write_array("vectors/ids", names.user)
-    about = _attributes(source, space, params, clusters, directory, graph, names)
-    if params.bits:
-        about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
-    writer.publish(about, features=["codes"] if params.bits else [])
+        _write_directory(writer, directory, checksums, len(clusters.centroids))
+        if names.user is not None:
+            writer.write_array("vectors/ids", names.user)
+        about = _attributes(source, space, params, clusters, directory, graph, names)
+        if params.bits:
+            about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
+        features = ["codes"] if params.bits else []
+    writer.publish(about, features=features)
     report("publish", 1, 1)
+
+
+def grow_tree(
+    source: VectorSource,
+    space: Space,
+    params: BuildParams,
+    temporary: Path,
+    tree: TreeFiles,
+    checkpoint: Checkpoint,
+    workers: int,
+    report: Progress,
+) -> None:
+    """Brings all vectors into tree order, in `tree`; goes on from where the checkpoint says."""
+    if tree.complete:
+        return
+    known = checkpoint.of("partition")
+    with Partition(temporary, "regions", source, known) as regions:
+        ends = np.array(known["ends"]) if known else partition(source, space, regions, params.seed, workers, report)
+        checkpoint.completed("partition", lambda: {**regions.state(), "ends": ends.tolist()})
+        cluster(regions, ends, tree, space, params, workers, checkpoint, report)
+        regions.remove()
 
 
 def _write_coded(
@@ -186,13 +197,23 @@ def _write_coded(
     vectors, centroids = clusters.vectors, clusters.centroids
     quantizer = Quantizer.make(vectors.dim, params.bits, space.metric, centroids.middle, seed=params.seed)
     exact = writer.create_array("vectors/exact", vectors.count, vectors.dtype, (vectors.dim,))
-    with RecordFile(writer.temporary / "arranged", np.dtype(np.int64)) as arranged:
-        page_crcs = arrange(vectors, space, directory, kept, arranged, exact, workers, report)
-        exact.finish()
-        store = ShardedArray(exact.path, exact.layout)
-        coded = Coded(vectors, store, arranged, kept, space, quantizer, centroids.vectors, names, record.row_bytes)
-        checksums = write_codes(coded, directory, pages, workers, report)
-    writer.write_array("vectors/exact_crc32c", page_crcs)
+    page_crcs = PageChecksums(exact.layout)
+    checksums = write_coded(
+        vectors,
+        space,
+        quantizer,
+        centroids.vectors,
+        names,
+        record,
+        directory,
+        kept,
+        exact,
+        page_crcs,
+        pages,
+        workers,
+        report,
+    )
+    writer.write_array("vectors/exact_crc32c", page_crcs.values)
     writer.write_array("quantizer/origin", quantizer.origin)
     writer.write_array("quantizer/signs", quantizer.signs)
     return checksums
@@ -271,6 +292,8 @@ def _write_centroids(writer: IndexWriter, clusters: Clusters, graph: Graph, name
     writer.write_array("centroids/vectors", centroids.vectors)
     if centroids.given and centroids.rows is not None:
         writer.write_array("centroids/ids", names.of(clusters.vectors.rows_of(centroids.rows)))
+    if centroids.lift is not None:
+        writer.write_array("centroids/lift", centroids.lift)
     for number, level in enumerate(graph.levels):
         name = f"centroids/graph/level{number}"
         if level.nodes is not None:
@@ -279,15 +302,16 @@ def _write_centroids(writer: IndexWriter, clusters: Clusters, graph: Graph, name
         writer.write_array(f"{name}/neighbors", level.neighbors)
 
 
-def _write_directory(writer: IndexWriter, directory: Directory, checksums: NDArray[np.uint32]) -> None:
+def _write_directory(writer: IndexWriter, directory: Directory, checksums: NDArray[np.uint32], centroids: int) -> None:
     name = "postings/directory"
     writer.write_array(f"{name}/page", directory.page)
     writer.write_array(f"{name}/offset", directory.offset)
     writer.write_array(f"{name}/length", directory.length)
     writer.write_array(f"{name}/primaries", directory.primaries)
     writer.write_array(f"{name}/crc32c", checksums)
-    if len(directory.page) != len(directory.chain) - 1:
-        writer.write_array(f"{name}/chain", directory.chain)
+    if len(directory.page) != centroids:
+        chain = np.searchsorted(directory.owner, np.arange(centroids + 1))
+        writer.write_array(f"{name}/chain", chain.astype(np.uint32))
 
 
 def _attributes(

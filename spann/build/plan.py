@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -18,7 +19,7 @@ from spann.build.partition import FANOUT, region_rows
 from spann.config import BuildParams
 from spann.errors import InputError
 from spann.search import available_memory
-from spann.storage import Record, files
+from spann.storage import SHARD_BYTES, Record, files
 from spann.types import Metric
 from spann.vectors import VectorSource
 
@@ -155,6 +156,31 @@ def plan_build(
         open_memory_bytes=kept + checksums + (count * record.primary if bits else 0),
         open_memory_least=kept + checksums,
     )
+
+
+def threads_to_append(source: VectorSource, about: dict[str, Any], path: Path, *, threads: int, limit: int) -> int:
+    """As many of `threads` as `limit` bytes of memory allow for appending `source` to the index at `path`, which
+    `about`, its attributes, describes. Raises `InputError` where not even one fits, or the disk has too little room."""
+    centroids, postings, count = int(about["centroids"]), int(about["postings"]), source.count
+    params, record = BuildParams(**about["parameters"]), Record.of(about)
+    edges = count * params.replicas
+    memory = BASE_BYTES + centroids * (8 * source.dim + 64) + (postings + edges) * 2 * DIRECTORY_BYTES
+    memory += CLOSURE_BYTES + 3 * min(BUCKET_BYTES, edges * EDGE.itemsize)
+    memory += 24 * (int(about["count"]) + count) if about["ids"] == "user" else 0
+    memory += count * record.row_bytes if params.replicas > 1 else 0
+    fitting = min(threads, (limit - memory) // WORKER_BYTES)
+    if fitting < 1:
+        raise InputError(
+            f"memory_limit is {limit} bytes; appending {count} vectors of {source.name} to {path} needs about "
+            f"{memory + WORKER_BYTES}: raise the limit, or append less at a time"
+        )
+    exact = source.row_bytes if params.bits else 0
+    new = count * exact + edges * (record.replica + record.header)
+    needed = new + 2 * SHARD_BYTES + 3 * count * (source.row_bytes + 8) + edges * EDGE.itemsize
+    free = files.free_bytes(path.parent)
+    if needed > free:
+        raise InputError(f"{path}: appending {source.name} needs about {needed} bytes of disk; {free} are free")
+    return int(fitting)
 
 
 def check_disk(plan: Plan, path: Path, work: Path) -> None:

@@ -58,7 +58,7 @@ def write_pages(
         writer.append(pages)
         checksums[which] = crcs
         done += len(pages)
-        progress("write", done, directory.pages)
+        progress("write", done, directory.pages - directory.pages_before)
     return checksums
 
 
@@ -71,7 +71,7 @@ def page_batches(
     """
     page = directory.page[order].astype(np.int64)
     clean = np.flatnonzero((directory.offset[order] == 0) & (directory.length[order] > 0))
-    position, start_page = 0, 0
+    position, start_page = 0, directory.pages_before
     while start_page < directory.pages:
         following = clean[np.searchsorted(page[clean], start_page + pages) :]
         stop = int(following[0]) if len(following) else len(order)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 import spann
+from spann.cli.append import append
 from spann.cli.build import build, plan
 from spann.cli.demo import demo
 from spann.cli.evaluate import evaluate
@@ -88,7 +89,7 @@ def cli() -> None:
     """
 
 
-for _command in (build, plan, search, info, verify, truth, evaluate, demo):
+for _command in (build, plan, append, search, info, verify, truth, evaluate, demo):
     cli.add_command(_command)
 
 

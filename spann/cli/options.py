@@ -69,7 +69,7 @@ threads_option = click.option(
     "--threads", type=COUNT, metavar="T", help="Threads. Default: as many as there are processors."
 )
 ids_option = click.option(
-    "--ids", type=FILE, metavar="FILE", help="Ids of the vectors in BASE, int64 .npy. Default: row numbers from 0."
+    "--ids", type=FILE, metavar="FILE", help="Ids of the vectors, int64 .npy. Default: row numbers from 0."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output. Default: text.")
 memory_limit_option = click.option(

@@ -42,12 +42,13 @@ class Files:
 
 @dataclass
 class OpenArrays:
-    """What of an index is in memory. ``memory`` says how many bytes each part takes."""
+    """What of an index is in memory, with the bytes that each part takes in ``memory``. The last ``appended`` postings
+    were appended."""
 
     native: _search.NativeIndex
     length: NDArray[np.uint16]
     primaries: NDArray[np.uint16]
-    chain: NDArray[np.uint32] | None
+    appended: int
     code_bits: int
     pinned_postings: int = 0
     memory: dict[str, int] = field(default_factory=dict)
@@ -71,14 +72,28 @@ def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
     names = ("page", "offset", "length", "primaries", "crc32c")
     page, offset, length, primaries, crc = (reader.read(f"{_DIRECTORY}/{name}") for name in names)
     chain = reader.read(f"{_DIRECTORY}/chain") if f"{_DIRECTORY}/chain" in reader.arrays() else None
+    owner = reader.read(f"{_DIRECTORY}/appended") if "appended" in about["features"] else np.empty(0, np.uint32)
     pages = reader.array("postings/pages")
-    check_directory(about, page, offset, length, primaries, crc, chain, pages.rows, pages.shard_rows, where)
-    kept = [page, offset, length, crc, *([primaries] if bits else []), *([] if chain is None else [chain])]
-    memory["directory"] = sum(array.nbytes for array in kept)
+    check_directory(about, page, offset, length, primaries, crc, chain, owner, pages.rows, pages.shard_rows, where)
+    appended = appended_end = None
+    if len(owner):
+        appended = (np.argsort(owner, kind="stable") + len(page) - len(owner)).astype(np.uint32)
+        appended_end = np.searchsorted(np.sort(owner), np.arange(about["centroids"] + 1)).astype(np.uint32)
+    kept = [page, offset, length, crc, primaries if bits else None, chain, appended, appended_end]
+    memory["directory"] = sum(array.nbytes for array in kept if array is not None)
     native.set_postings(
-        chain, page, offset, length, primaries if bits else None, crc, max(1, pages.shard_rows), files.postings
+        chain,
+        appended,
+        appended_end,
+        page,
+        offset,
+        length,
+        primaries if bits else None,
+        crc,
+        max(1, pages.shard_rows),
+        files.postings,
     )
-    opened = OpenArrays(native, length, primaries, chain, bits, memory=memory)
+    opened = OpenArrays(native, length, primaries, len(owner), bits, memory=memory)
     if bits:
         first_row = np.concatenate([[0], np.cumsum(primaries, dtype=np.uint64)]).astype(np.uint64)
         _set_codes(native, reader, vectors, files, first_row, metric, memory)

@@ -5,7 +5,7 @@ from spann.storage import files
 from spann.storage.arrays import Problem, ShardedArray, ShardedWriter
 from spann.storage.exact import PageChecksums, exact_pages, page_checksums
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
-from spann.storage.manifest import FORMAT_VERSION, KNOWN_FEATURES
+from spann.storage.manifest import FORMAT_VERSION, KNOWN_FEATURES, RESERVED
 from spann.storage.postings import FACTOR_BYTES, PAGE, Record, check_directory, posting_bytes, posting_span
 from spann.storage.reader import IndexReader
 from spann.storage.writer import IndexWriter
@@ -16,6 +16,7 @@ __all__ = [
     "FORMAT_VERSION",
     "KNOWN_FEATURES",
     "PAGE",
+    "RESERVED",
     "SHARD_BYTES",
     "ArrayLayout",
     "IndexReader",

@@ -50,6 +50,11 @@ class ChunkChecksums:
         self._chunk_bytes = chunk_bytes
         self._seen = 0
 
+    def begin_with(self, values: NDArray[np.uint32]) -> None:
+        """Takes the checksums of the first chunks, whole ones, as known."""
+        self.values[: values.size] = values
+        self._seen = values.size * self._chunk_bytes
+
     def update(self, data: NDArray[np.uint8]) -> None:
         chunk, fill = divmod(self._seen, self._chunk_bytes)
         self._seen += data.size
@@ -84,8 +89,30 @@ class ShardedWriter:
         self.finished = False
         self._checksums = ChunkChecksums(self.layout.chunks, self.layout.chunk_bytes)
         self._written = 0  # bytes of the array so far, indexes not counted
+        self._complete = False  # down to the padding of the last chunk
         self._fd: int | None = None  # of the shard being written, if any
         files.make_dir(self.path)
+
+    def begin_with(self, old: ShardedArray, crcs: NDArray[np.uint32]) -> None:
+        """Begins with all rows of `old`, an array of the same type whose chunks have the CRC-32C `crcs` (chunks,).
+
+        Shards that stay as they are become links to those of `old`, which nothing ever writes to again; the rows of a
+        shard that grows are copied. `CorruptionError` where those do not match their checksums."""
+        new, was = self.layout, old.layout
+        shards = 0
+        if (new.chunk_rows, new.shard_rows) == (was.chunk_rows, was.shard_rows):
+            shards = new.shards if new.rows == was.rows else was.rows // new.shard_rows
+        self._complete = shards == new.shards
+        for shard in range(shards):
+            path = self._make_room(shard)
+            files.link(old.shard_path(shard), path)
+            self._sync_directories(path)
+        first = min(shards * new.shard_rows, was.rows)
+        known = crcs[: -(-first // was.chunk_rows)]
+        self._checksums.begin_with(known)
+        self._written = first * new.row_bytes
+        for rows in old.checked_rows(first, crcs):
+            self.append(rows)
 
     def append(self, rows: Array) -> None:
         """Appends (n, *row_shape) rows of exactly the array's dtype; other values are refused, never cast."""
@@ -106,7 +133,8 @@ class ShardedWriter:
         if self._written != layout.rows * layout.row_bytes:
             got = self._written // layout.row_bytes
             raise InputError(f"{self.path}: {got} rows were appended, {layout.rows} were promised")
-        self._write(np.zeros(layout.padding_bytes, dtype=np.uint8))
+        if not self._complete:
+            self._write(np.zeros(layout.padding_bytes, dtype=np.uint8))
         if self._fd is not None:
             self._close_shard(self._fd, layout.shards - 1)
         files.write_file(self.path / METADATA, to_json(layout.metadata()), "metadata")
@@ -144,17 +172,24 @@ class ShardedWriter:
                 self._close_shard(fd, shard)
 
     def _open_shard(self, shard: int) -> int:
+        self._fd = files.open_new(self._make_room(shard))
+        return self._fd
+
+    def _make_room(self, shard: int) -> Path:
+        """Path of a shard file, the directories of which exist from now on."""
         path = self.path / self.layout.shard_key(shard)
         for parent in reversed(self._directories(path)):
             files.ensure_dir(parent)
-        self._fd = files.open_new(path)
-        return self._fd
+        return path
 
     def _close_shard(self, fd: int, shard: int) -> None:
         path = self.path / self.layout.shard_key(shard)
         files.write_all(fd, self.layout.index(shard), path, "the shard index")
         files.sync_file(fd, path)
         self.close()
+        self._sync_directories(path)
+
+    def _sync_directories(self, path: Path) -> None:
         for parent in self._directories(path):
             files.sync_dir(parent)
 
@@ -252,6 +287,29 @@ class ShardedArray:
             position += part.size
         return out
 
+    def checked_rows(self, first: int, crcs: NDArray[np.uint32]) -> Iterator[Array]:
+        """Rows from `first` on, which begins a chunk, some at a time. After the last, raises `CorruptionError` if any
+        did not match the CRC-32C `crcs` (chunks,) of all chunks."""
+        layout = self.layout
+        self._check_count(crcs)
+        if first >= layout.rows:
+            return
+        found = ChunkChecksums(layout.chunks, layout.chunk_bytes)
+        found.begin_with(crcs[: first // layout.chunk_rows])
+        step = max(1, _SCAN_BYTES // layout.chunk_bytes) * layout.chunk_rows
+        for start in range(first, layout.rows, step):
+            rows = self.read_rows(start, min(start + step, layout.rows))
+            found.update(rows.reshape(-1).view(np.uint8))
+            yield rows
+        found.update(self._padding())
+        self._compare(found, crcs)
+
+    def _compare(self, found: ChunkChecksums, expected: NDArray[np.uint32]) -> None:
+        bad = np.flatnonzero(found.values != expected)
+        if bad.size:
+            shard, detail = self._describe(int(bad[0]), int(bad[0]))
+            raise CorruptionError(f"{self.shard_path(shard)}: {detail} do not match their checksum")
+
     def read_all(self, expected_crcs: NDArray[np.uint32] | None = None) -> Array:
         """The whole array, (rows, *row_shape). Given the (chunks,) uint32 CRC-32C of its chunks, verifies each of them;
         padding is verified in any case. Raises `CorruptionError` naming the first rows that are damaged."""
@@ -265,10 +323,7 @@ class ShardedArray:
             found.update(out.reshape(-1).view(np.uint8))
             found.update(padding)
             self._check_count(expected_crcs)
-            bad = np.flatnonzero(found.values != expected_crcs)
-            if bad.size:
-                shard, detail = self._describe(int(bad[0]), int(bad[0]))
-                raise CorruptionError(f"{self.shard_path(shard)}: {detail} do not match their checksum")
+            self._compare(found, expected_crcs)
         return out
 
     def verify(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +33,18 @@ class PageChecksums:
         self._layout, self._seen = layout, 0
         self._shards = [ChunkChecksums(_shard_pages(layout, shard), PAGE) for shard in range(layout.shards)]
 
+    def begin_with(self, array: ShardedArray, values: NDArray[np.uint32]) -> None:
+        """Takes all rows of `array`, the checksums of whose pages are `values` (pages,), as the first."""
+        same = array.shard_rows == self._layout.shard_rows
+        full = array.rows // array.shard_rows if same else 0
+        at = 0
+        for shard in self._shards[:full]:
+            shard.values[:] = values[at : at + shard.values.size]
+            at += shard.values.size
+        self._seen = full * self._layout.shard_bytes
+        for rows in _blocks(array, full * array.shard_rows):
+            self.update(rows)
+
     def update(self, rows: Array) -> None:
         """Takes the next rows, (n, *row_shape) of the array's dtype."""
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
@@ -49,7 +63,12 @@ class PageChecksums:
 def page_checksums(array: ShardedArray) -> NDArray[np.uint32]:
     """The checksums that the rows on disk have, (pages,) uint32."""
     found = PageChecksums(array.layout)
-    step = max(1, _SCAN_BYTES // array.layout.row_bytes)
-    for start in range(0, array.rows, step):
-        found.update(array.read_rows(start, min(start + step, array.rows)))
+    for rows in _blocks(array, 0):
+        found.update(rows)
     return found.values
+
+
+def _blocks(array: ShardedArray, first: int) -> Iterator[Array]:
+    step = max(1, _SCAN_BYTES // array.layout.row_bytes)
+    for start in range(first, array.rows, step):
+        yield array.read_rows(start, min(start + step, array.rows))

@@ -26,6 +26,11 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system answers that has no hard links, or not one more of this file."""
+
+_COPY_BYTES = 8 << 20
+
 
 @contextmanager
 def explained(path: Path, action: str) -> Iterator[None]:
@@ -208,6 +213,31 @@ def walk_files(root: Path) -> Iterator[tuple[Path, int]]:
                 yield from walk_files(Path(entry.path))
             else:
                 yield Path(entry.path), entry.stat(follow_symlinks=False).st_size
+
+
+def link(source: Path, target: Path) -> None:
+    """Gives the file `source`, which nobody writes to any more, a second name; where the file system cannot, `target`
+    becomes a durable copy."""
+    with explained(target, "create"):
+        try:
+            system.link(source, target)
+            return
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+    reading, writing = open_read(source), open_new(target)
+    try:
+        left, at = file_bytes(reading, source), 0
+        buffer = np.empty(min(left, _COPY_BYTES), np.uint8)
+        while at < left:
+            part = buffer[: left - at]
+            read_exact(reading, part, at, source)
+            write_all(writing, part, target, "a copy")
+            at += part.size
+        sync_file(writing, target)
+    finally:
+        close(reading)
+        close(writing)
 
 
 def remove_file(path: Path) -> None:

@@ -18,7 +18,7 @@ from spann.storage.layout import ArrayLayout
 FORMAT_VERSION = 1
 """Version of the format that this spann writes, and the newest that it reads."""
 
-KNOWN_FEATURES: frozenset[str] = frozenset({"codes"})
+KNOWN_FEATURES: frozenset[str] = frozenset({"appended", "codes"})
 """Names of the optional parts of the format that this spann understands. Persistent."""
 
 INTEGRITY = "integrity"
@@ -87,6 +87,7 @@ def check_attributes(attributes: Mapping[str, Any], features: Iterable[str]) -> 
 def write_root(
     attributes: Mapping[str, Any],
     features: Iterable[str],
+    generation: int,
     created_by: str,
     integrity: Mapping[str, str],
     metadata: Mapping[str, Any],
@@ -96,7 +97,7 @@ def write_root(
         **attributes,
         "format_version": FORMAT_VERSION,
         "features": sorted(features),
-        "generation": 0,
+        "generation": generation,
         "created_by": created_by,
         "integrity": dict(integrity),
     }

@@ -81,6 +81,7 @@ def check_directory(
     primaries: NDArray[np.uint16],
     crc: NDArray[np.uint32],
     chain: NDArray[np.uint32] | None,
+    appended: NDArray[np.uint32],
     pages: int,
     pages_per_shard: int,
     where: str,
@@ -90,11 +91,14 @@ def check_directory(
     postings, centroids = len(page), int(about["centroids"])
     if not len(offset) == len(length) == len(primaries) == len(crc) == postings:
         raise CorruptionError(f"{where}: the arrays of the posting directory differ in length")
+    own = postings - len(appended)
     if chain is None:
-        if postings != centroids:
-            raise CorruptionError(f"{where}: {postings} postings for {centroids} centroids and no chain array")
-    elif len(chain) != centroids + 1 or chain[0] != 0 or chain[-1] != postings or bool(np.any(chain[1:] < chain[:-1])):
-        raise CorruptionError(f"{where}: chain does not share {postings} postings among {centroids} centroids")
+        if own != centroids:
+            raise CorruptionError(f"{where}: {own} postings for {centroids} centroids and no chain array")
+    elif len(chain) != centroids + 1 or chain[0] != 0 or chain[-1] != own or bool(np.any(chain[1:] < chain[:-1])):
+        raise CorruptionError(f"{where}: chain does not share {own} postings among {centroids} centroids")
+    if bool(np.any(appended >= centroids)):
+        raise CorruptionError(f"{where}: a posting was appended to centroid {appended.max()}; there are {centroids}")
     for p in np.flatnonzero(primaries > length)[:1]:
         raise CorruptionError(f"{where}: posting {p} has {length[p]} entries and claims {primaries[p]} primaries")
     rows = int(primaries.sum(dtype=np.int64))

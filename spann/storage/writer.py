@@ -8,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from numpy.typing import DTypeLike
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from spann.errors import CorruptionError, ExistsError, InputError, MissingError, SpannError, StorageError
 from spann.storage import files
-from spann.storage.arrays import METADATA, ShardedWriter
+from spann.storage.arrays import METADATA, ShardedArray, ShardedWriter
 from spann.storage.json_text import parse_json, to_json
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES
 from spann.storage.manifest import (
@@ -62,6 +63,7 @@ class IndexWriter:
         self.temporary = self.work / TEMPORARY
         self.keep = False
         self._writers: dict[str, ShardedWriter] = {}
+        self._sealed: tuple[dict[str, str], dict[str, Any]] | None = None
         self._lock: int | None = None
         if not files.exists(self.path.parent):
             raise MissingError(f"{self.path}: its directory {self.path.parent} does not exist")
@@ -91,6 +93,11 @@ class IndexWriter:
         with suppress(SpannError):
             self._release()
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays that were started."""
+        return list(self._writers)
+
     def create_array(
         self,
         name: str,
@@ -104,25 +111,54 @@ class IndexWriter:
         """Starts array `name` ("group/array", at any depth), which the caller fills and finishes before `publish`.
 
         Raises `InputError` for a name that cannot be used or an array that cannot be stored."""
+        self._check_open()
         check_name(name, self._writers)
         return self._create(name, rows, dtype, row_shape, shard_bytes, chunk_bytes)
+
+    def extend_array(self, name: str, old: ShardedArray, crcs: NDArray[np.uint32], rows: int = 0) -> ShardedWriter:
+        """Starts array `name` with all rows of `old`, whose chunks have the CRC-32C `crcs` (chunks,); the caller adds
+        `rows` more and finishes it. Raises as `create_array` and `ShardedWriter.begin_with` do."""
+        writer = self.create_array(name, old.rows + rows, old.dtype, old.row_shape)
+        writer.begin_with(old, crcs)
+        return writer
 
     def write_array(
         self, name: str, values: Array, *, shard_bytes: int = SHARD_BYTES, chunk_bytes: int = CHUNK_BYTES
     ) -> None:
         """Writes a whole array, (rows, ...) of any dtype that can be stored."""
+        self._check_open()
         check_name(name, self._writers)
         self._write(name, values, shard_bytes, chunk_bytes)
 
-    def publish(self, attributes: Mapping[str, Any], *, features: Iterable[str] = ()) -> None:
-        """Completes the index with its checksums and metadata, makes it durable and gives it its name in one step.
-
-        `attributes` is whatever JSON the caller keeps with the index. Raises `InputError` for attributes that cannot
-        be stored and for an array that is not finished, `ExistsError` when the place has been taken meanwhile.
+    def complete(self, attributes: Mapping[str, Any], *, features: Iterable[str] = (), generation: int = 0) -> None:
+        """Completes the index with its checksums and metadata: from now on it can be opened at `work`, and no array can
+        be added. A second call only changes what it is given. Raises as `publish` does.
         """
         features = list(features)
         self._check_entered()
         check_attributes(attributes, features)
+        if self._sealed is None:
+            self._sealed = self._seal()
+        else:
+            files.remove_file(self.work / METADATA)
+        integrity, metadata = self._sealed
+        root = write_root(attributes, features, generation, self._created_by, integrity, metadata)
+        files.write_file(self.work / METADATA, root, "metadata")
+
+    def publish(self, attributes: Mapping[str, Any], *, features: Iterable[str] = (), generation: int = 0) -> None:
+        """Completes the index, makes it durable and gives it its name in one step.
+
+        `attributes` is whatever JSON the caller keeps with the index; `generation` counts its changes. Raises
+        `InputError` for attributes that cannot be stored and for an array that is not finished, `ExistsError` when the
+        place has been taken meanwhile.
+        """
+        self.complete(attributes, features=features, generation=generation)
+        files.remove_tree(self.temporary)
+        files.sync_dir(self.work)
+        self._swap()
+
+    def _seal(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """Writes the checksum arrays and the groups; returns the checksums of the former, and the metadata of all."""
         data = dict(self._writers)
         unfinished = [name for name, writer in data.items() if not writer.finished]
         if unfinished:
@@ -135,14 +171,10 @@ class IndexWriter:
         metadata: dict[str, Any] = {name: writer.layout.metadata() for name, writer in self._writers.items()}
         groups = groups_of(metadata)
         metadata.update({group: dict(GROUP) for group in groups})
-        root = write_root(attributes, features, self._created_by, integrity, metadata)
         for group in groups:
             files.write_file(self.work / group / METADATA, to_json(GROUP), "metadata")
             files.sync_dir(self.work / group)
-        files.remove_tree(self.temporary)
-        files.write_file(self.work / METADATA, root, "metadata")
-        files.sync_dir(self.work)
-        self._swap()
+        return integrity, metadata
 
     def _write(self, name: str, values: Array, shard_bytes: int, chunk_bytes: int) -> None:
         with self._create(name, len(values), values.dtype, values.shape[1:], shard_bytes, chunk_bytes) as writer:
@@ -163,6 +195,11 @@ class IndexWriter:
     def _check_entered(self) -> None:
         if self._lock is None:
             raise InputError(f"{self.path}: an IndexWriter writes only inside its `with` block")
+
+    def _check_open(self) -> None:
+        self._check_entered()
+        if self._sealed is not None:
+            raise InputError(f"{self.path}: the index is complete, and no array can be added")
 
     def _check_target(self) -> None:
         """Raises unless `path` is free, or holds an index that may be overwritten."""

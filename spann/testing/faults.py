@@ -97,6 +97,11 @@ class PowerCutDisk:
         os.mkdir(path, *mode)
         self._new.add(os.path.abspath(path))
 
+    def link(self, source: Any, target: Any) -> None:
+        self._change()
+        os.link(source, target)
+        self._new.add(os.path.abspath(target))
+
     def write(self, fd: int, data: Any) -> int:
         self._before(fd)
         return os.write(fd, data)

@@ -107,14 +107,13 @@ def edge_lists(draw):
 def test_a_cut_keeps_every_primary_and_the_nearest_replicas(case):
     made, first, last, bound, record = case
     postings = cut(made, first, last, bound, record)
-    assert len(postings.per_centroid) == last - first
-    assert (postings.per_centroid >= 1).all()
-    assert postings.per_centroid.sum() == len(postings.length) == len(postings.primaries)
+    assert len(postings.owner) == len(postings.length) == len(postings.primaries)
+    np.testing.assert_array_equal(np.unique(postings.owner), np.arange(first, last))
     assert postings.length.sum() == len(postings.rows)
     assert (postings.length <= bound).all()
     assert (postings.primaries <= postings.length).all()
     ends = np.cumsum(postings.length.astype(np.int64))
-    chain = np.concatenate([[0], np.cumsum(postings.per_centroid)])
+    chain = np.searchsorted(postings.owner, np.arange(first, last + 1))
     for c in range(last - first):
         own = made[made["centroid"] == c + first]
         expected = own[np.lexsort((own["row"], own["sqdist"], own["replica"] > 0))]["row"]
@@ -180,7 +179,7 @@ def test_edges_come_back_by_centroid_whatever_the_number_of_buckets(tmp_path, mo
             spool.append(made)
             directories.append(lay_out(spool, 40, Record(0, 132, 132), 64, rows, lambda done, total: None))
             kept.append(rows.read(0, rows.count))
-    for name in ("page", "offset", "length", "primaries", "chain"):
+    for name in ("page", "offset", "length", "primaries", "owner"):
         np.testing.assert_array_equal(*(getattr(directory, name) for directory in directories))
     np.testing.assert_array_equal(*kept)
     assert len(kept[0]) == directories[0].length.sum() > 4000

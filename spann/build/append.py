@@ -1,0 +1,276 @@
+"""Appending to an index: new vectors join the centroids there are, as postings of their own, in a new generation.
+
+Nothing that exists is touched. The new generation is a directory of its own that takes the old one's place in one step
+(docs/FORMAT.md, Publishing); full shards are links to those of the old one, so an append writes what is new, up to one
+shard of each big array again, and the directory. Vectors come in the order of space by the stages of a build, so that
+near ones lie together here as well.
+
+What it cannot do is move centroids: where the new vectors outnumber the old ones or lie elsewhere, postings grow long
+or many, and a new build finds more for the same reads (docs/SCALING.md has the figures).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann._kernels.checksum import crc32c
+from spann.build.assign import assign_nearest
+from spann.build.centroids import Centroids
+from spann.build.checkpoint import FILE as CHECKPOINT
+from spann.build.checkpoint import Checkpoint, open_checkpoint
+from spann.build.cluster import Clusters, TreeFiles, group_ends
+from spann.build.edges import EdgeSpool
+from spann.build.encode import write_coded
+from spann.build.ids import Ids
+from spann.build.layout import Directory, lay_out_more
+from spann.build.pipeline import TEMPORARY_FILES, grow_tree
+from spann.build.plan import limit_bytes, threads_to_append
+from spann.build.space import Space, scan
+from spann.build.temporary import RecordFile
+from spann.build.write import write_pages
+from spann.config import BuildParams, thread_count
+from spann.errors import InputError
+from spann.quantize import Quantizer
+from spann.storage import (
+    PAGE,
+    RESERVED,
+    SHARD_BYTES,
+    IndexReader,
+    IndexWriter,
+    PageChecksums,
+    Record,
+    ShardedWriter,
+    files,
+)
+from spann.types import Array, Metric, Progress
+from spann.vectors import VectorSource
+
+APPEND_STAGES = ("scan", "partition", "cluster", "assign", "layout", "arrange", "write", "publish")
+"""What `append_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
+
+RUN = 8
+"""Centroids, neighbours by number and so in space, that are looked for together (spann/build/assign.py)."""
+
+_DIRECTORY = "postings/directory"
+
+
+def append_index(
+    source: VectorSource,
+    path: str | Path,
+    *,
+    created_by: str,
+    ids: Array | None = None,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Adds all vectors of `source` to the index at `path`, which becomes its next generation, whole or not at all.
+
+    `ids` (count,) int64 are needed where the index has ids that were given, and refused where it has not: there the new
+    vectors are numbered on. Readers of the old generation go on undisturbed. An append that was interrupted is gone on
+    with by the same call, and ends with the same bytes. Raises `InputError` for vectors of another type or dimension,
+    ids that cannot be, and what does not fit; `MissingError`, `FormatError`, `CorruptionError`, `StorageError`, and
+    `ExistsError` while another process changes the index.
+    """
+    report = progress or (lambda stage, done, total: None)
+    path = Path(path).resolve()
+    IndexReader.open(path)
+    with IndexWriter(path, created_by=created_by, overwrite=True) as writer:
+        writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
+        old = _Old(IndexReader.open(path))
+        old.check(source)
+        names = Ids.more(ids, source, old.ids(), old.count, old.about["id_bytes"])
+        workers = threads_to_append(
+            source, old.about, path, threads=thread_count(threads), limit=limit_bytes(memory_limit)
+        )
+        found, content = scan(source, old.metric, workers, report)
+        space = old.space(found.max_norm)
+        about = {
+            "program": created_by,
+            "index": f"generation {old.about['generation']}, checksum {old.about['checksum']}",
+            "vectors": f"{source.count} x {source.dim} {source.dtype.name}, checksum {content:08x}",
+            "ids": "row numbers" if names.user is None else f"checksum {crc32c(names.user):08x}",
+        }
+        checkpoint = open_checkpoint(writer.temporary, about, TEMPORARY_FILES, restart=restart)
+        try:
+            _append(source, space, old, names, writer, checkpoint, workers, report)
+        except BaseException as error:
+            writer.keep = checkpoint.begun
+            if writer.keep:
+                error.add_note(
+                    f"what is done is kept in {writer.work}: the same command goes on there, or anew with --restart"
+                )
+            raise
+
+
+class _Old:
+    """The generation that is added to."""
+
+    def __init__(self, reader: IndexReader) -> None:
+        self.reader, self.about = reader, reader.attributes
+        self.count, self.bits = int(self.about["count"]), int(self.about.get("code_bits", 0))
+        self.metric = Metric.parse(self.about["metric"])
+        self.params = BuildParams(**self.about["parameters"])
+        self.record = Record.of(self.about)
+        self.pages: int = reader.array("postings/pages").rows
+
+    def check(self, source: VectorSource) -> None:
+        """Raises `InputError` unless the vectors of `source` can be added."""
+        about = self.about
+        if (source.dim, source.dtype.name) != (about["dim"], about["dtype"]):
+            raise InputError(
+                f"{source.name} holds {source.dtype.name} vectors of dimension {source.dim}; {self.reader.path} holds "
+                f"{about['dtype']} vectors of dimension {about['dim']}, and only such can be added"
+            )
+        if self.bits and self.count + source.count > 1 << 8 * about["row_bytes"]:
+            raise InputError(
+                f"{self.count + source.count} vectors with those of {source.name}; rows of {self.reader.path} have "
+                f"{about['row_bytes']} bytes and it can hold {1 << 8 * about['row_bytes']}"
+            )
+
+    def ids(self) -> NDArray[np.int64] | None:
+        return self.reader.read("vectors/ids") if self.about["ids"] == "user" else None
+
+    def space(self, max_norm: float) -> Space:
+        """The working space of the centroids, for vectors up to `max_norm` long."""
+        origin = np.zeros(self.about["dim"], np.float32)
+        if self.metric is Metric.L2:
+            vectors = self.reader.read("centroids/vectors")
+            origin = np.rint(vectors.mean(axis=0, dtype=np.float64)).astype(np.float32)
+        return Space(self.metric, self.about["dim"], max(max_norm, self.about["max_norm"]), origin)
+
+    def centroids(self, space: Space) -> Centroids:
+        vectors, lift = self.reader.read("centroids/vectors"), None
+        if self.bits and self.metric is Metric.IP:
+            was = self.about["max_norm"] ** 2
+            if "centroids/lift" in self.reader.arrays():
+                sqlift = np.square(self.reader.read("centroids/lift"), dtype=np.float64)
+            else:
+                x = vectors.astype(np.float32)
+                sqlift = np.maximum(was - np.einsum("ij,ij->i", x, x, dtype=np.float64), 0)
+            lift = np.sqrt(sqlift + (space.max_norm**2 - was)).astype(np.float32)
+        return Centroids(space, vectors, None, lift, self.bits == 0)
+
+    def extended(self, writer: IndexWriter, name: str, rows: int) -> ShardedWriter:
+        return writer.extend_array(name, self.reader.array(name), self.reader.checksums(name), rows)
+
+
+def _append(
+    source: VectorSource,
+    space: Space,
+    old: _Old,
+    names: Ids,
+    writer: IndexWriter,
+    checkpoint: Checkpoint,
+    workers: int,
+    report: Progress,
+) -> None:
+    centroids = old.centroids(space)
+    with (
+        TreeFiles(writer.temporary, source, space, checkpoint.of("cluster")) as tree,
+        EdgeSpool(writer.temporary, len(centroids), source.count * old.params.replicas) as spool,
+        RecordFile(writer.temporary / "kept", np.dtype(np.int64)) as kept,
+    ):
+        grow_tree(source, space, old.params, writer.temporary, tree, checkpoint, workers, report)
+        clusters = _clusters(tree, centroids)
+        assign_nearest(space, clusters, old.params, spool, workers, report)
+        directory = lay_out_more(
+            spool,
+            old.about["posting_bound"],
+            old.record,
+            SHARD_BYTES // PAGE,
+            kept,
+            old.pages,
+            old.count,
+            lambda done, total: report("layout", done, total),
+        )
+        pages = old.extended(writer, "postings/pages", directory.pages - old.pages)
+        if old.bits:
+            checksums = _add_coded(old, clusters, space, names, directory, kept, writer, pages, workers, report)
+        else:
+            checksums = write_pages(clusters.vectors, names, directory, kept, pages, workers, report)
+        pages.finish()
+    _extend_directory(old, writer, directory, checksums)
+    if names.user is not None:
+        user = old.extended(writer, "vectors/ids", source.count)
+        user.append(names.user)
+        user.finish()
+    for name in old.reader.arrays():
+        if name not in writer.names:
+            old.extended(writer, name, 0).finish()
+    about: dict[str, Any] = {name: value for name, value in old.about.items() if name not in RESERVED}
+    about |= {
+        "count": old.count + source.count,
+        "postings": about["postings"] + len(directory.page),
+        "entries": about["entries"] + int(directory.length.sum()),
+        "max_norm": space.max_norm,
+    }
+    writer.publish(about, features=sorted({*old.about["features"], "appended"}), generation=old.about["generation"] + 1)
+    report("publish", 1, 1)
+
+
+def _clusters(tree: TreeFiles, centroids: Centroids) -> Clusters:
+    """The new vectors in tree order, and the old centroids in runs of neighbours."""
+    leaves, count = tree.leaves.read(0, tree.leaves.count), len(centroids)
+    unused = np.empty(0, np.int64)
+    run_end = np.append(np.arange(RUN, count, RUN), count)
+    return Clusters(tree.vectors, unused, unused, centroids, group_ends(tree, leaves), run_end)
+
+
+def _add_coded(
+    old: _Old,
+    clusters: Clusters,
+    space: Space,
+    names: Ids,
+    directory: Directory,
+    kept: RecordFile,
+    writer: IndexWriter,
+    pages: ShardedWriter,
+    workers: int,
+    report: Progress,
+) -> NDArray[np.uint32]:
+    """Extends the exact store and the pages of postings of codes; the checksums of the new postings."""
+    reader = old.reader
+    signs, origin = reader.read("quantizer/signs"), reader.read("quantizer/origin")
+    quantizer = Quantizer(space.source_dim, old.bits, space.metric, origin, signs)
+    exact = old.extended(writer, "vectors/exact", clusters.vectors.count)
+    page_crcs = PageChecksums(exact.layout)
+    page_crcs.begin_with(reader.array("vectors/exact"), reader.read("vectors/exact_crc32c"))
+    checksums = write_coded(
+        clusters.vectors,
+        space,
+        quantizer,
+        clusters.centroids.vectors,
+        names,
+        old.record,
+        directory,
+        kept,
+        exact,
+        page_crcs,
+        pages,
+        workers,
+        report,
+    )
+    writer.write_array("vectors/exact_crc32c", page_crcs.values)
+    return checksums
+
+
+def _extend_directory(old: _Old, writer: IndexWriter, directory: Directory, checksums: NDArray[np.uint32]) -> None:
+    columns = {
+        "page": directory.page,
+        "offset": directory.offset,
+        "length": directory.length,
+        "primaries": directory.primaries,
+        "crc32c": checksums,
+    }
+    for name, values in columns.items():
+        writer.write_array(f"{_DIRECTORY}/{name}", np.concatenate([old.reader.read(f"{_DIRECTORY}/{name}"), values]))
+    appended = [directory.owner.astype(np.uint32)]
+    if "appended" in old.about["features"]:
+        appended.insert(0, old.reader.read(f"{_DIRECTORY}/appended"))
+    writer.write_array(f"{_DIRECTORY}/appended", np.concatenate(appended))
