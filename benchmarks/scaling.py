@@ -27,10 +27,8 @@ from spann.tune import evaluate
 from spann.vectors import open_source, read_truth
 
 TARGETS = (0.95, 0.98)
-PAIRS = [(64, 0.5), (96, 0.5), (128, 0.5), (176, 0.5), (256, 0.5), (256, 0.8), (320, 1.0), (448, 1.5), (640, 2.0)]
-"""(max_postings, error_bound) of the sweep that recall is interpolated on."""
-
-EPSILON2 = 0.18
+ASKED = (0.88, 0.91, 0.935, 0.955, 0.97, 0.985, 0.992)
+"""Recalls that the calibrated index is asked for: the sweep that costs are interpolated on."""
 
 
 def tree_bytes(path: Path) -> int:
@@ -98,7 +96,7 @@ def search(data: Path, base: Path, index: Path, threads: int) -> dict[str, Any]:
         open_source(data / f"query{base.suffix}") as source,
     ):
         queries, truth = source.read(0, source.count), read_truth(data / "truth.ibin")
-        settings = [spann.SearchParams(max_postings=p, error_bound=e, epsilon2=EPSILON2) for p, e in PAIRS]
+        settings = [opened.params_for(recall, 10) for recall in ASKED]
         report = evaluate(opened, queries, truth, k=10, settings=settings, threads=[threads])
         for run in report["runs"]:
             cost = run["per_query"]

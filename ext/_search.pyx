@@ -4,6 +4,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from posix.unistd cimport getpid
 
 
 cdef extern from "distance.h" nogil:
@@ -249,15 +250,19 @@ cdef class Searcher:
 
     cdef spann_searcher *searcher
     cdef NativeIndex index
+    cdef int process
 
     def __cinit__(self, NativeIndex index):
         self.index = index
+        self.process = getpid()
         self.searcher = spann_searcher_new(&index.index)
         if self.searcher == NULL:
             raise MemoryError
 
     def __dealloc__(self):
-        spann_searcher_free(self.searcher)
+        # Of a process that forked, the threads that read for it are in the parent alone: nobody to wait for.
+        if self.process == getpid():
+            spann_searcher_free(self.searcher)
 
     def run(self, Params params, const unsigned char[:, ::1] queries, int64_t[::1] cursor, int64_t[:, ::1] ids,
             float[:, ::1] distances, unsigned char[:, ::1] stats):

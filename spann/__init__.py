@@ -21,7 +21,7 @@ from spann.errors import (
     SpannError,
     StorageError,
 )
-from spann.index import Index, append, build, plan, verify
+from spann.index import Index, append, build, calibrate, plan, verify
 from spann.index import open_index as open
 from spann.types import Metric, SearchResult
 
@@ -42,6 +42,7 @@ __all__ = [
     "__version__",
     "append",
     "build",
+    "calibrate",
     "open",
     "plan",
     "verify",

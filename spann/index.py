@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spann._version import __version__
-from spann.build import Plan, append_index, build_index, limit_bytes, plan_build
+from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
-from spann.search import Engine, verify_index
+from spann.errors import InputError
+from spann.search import Engine, iterate, search_range, verify_index
 from spann.storage import IndexReader, Problem
-from spann.types import Array, Metric, Progress, SearchResult
+from spann.tune import Calibration, Explanation, explain
+from spann.types import Array, Metric, Progress, RangeResult, SearchResult
 from spann.vectors import VectorSource, open_source
+
+DEFAULT_TARGET = 0.95
+"""Recall that a search aims at where nothing else is said."""
 
 
 class Index:
-    """An open index. Any number of threads may search it at once. Made by `open_index` or `build`."""
+    """An open index. Any number of threads may search it at once, also after a fork. Made by `open_index` or `build`.
 
-    def __init__(self, reader: IndexReader, engine: Engine) -> None:
-        self._reader, self._engine = reader, engine
+    Pickled, it is its path and how it was opened: whoever unpickles it opens the index that is there then.
+    """
+
+    def __init__(self, reader: IndexReader, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
+        self._reader, self._engine, self._options = reader, engine, dict(options or {})
+        found = reader.attributes.get("calibration")
+        self.calibration: Calibration | None = None if found is None else Calibration.from_json(found)
         self.path: Path = reader.path
         self.count: int = engine.count
         self.dim: int = engine.dim
@@ -34,11 +47,15 @@ class Index:
         k: int = 10,
         params: SearchParams | None = None,
         *,
+        target_recall: float | None = None,
         threads: int | None = None,
         in_flight: int | None = None,
         order: str = "auto",
     ) -> SearchResult:
         """The `k` nearest vectors of each query.
+
+        How much is read follows from `target_recall`, the share of true neighbours wanted (see `params_for`), or is
+        said by `params`; without either, the target is 0.95 where the index is calibrated.
 
         `queries` is (nq, dim), or (dim,) for one query, of the index's dtype. Distances are in the metric's own unit:
         Euclidean for l2, 1 - cos for cosine, the inner product for ip. Fewer than k vectors come back only where the
@@ -51,15 +68,95 @@ class Index:
         Raises `InputError` for queries or parameters that cannot be used, `CorruptionError` when a posting's checksum
         does not match, `StorageError` when the system refuses a read.
         """
-        rows = np.asarray(queries)
         return self._engine.search(
-            rows[None] if rows.ndim == 1 else rows,
+            _batch(queries),
             k,
-            params or SearchParams(),
+            self._setting(k, params, target_recall),
             threads=threads,
             in_flight=in_flight,
             order=order,
         )
+
+    async def search_async(self, queries: Array, k: int = 10, **options: Any) -> SearchResult:
+        """`search` on a thread of its own, so that the event loop of a server goes on."""
+        import asyncio  # 4 MB that a search itself has no use for
+
+        return await asyncio.to_thread(self.search, queries, k, **options)
+
+    def search_range(
+        self,
+        queries: Array,
+        radius: float,
+        *,
+        inner: float | None = None,
+        params: SearchParams | None = None,
+        target_recall: float | None = None,
+        threads: int | None = None,
+    ) -> RangeResult:
+        """All vectors at most `radius` from each query, in the metric's own unit; under ip, of product at least
+        `radius`. `inner` leaves out those that are not farther (under ip: not of smaller product), as copies are.
+
+        Other arguments and errors are those of `search`. At most a million for each query.
+        """
+
+        def search(some: Array, k: int) -> SearchResult:
+            return self._engine.search(some, k, self._setting(k, params, target_recall), threads=threads)
+
+        if not np.isfinite(radius) or (inner is not None and not np.isfinite(inner)):
+            raise InputError(f"radius is {radius!r} and inner {inner!r}; they must be finite")
+        return search_range(search, _batch(queries), radius, inner, self.metric is Metric.IP, self.count)
+
+    def iterate(
+        self,
+        query: Array,
+        batch: int = 10,
+        *,
+        params: SearchParams | None = None,
+        target_recall: float | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], Array]]:
+        """Neighbours of one query (dim,), nearest first, as (ids, distances) of at least `batch` at a time, for as long
+        as more are wanted. One that only a wider search finds may be nearer than some before it."""
+        if batch < 1:
+            raise InputError(f"batch is {batch}; it must be at least 1")
+        row = np.asarray(query)
+        return iterate(
+            lambda some, k: self._engine.search(some, k, self._setting(k, params, target_recall), threads=1),
+            row[0] if row.ndim == 2 and len(row) == 1 else row,
+            batch,
+            self.count,
+        )
+
+    def explain(
+        self, query: Array, k: int = 10, params: SearchParams | None = None, *, target_recall: float | None = None
+    ) -> Explanation:
+        """What a search for one query (dim,) does: postings considered, scored and read, why it stopped, reads and
+        times of its stages, and what the calibration predicted. Prints as a table; `to_json` for programs."""
+        setting = self._setting(k, params, target_recall)
+        found = self._engine.search(_batch(query)[:1], k, setting, threads=1, in_flight=1)
+        arrays = self._engine.arrays
+        full = setting.resolved(arrays.code_bits, k)
+        return explain(found.stats[0], int((found.ids >= 0).sum()), full, k, len(arrays.length), self.calibration)
+
+    def params_for(self, target_recall: float, k: int = 10) -> SearchParams:
+        """The cheapest parameters that found at least `target_recall` of the true `k` neighbours of queries like those
+        of the calibration: the lower end of a confidence interval does.
+
+        Raises `InputError` where the index has no calibration, or no setting reached that.
+        """
+        if self.calibration is None:
+            raise InputError(
+                f"{self.path}: the index is not calibrated, so no target_recall can be given; `spann tune` does that"
+            )
+        return self.calibration.choose(target_recall, k)
+
+    def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:
+        if target_recall is not None:
+            if params is not None:
+                raise InputError("params and target_recall were both given: the target decides the params")
+            return self.params_for(target_recall, k)
+        if params is None and self.calibration is not None and isinstance(k, int | np.integer) and k >= 1:
+            return self.calibration.choose(DEFAULT_TARGET, int(k), best=True)
+        return params or SearchParams()
 
     @property
     def open_memory_bytes(self) -> int:
@@ -102,6 +199,7 @@ class Index:
             "open_memory": dict(arrays.memory),
             "pinned_postings": arrays.pinned_postings,
             "parameters": about["parameters"],
+            "calibration": about.get("calibration"),
         }
 
     def close(self) -> None:
@@ -116,6 +214,21 @@ class Index:
 
     def __len__(self) -> int:
         return self.count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self._options)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        facts = {
+            "vectors": f"{self.count:,} of dimension {self.dim}, {self.dtype.name}, {self.metric.value}",
+            "postings": f"{self._reader.attributes['postings']:,}",
+            "memory": f"{self.open_memory_bytes / 1e6:,.1f} MB",
+            "calibrated": "no" if self.calibration is None else f"k {', '.join(map(str, self.calibration.curves))}",
+        }
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(fact)}</td></tr>" for name, fact in facts.items())
+        return f"<table><caption>spann index {html.escape(str(self.path))}</caption>{rows}</table>"
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, count={self.count}, dim={self.dim}, {self.dtype.name}, {self.metric.value})"
@@ -132,7 +245,17 @@ def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str =
     that is too small.
     """
     reader = IndexReader.open(path)
-    return Index(reader, Engine(reader, io=io, check=check, memory_budget=memory_budget))
+    options = {"io": io, "memory_budget": memory_budget, "check": check}
+    return Index(reader, Engine(reader, io=io, check=check, memory_budget=memory_budget), options)
+
+
+def _reopen(path: Path, options: dict[str, Any]) -> Index:
+    return open_index(path, **options)
+
+
+def _batch(queries: Array) -> Array:
+    rows = np.asarray(queries)
+    return rows[None] if rows.ndim == 1 else rows
 
 
 def build(
@@ -209,6 +332,40 @@ def append(
     finally:
         if source is not vectors:
             source.close()
+    return open_index(path)
+
+
+def calibrate(
+    path: str | Path,
+    queries: str | Path | Array | VectorSource | None = None,
+    *,
+    base: str | Path | Array | VectorSource | None = None,
+    count: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Index:
+    """Calibrates the index at `path` anew, in a new generation of it, and opens that.
+
+    With `queries` (nq, dim), at most `count` (by default 1000) of them, the calibration holds for queries like those;
+    without, for queries like the collection's own vectors. `base` gives the vectors of the collection where the index
+    keeps them in postings only (no codes). Raises `InputError`, and as `append` does.
+    """
+    with ExitStack() as closing:
+
+        def opened(vectors: str | Path | Array | VectorSource | None) -> VectorSource | None:
+            if vectors is None or isinstance(vectors, VectorSource):
+                return vectors
+            return closing.enter_context(open_source(vectors))
+
+        recalibrate(
+            path,
+            opened(queries),
+            base=opened(base),
+            count=count,
+            created_by=f"spann {__version__}",
+            threads=thread_count(threads),
+            progress=progress,
+        )
     return open_index(path)
 
 

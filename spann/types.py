@@ -105,3 +105,65 @@ class SearchResult:
 
     def __iter__(self) -> Iterator[Array]:
         return iter((self.ids, self.distances))
+
+    def columns(self) -> dict[str, Array]:
+        """A row for each neighbour that was found: `query`, `rank` (from 0) and `id` int64, `distance` float32."""
+        query, rank = np.nonzero(self.ids >= 0)
+        found = self.ids[query, rank], self.distances[query, rank]
+        return {"query": query, "rank": rank, "id": found[0], "distance": found[1]}
+
+    def to_pandas(self) -> Any:
+        """`columns` as a pandas.DataFrame. Needs pandas."""
+        return _pandas(self.columns())
+
+    def to_arrow(self) -> Any:
+        """`columns` as a pyarrow.Table. Needs pyarrow."""
+        return _arrow(self.columns())
+
+
+@dataclass(frozen=True)
+class RangeResult:
+    """All vectors near enough to each of a batch of queries, in one array: those of query i are at positions
+    ``limits[i]`` to ``limits[i + 1]`` (exclusive), nearest first.
+
+    - ``limits`` (nq + 1,) int64; ``ids`` (n,) int64; ``distances`` (n,) float32 in the metric's own unit.
+    """
+
+    limits: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.limits) - 1
+
+    def of(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids and distances of one query."""
+        part = slice(self.limits[query], self.limits[query + 1])
+        return self.ids[part], self.distances[part]
+
+    def columns(self) -> dict[str, Array]:
+        """As `SearchResult.columns`."""
+        counts = np.diff(self.limits)
+        query = np.repeat(np.arange(len(counts)), counts)
+        rank = np.arange(len(self.ids)) - np.repeat(self.limits[:-1], counts)
+        return {"query": query, "rank": rank, "id": self.ids, "distance": self.distances}
+
+    def to_pandas(self) -> Any:
+        """`columns` as a pandas.DataFrame. Needs pandas."""
+        return _pandas(self.columns())
+
+    def to_arrow(self) -> Any:
+        """`columns` as a pyarrow.Table. Needs pyarrow."""
+        return _arrow(self.columns())
+
+
+def _pandas(columns: dict[str, Array]) -> Any:
+    import pandas
+
+    return pandas.DataFrame(columns)
+
+
+def _arrow(columns: dict[str, Array]) -> Any:
+    import pyarrow
+
+    return pyarrow.table(columns)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from spann import config
 from spann.storage import IndexReader, files, posting_bytes, posting_span
 from spann.testing import FaultyDisk, exact_neighbours
 from spann.types import SearchResult
@@ -103,6 +104,15 @@ def no_sync() -> Iterator[None]:
     files.system = NoSync()
     yield
     files.system = os
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_calibration() -> Iterator[None]:
+    """Builds are not calibrated unless a test asks for it: that takes longer than all else in a small one."""
+    before = config.DEFAULT_CALIBRATION, config.FEWEST_CALIBRATION
+    config.DEFAULT_CALIBRATION = config.FEWEST_CALIBRATION = 0
+    yield
+    config.DEFAULT_CALIBRATION, config.FEWEST_CALIBRATION = before
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Building an index: from a source of vectors to the published directory, stage by stage as `STAGES` has them."""
 
 from spann.build.append import APPEND_STAGES, append_index
+from spann.build.calibration import recalibrate
 from spann.build.pipeline import STAGES, build_index
 from spann.build.plan import Plan, limit_bytes, plan_build
 
-__all__ = ["APPEND_STAGES", "STAGES", "Plan", "append_index", "build_index", "limit_bytes", "plan_build"]
+__all__ = ["APPEND_STAGES", "STAGES", "Plan", "append_index", "build_index", "limit_bytes", "plan_build", "recalibrate"]

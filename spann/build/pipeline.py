@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spann._kernels.checksum import crc32c
 from spann.build.assign import assign_closure, assign_leaves
 from spann.build.balance import balance
+from spann.build.calibration import calibrate_with_own
 from spann.build.checkpoint import FILE as CHECKPOINT
 from spann.build.checkpoint import Checkpoint, open_checkpoint
 from spann.build.cluster import Clusters, TreeFiles, cluster, gather
@@ -22,7 +23,7 @@ from spann.build.encode import write_coded
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out
 from spann.build.partition import Partition, partition
-from spann.build.plan import check_disk, limit_bytes, plan_build
+from spann.build.plan import Plan, check_disk, limit_bytes, plan_build, resident_bytes
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
 from spann.build.write import write_pages
@@ -34,7 +35,10 @@ from spann.storage import PAGE, SHARD_BYTES, IndexWriter, PageChecksums, Record,
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource
 
-STAGES = ("scan", "partition", "cluster", "assign", "balance", "graph", "layout", "arrange", "write", "publish")
+STAGES = (
+    *("scan", "partition", "cluster", "assign", "balance", "graph", "layout", "arrange", "write"),
+    *("truth", "calibrate", "publish"),
+)
 """What `build_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
 
 TEMPORARY_FILES = {
@@ -43,6 +47,9 @@ TEMPORARY_FILES = {
     "assign": ("candidates",),
 }
 """The files that a stage's mark in the checkpoint speaks of."""
+
+CALIBRATION_BYTES = 256 << 20
+"""Of the truth and of searches, beside the open index."""
 
 MAX_CENTROIDS = 2**32 - 2
 """Centroids and postings are numbered in 32 bits, with one number to spare."""
@@ -95,7 +102,7 @@ def build_index(
         }
         checkpoint = open_checkpoint(writer.temporary, about, TEMPORARY_FILES, restart=restart)
         try:
-            _build(source, space, metric, params, record, names, writer, checkpoint, workers, report)
+            _build(source, space, metric, params, record, names, writer, checkpoint, plan, report)
         except BaseException as error:
             writer.keep = checkpoint.begun
             if writer.keep:
@@ -114,10 +121,10 @@ def _build(
     names: Ids,
     writer: IndexWriter,
     checkpoint: Checkpoint,
-    workers: int,
+    plan: Plan,
     report: Progress,
 ) -> None:
-    temporary = writer.temporary
+    temporary, workers = writer.temporary, plan.threads
     with TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree:
         grow_tree(source, space, params, temporary, tree, checkpoint, workers, report)
         clusters = gather(tree, space, params)
@@ -155,8 +162,28 @@ def _build(
         if params.bits:
             about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
         features = ["codes"] if params.bits else []
+        queries = params.calibration_count(source.count)
+        if queries:
+            writer.complete(about, features=features)
+            vectors = clusters.vectors
+            about["calibration"] = calibrate_with_own(
+                writer.work,
+                vectors,
+                lambda positions: names.of(vectors.rows_of(positions)),
+                queries,
+                workers,
+                _search_budget(params, plan),
+                report,
+            )
     writer.publish(about, features=features)
     report("publish", 1, 1)
+
+
+def _search_budget(params: BuildParams, plan: Plan) -> int | str:
+    """Memory for the searches of the calibration: codes are pinned if all fit, which saves time. With replicas a result
+    may depend on what is pinned, so nothing is."""
+    room = plan.memory_limit - resident_bytes() - CALIBRATION_BYTES
+    return room if params.bits and params.replicas == 1 and room > plan.open_memory_bytes else "none"
 
 
 def grow_tree(

@@ -6,6 +6,7 @@ predictions were off.
 
 from __future__ import annotations
 
+import mmap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,12 @@ class Plan:
 def limit_bytes(given: int | None) -> int:
     """The limit in bytes: as given, or `LIMIT_SHARE` of what is available."""
     return given if given is not None else int(LIMIT_SHARE * available_memory())
+
+
+def resident_bytes() -> int:
+    """Of this process now."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
 def plan_build(

@@ -21,6 +21,7 @@ from spann.cli.inspect import info, verify
 from spann.cli.options import DebugOption, State
 from spann.cli.search import search
 from spann.cli.truth import truth
+from spann.cli.tune import tune
 from spann.errors import SpannError
 
 
@@ -89,7 +90,7 @@ def cli() -> None:
     """
 
 
-for _command in (build, plan, append, search, info, verify, truth, evaluate, demo):
+for _command in (build, plan, append, tune, search, info, verify, truth, evaluate, demo):
     cli.add_command(_command)
 
 

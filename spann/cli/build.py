@@ -79,6 +79,13 @@ _BUILD_OPTIONS = (
         help=f"Bits per dimension of the codes in postings ({', '.join(map(str, CODE_BITS[1:]))}); 0 keeps exact "
         "vectors there. Default: auto, by the dimension, and 0 for vectors under 64 bytes.",
     ),
+    click.option(
+        "--calibration-queries",
+        type=int,
+        metavar="N",
+        help="Vectors with which settings for recalls are measured at the end; 0: none. Default: 1000, fewer of over a "
+        "million vectors.",
+    ),
     click.option("--seed", type=int, metavar="S", help=f"Start of all randomness. Default: {BuildParams.seed}."),
 )
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io as streams
+import json
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
+import numpy as np
 
 import spann
 from spann.cli.options import (
@@ -26,12 +30,16 @@ from spann.cli.options import (
 )
 from spann.cli.text import print_json
 from spann.config import SearchParams
+from spann.errors import InputError
 from spann.tune.evaluate import costs
-from spann.types import SearchResult
+from spann.types import Array, SearchResult
 from spann.vectors import check_results_path, open_source, write_results
 from spann.vectors.sinks import WRITERS
 
-_STDOUT = Path("-")
+_STREAM = Path("-")
+
+_READ_BYTES = 1 << 20
+"""Of standard input at a time: what has come by then is searched as a batch."""
 
 
 @click.command(cls=Command)
@@ -43,9 +51,17 @@ _STDOUT = Path("-")
     "--output",
     type=FILE,
     metavar="OUT",
-    help="Where ids and distances go: .npz, .ibin or .jsonl by extension, - for JSON lines on standard output. "
-    "Needed unless --json is given.",
+    help="Where ids and distances go: .npz, .ibin, .jsonl or .parquet by extension, - for JSON lines on standard "
+    "output. Needed unless --json or --explain is given.",
 )
+@click.option(
+    "--target-recall",
+    type=float,
+    metavar="R",
+    help="Share of the true neighbours to find: decides the settings below. Default: 0.95 where the index is "
+    "calibrated and no setting is given.",
+)
+@click.option("--explain", is_flag=True, help="Say what each query did, stage by stage, and why. Default: do not.")
 @click.option(
     "--max-postings", type=int, metavar="N", help="Postings that one query may score. Default: 64, with codes 128."
 )
@@ -65,6 +81,8 @@ def search(
     queries: Path,
     k: int,
     output: Path | None,
+    target_recall: float | None,
+    explain: bool,
     io: str,
     memory_budget: str,
     in_flight: int | None,
@@ -78,27 +96,41 @@ def search(
 ) -> None:
     """Find the K nearest neighbours in INDEX of each vector in QUERIES.
 
-    Distances are Euclidean for l2, 1 - cos for cosine, and the inner product for ip.
+    Distances are Euclidean for l2, 1 - cos for cosine, and the inner product for ip. QUERIES - reads JSON lines from
+    standard input, each an array of numbers or an object with one under "vector", and answers each in a line, as they
+    come.
     """
-    if output is None and not as_json:
+    if output is None and not as_json and not explain:
         raise click.UsageError("nowhere to put the results: give -o OUT, or --json for the statistics alone")
-    if output == _STDOUT and as_json:
+    if output == _STREAM and as_json:
         raise click.UsageError("-o - and --json would both write to standard output: give one of them")
-    if output is not None and output != _STDOUT:
+    if queries == _STREAM and (output != _STREAM or explain):
+        raise click.UsageError("queries from standard input are answered on standard output: give -o -")
+    if output is not None and output != _STREAM:
         check_results_path(output)
-    params, _ = parameters(SearchParams, config, **options)
-    with open_source(queries, max_rows=max_rows) as source:
-        vectors = source.read(0, source.count)
-        with spann.open(index, io=io, memory_budget=memory_budget, check=not no_check) as opened:
+    params = _given(config, target_recall, options)
+    with spann.open(index, io=io, memory_budget=memory_budget, check=not no_check) as opened:
+        how: dict[str, Any] = {"params": params, "target_recall": target_recall, "threads": threads}
+        if queries == _STREAM:
+            _answer(opened, sys.stdin.buffer, k, how, max_rows)
+            return
+        with open_source(queries, max_rows=max_rows) as source:
+            vectors = source.read(0, source.count)
+            if explain:
+                _explain(opened, vectors, k, params, target_recall, as_json)
+                if output is None:
+                    return
             start = time.perf_counter()
-            result = opened.search(vectors, k, params, threads=threads, in_flight=in_flight, order=order or "auto")
+            result = opened.search(vectors, k, in_flight=in_flight, order=order or "auto", **how)
             seconds = time.perf_counter() - start
-    if output == _STDOUT:
+    if output == _STREAM:
         lines = streams.BytesIO()
         WRITERS[".jsonl"](lines, "standard output", result.ids, result.distances)
         click.echo(lines.getvalue(), nl=False)
     elif output is not None:
         write_results(output, result.ids, result.distances)
+    if explain:
+        return
     if as_json:
         print_json(_report(result, k, seconds, output))
     else:
@@ -106,8 +138,78 @@ def search(
         click.echo(
             f"{len(result.ids)} queries in {seconds:.3f} s ({len(result.ids) / seconds:.0f} per second), "
             f"{latency:.2f} ms and {pages:.1f} pages each",
-            err=output == _STDOUT,
+            err=output == _STREAM,
         )
+
+
+def _given(config: Path | None, target_recall: float | None, options: dict[str, Any]) -> SearchParams | None:
+    """The parameters that were given, None where none was: then a target decides."""
+    given = [name for name, value in options.items() if value is not None]
+    if target_recall is not None and (given or config):
+        what = f"--{given[0].replace('_', '-')}" if given else "--config"
+        raise click.UsageError(f"--target-recall and {what} were both given: the target decides the settings")
+    return parameters(SearchParams, config, **options)[0] if given or config else None
+
+
+def _explain(
+    index: spann.Index,
+    vectors: Array,
+    k: int,
+    params: SearchParams | None,
+    target_recall: float | None,
+    as_json: bool,
+) -> None:
+    told = [index.explain(vector, k, params, target_recall=target_recall) for vector in vectors]
+    if as_json:
+        print_json([{"query": number, **one.to_json()} for number, one in enumerate(told)])
+    else:
+        click.echo("\n\n".join(f"query {number}\n{one}" for number, one in enumerate(told)))
+
+
+def _answer(index: spann.Index, stream: BinaryIO, k: int, how: dict[str, Any], max_rows: int | None) -> None:
+    """Answers queries as they come: all that are there at a time as one batch."""
+    done = 0
+    for lines in _complete_lines(stream):
+        if max_rows is not None:
+            lines = lines[: max_rows - done]
+        if not lines:
+            return
+        vectors = np.stack([_vector(line, done + i, index) for i, line in enumerate(lines)])
+        found = index.search(vectors, k, **how)
+        for ids, distances in zip(found.ids, found.distances, strict=True):
+            here = ids >= 0
+            answer = {"query": done, "ids": ids[here].tolist(), "distances": distances[here].tolist()}
+            click.echo(json.dumps(answer, allow_nan=False))
+            done += 1
+
+
+def _complete_lines(stream: BinaryIO) -> Iterator[list[bytes]]:
+    read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
+    rest = b""
+    while chunk := read(_READ_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        lines = [line for line in lines if line.strip()]
+        if lines:
+            yield lines
+    if rest.strip():
+        yield [rest]
+
+
+def _vector(line: bytes, number: int, index: spann.Index) -> Array:
+    where = f"query {number} on standard input"
+    try:
+        found = json.loads(line)
+        values = np.asarray(found["vector"] if isinstance(found, dict) else found, np.float64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f'{where} is not a JSON array of numbers, nor an object with one under "vector"') from error
+    if values.shape != (index.dim,):
+        raise InputError(f"{where} has shape {values.shape}; {index.path} needs ({index.dim},)")
+    if index.dtype.kind in "iu":
+        limits = np.iinfo(index.dtype)
+        if not ((values == np.rint(values)) & (values >= limits.min) & (values <= limits.max)).all():
+            raise InputError(f"{where} holds numbers that are not {index.dtype}")
+    vector: Array = values.astype(index.dtype)
+    return vector
 
 
 def _report(result: SearchResult, k: int, seconds: float, output: Path | None) -> dict[str, Any]:

@@ -97,6 +97,11 @@ class Engine:
         self._batch_bytes = BATCH_BYTES
         if budget.limit is not None:
             self._batch_bytes = min(BATCH_BYTES, TIGHT_BATCH_BYTES + budget.limit - self.open_memory_bytes)
+        self._own_threads()
+
+    def _own_threads(self) -> None:
+        """Rings, threads and lock of this process: those of one that it was forked from are of no use to it."""
+        self._process = os.getpid()
         self._local = threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_size = 0
@@ -128,6 +133,8 @@ class Engine:
         workers = min(thread_count(threads), len(rows))
         if self._closed:
             raise InputError(f"{self.path}: the index is closed")
+        if self._process != os.getpid():
+            self._own_threads()
         full = params.resolved(self.arrays.code_bits, k)
         postings = min(full.max_postings or 1, len(self.arrays.length))
         native = _search.Params(

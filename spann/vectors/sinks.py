@@ -1,10 +1,11 @@
-"""Search results on disk: `.npz`, `.ibin` and `.jsonl`, complete under their name or not there at all.
+"""Search results on disk: `.npz`, `.ibin`, `.jsonl` and `.parquet`, complete under their name or not there at all.
 
-==========  =========================================================================================================
-``.npz``    arrays ``ids`` int64 (nq, k) and ``distances`` float32 (nq, k)
-``.ibin``   uint32 nq, uint32 k, then nq * k int32 ids, then nq * k float32 distances
-``.jsonl``  a line per query: ``{"query": 0, "ids": [...], "distances": [...]}``, places without a result left out
-==========  =========================================================================================================
+============  =======================================================================================================
+``.npz``      arrays ``ids`` int64 (nq, k) and ``distances`` float32 (nq, k)
+``.ibin``     uint32 nq, uint32 k, then nq * k int32 ids, then nq * k float32 distances
+``.jsonl``    a line per query: ``{"query": 0, "ids": [...], "distances": [...]}``, places without a result left out
+``.parquet``  a row per query: query int64, ids list of int64, distances list of float32, the same left out
+============  =======================================================================================================
 
 A query with fewer than k results has id -1 in the places left over.
 """
@@ -126,4 +127,27 @@ def _write_jsonl(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> N
         file.write(json.dumps(line).encode() + b"\n")
 
 
-WRITERS: dict[str, Writer] = {".npz": write_npz, ".ibin": write_ibin, ".jsonl": _write_jsonl}
+def _write_parquet(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise InputError(f"{name}: writing Parquet needs pyarrow; install it, or spann with [formats]") from None
+    found = ids >= 0
+    limits = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
+    table = pa.table(
+        {
+            "query": pa.array(np.arange(len(ids))),
+            "ids": pa.ListArray.from_arrays(limits, pa.array(ids[found])),
+            "distances": pa.ListArray.from_arrays(limits, pa.array(distances[found])),
+        }
+    )
+    parquet.write_table(table, file)
+
+
+WRITERS: dict[str, Writer] = {
+    ".npz": write_npz,
+    ".ibin": write_ibin,
+    ".jsonl": _write_jsonl,
+    ".parquet": _write_parquet,
+}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
+from spann.cli import cli
 from spann.testing import exact_neighbours
 from spann.vectors import read_truth
 
@@ -139,3 +142,80 @@ def test_verify_unexpected_is_1(run: Run, copied: Path) -> None:
     result = run("verify", copied, "-q")
     assert result.exit_code == 1
     assert result.stderr == f"spann: unexpected: {copied / 'stray'}: is not part of the index\n"
+
+
+def test_parquet_results(run: Run, data: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    args = ("search", data / "index.spann", data / "queries.npy", "-k", 5, "--max-postings", 1000)
+    for name in ("r.npz", "r.parquet"):
+        assert run(*args, "-o", tmp_path / name).exit_code == 0
+    table = parquet.read_table(tmp_path / "r.parquet")
+    with np.load(tmp_path / "r.npz") as stored:
+        assert table["ids"].to_pylist() == stored["ids"].tolist()
+        assert table["distances"].to_pylist() == stored["distances"].tolist()
+    assert table["query"].to_pylist() == list(range(20))
+
+
+def answers(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_queries_from_standard_input(data: Path, tmp_path: Path) -> None:
+    queries = np.load(data / "queries.npy")
+    lines = [json.dumps(q.tolist() if i % 2 else {"vector": q.tolist()}) for i, q in enumerate(queries)]
+    command = ["search", str(data / "index.spann"), "-", "-k", "4", "-o", "-", "--max-postings", "1000"]
+    result = CliRunner().invoke(cli, command, input="\n".join(lines))
+    assert result.exit_code == 0, result.output
+    expected, _ = exact_neighbours(np.load(data / "base.npy"), queries, 4)
+    assert [answer["ids"] for answer in answers(result.stdout)] == expected.tolist()
+    assert [answer["query"] for answer in answers(result.stdout)] == list(range(20))
+    some = CliRunner().invoke(cli, [*command, "--max-rows", "3"], input="\n".join(lines))
+    assert len(answers(some.stdout)) == 3
+    assert CliRunner().invoke(cli, command, input="").stdout == ""
+
+
+def test_a_stream_is_answered_as_it_comes(data: Path) -> None:
+    queries = np.load(data / "queries.npy")
+    command = [sys.executable, "-m", "spann.cli", "search", str(data / "index.spann"), "-", "-o", "-", "-k", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for number in range(3):
+            child.stdin.write(json.dumps(queries[number].tolist()).encode() + b"\n")
+            child.stdin.flush()
+            assert json.loads(child.stdout.readline())["query"] == number
+        child.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1, 2", "query 0 on standard input is not a JSON array"),
+        ('{"v": [1]}', 'nor an object with one under "vector"'),
+        ("[1, 2, 3]", r"has shape (3,)"),
+        (json.dumps([float("nan")] * 16), "every value must be finite"),
+    ],
+)
+def test_bad_lines(data: Path, line: str, message: str) -> None:
+    command = ["search", str(data / "index.spann"), "-", "-o", "-"]
+    result = CliRunner().invoke(cli, command, input=line)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_explanations(run: Run, data: Path) -> None:
+    args = ("search", data / "index.spann", data / "queries.npy", "--explain", "--max-rows", 2, "--max-postings", 5)
+    text = run(*args)
+    assert text.exit_code == 0, text.output
+    assert text.stdout.startswith("query 0\nsetting    max_postings 5")
+    assert "stopped: max_postings reached" in text.stdout
+    told = json.loads(run(*args, "--json").stdout)
+    assert [one["query"] for one in told] == [0, 1]
+    assert told[0]["postings_scored"] == 5
+
+
+def test_targets_need_a_calibration_and_no_settings(refused: Refused, data: Path) -> None:
+    args = ("search", data / "index.spann", data / "queries.npy", "-o", "-", "--target-recall", 0.9)
+    assert "is not calibrated" in refused(2, *args)
+    assert "both given" in refused(2, *args, "--max-postings", 5)
+    assert "answered on standard output" in refused(2, "search", data / "index.spann", "-", "-o", "x.npz")

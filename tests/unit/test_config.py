@@ -84,7 +84,7 @@ def test_parameters_do_not_change():
         params.seed = 4
     changed = params.with_(seed=4, max_replicas=2)
     assert (changed.seed, changed.max_replicas, params.seed) == (4, 2, 0)
-    with pytest.raises(InputError, match="BuildParams has no parameter 'sed'; it has centroids, "):
+    with pytest.raises(InputError, match="BuildParams has no parameter 'sed'; it has calibration_queries, "):
         params.with_(sed=4)
     with pytest.raises(InputError, match="seed is -1"):
         params.with_(seed=-1)
@@ -179,7 +179,7 @@ def test_a_preset(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("[build]\nsize = 3\n", r"\[build\] has no parameter 'size'; it has centroids, "),
+        ("[build]\nsize = 3\n", r"\[build\] has no parameter 'size'; it has calibration_queries, "),
         ("[search]\nmetric = 'l2'\n", r"\[search\] has no parameter 'metric'"),
         ("[serve]\n", r"table \[serve\] is unknown"),
         ("build = 3\n", "build must be a table"),

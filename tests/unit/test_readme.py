@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import spann
+from spann import config
 from spann.cli import cli
 from spann.storage import IndexReader
 from spann.testing import clustered
@@ -72,6 +73,7 @@ def test_commands_of_the_readme_run(tmp_path, monkeypatch):
 
 def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "FEWEST_CALIBRATION", 300)
     (code,) = blocks(README, "python")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("[0 1 2 3 4]")

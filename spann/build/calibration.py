@@ -1,0 +1,279 @@
+"""Stage "calibrate": settings for recalls, measured on the index itself and kept in it (spann/tune/calibrate.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.config import DEFAULT_CALIBRATION
+from spann.errors import InputError
+from spann.search import Engine
+from spann.storage import (
+    PAGE,
+    RESERVED,
+    IndexReader,
+    IndexWriter,
+    Record,
+    ShardedArray,
+    posting_bytes,
+    posting_span,
+)
+from spann.tune import calibrate, exact_search
+from spann.tune.calibrate import FEW, FILL, MOST
+from spann.types import Array, Metric, Progress
+from spann.vectors import VectorSource, sample_rows
+
+SEED = 20_241
+"""Start of the choice of the vectors that are queries."""
+
+PRUNE_RANK = 16
+"""Of the centroid whose distance `epsilon2` is relative to (ext/c/query.c)."""
+
+COMPARED = 1000
+"""Vectors of the collection that queries are compared with."""
+
+BLOCK = 65_536
+"""Centroids compared at a time."""
+
+COSINE_NOISE = 1e-6
+"""Of 1 - cos in float32, absolute."""
+
+
+def calibrate_with_own(
+    path: Path,
+    vectors: VectorSource,
+    ids_of: Callable[[NDArray[np.int64]], Array],
+    queries: int,
+    threads: int,
+    memory_budget: int | str,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Calibrates the index at `path` with `queries` of its own vectors: `vectors` has all of them, in any order, and
+    `ids_of` tells the ids of its rows. `memory_budget` is that of the search. JSON for the attribute `calibration`;
+    None where there are too few vectors."""
+    rows = sample_rows(vectors.count, min(queries, vectors.count), SEED)
+    # The first of them serve every k, and rows that follow each other may be neighbours.
+    rows = rows[np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))]
+    own = ids_of(rows).astype(np.int64), rows
+    return _calibrate(path, vectors, vectors.take(rows), own, threads, memory_budget, progress)
+
+
+def recalibrate(
+    path: str | Path,
+    queries: VectorSource | None,
+    *,
+    base: VectorSource | None,
+    count: int | None,
+    created_by: str,
+    threads: int,
+    progress: Progress | None = None,
+) -> None:
+    """Calibrates the index at `path` anew and publishes that as its next generation, all else being links.
+
+    With up to `count` of `queries`, or of the collection's own vectors. `base` are the vectors of the collection, by id
+    where that is the row; needed where the index has no exact store. Raises `InputError`, `MissingError`, and
+    `ExistsError` while another process changes the index.
+    """
+    report = progress or (lambda stage, done, total: None)
+    path = Path(path).resolve()
+    wanted = DEFAULT_CALIBRATION if count is None else count
+    if wanted < FEW:
+        raise InputError(f"count is {wanted}; a calibration needs at least {FEW} queries")
+    IndexReader.open(path)
+    with IndexWriter(path, created_by=created_by, overwrite=True) as writer:
+        reader = IndexReader.open(path)
+        about = reader.attributes
+        vectors = _vectors(reader, base)
+        if queries is None:
+            if base is not None:
+                raise InputError(f"{path}: base was given without queries: the ids of its vectors are unknown")
+            own = _own_ids(reader)
+            found = calibrate_with_own(path, vectors, own, wanted, threads, "auto", report)
+        else:
+            _check_queries(queries, about)
+            rows = sample_rows(queries.count, min(wanted, queries.count), SEED)
+            order = np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))
+            found = _calibrate(path, vectors, queries.take(rows)[order], None, threads, "auto", report)
+        if found is None:
+            raise InputError(f"{path}: {vectors.count} vectors are too few to calibrate searches")
+        for name in reader.arrays():
+            writer.extend_array(name, reader.array(name), reader.checksums(name)).finish()
+        kept = {name: value for name, value in about.items() if name not in RESERVED}
+        writer.publish({**kept, "calibration": found}, features=about["features"], generation=about["generation"] + 1)
+
+
+class _Store(VectorSource):
+    """The exact store of an index, in the order of its rows."""
+
+    def __init__(self, array: ShardedArray) -> None:
+        super().__init__(str(array.path), array.rows, array.row_shape[0], array.dtype.newbyteorder("="))
+        self._array = array
+
+    def _read(self, start: int, stop: int) -> Array:
+        return self._array.read_rows(start, stop)
+
+    def _take(self, rows: NDArray[np.int64]) -> Array:
+        return np.concatenate([self._array.read_rows(row, row + 1) for row in rows.tolist()])
+
+
+def _vectors(reader: IndexReader, base: VectorSource | None) -> VectorSource:
+    about = reader.attributes
+    if base is None:
+        if not about.get("code_bits", 0):
+            raise InputError(
+                f"{reader.path}: the index has no codes, and its vectors only in postings: give them as --base (base=)"
+            )
+        return _Store(reader.array("vectors/exact"))
+    if (base.count, base.dim, base.dtype.name) != (about["count"], about["dim"], about["dtype"]):
+        raise InputError(
+            f"{base.name} holds {base.count} x {base.dim} {base.dtype.name}; {reader.path} was made of "
+            f"{about['count']} x {about['dim']} {about['dtype']}"
+        )
+    return base
+
+
+def _check_queries(queries: VectorSource, about: Mapping[str, Any]) -> None:
+    if (queries.dim, queries.dtype.name) != (about["dim"], about["dtype"]):
+        raise InputError(
+            f"{queries.name} holds {queries.dtype.name} vectors of dimension {queries.dim}; the index needs "
+            f"{about['dtype']} of dimension {about['dim']}"
+        )
+    if queries.count < FEW:
+        raise InputError(f"{queries.name} holds {queries.count} queries; a calibration needs at least {FEW}")
+
+
+def _own_ids(reader: IndexReader) -> Callable[[NDArray[np.int64]], Array]:
+    """Ids of rows of the exact store, which the postings hold."""
+    about = reader.attributes
+    record, id_type = Record.of(about), np.dtype(f"<u{about['id_bytes']}")
+    page, offset, length, primaries = (
+        reader.read(f"postings/directory/{name}") for name in ("page", "offset", "length", "primaries")
+    )
+    ends = np.cumsum(primaries, dtype=np.int64)
+    start, _ = posting_span(page, offset, posting_bytes(about, length, primaries))
+    pages = reader.array("postings/pages")
+
+    def ids_of(rows: NDArray[np.int64]) -> Array:
+        posting = np.searchsorted(ends, rows, side="right")
+        at = start[posting] + record.header + (rows - (ends[posting] - primaries[posting])) * id_type.itemsize
+        found = [
+            pages.read_rows(int(byte) // PAGE, (int(byte) + id_type.itemsize - 1) // PAGE + 1)
+            .reshape(-1)[int(byte) % PAGE :][: id_type.itemsize]
+            .view(id_type)[0]
+            for byte in at
+        ]
+        return np.array(found)
+
+    return ids_of
+
+
+def _calibrate(
+    path: Path,
+    vectors: VectorSource,
+    queries: Array,
+    own: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    threads: int,
+    memory_budget: int | str,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """`own`: ids of the queries and their rows of `vectors`, where they are from there."""
+    reader = IndexReader.open(path)
+    metric, skipped = Metric.parse(reader.attributes["metric"]), int(own is not None)
+    own_rows = np.empty(0, np.int64) if own is None else own[1]
+    kth: dict[int, NDArray[np.float64]] = {}
+    for ks, count in (((1, 10), len(queries)), ((100,), FEW), ((1000,), FEW // 2)):
+        usable = [k for k in ks if k + skipped <= vectors.count]
+        if not usable:
+            break
+        rows, distances = exact_search(
+            vectors,
+            queries[:count],
+            usable[-1] + skipped,
+            metric,
+            threads=threads,
+            progress=lambda stage, done, total: progress("truth", done, total),
+        )
+        unit = np.sqrt(distances, dtype=np.float64) if metric is Metric.L2 else distances.astype(np.float64)
+        for k in usable:
+            # Under ip a vector need not be among its own nearest.
+            at = k - 1 if own is None else k - 1 + (rows[:, :k] == own_rows[:count, None]).any(axis=1)
+            kth[k] = unit[np.arange(len(unit)), at] + (COSINE_NOISE if metric is Metric.COSINE else 0)
+    if not kth:
+        return None
+    reach = _Reach(reader, queries[:FEW])
+    unlike = 0.0
+    if own is None:
+        some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
+        unlike = _difference(reach.nearest, _Reach(reader, some).nearest)
+    engine = Engine(reader, memory_budget=memory_budget)
+    try:
+        found = calibrate(
+            lambda q, k, params: engine.search(q, k, params, threads=threads, order="query"),
+            queries,
+            kth,
+            own=None if own is None else own[0],
+            largest_first=metric is Metric.IP,
+            reach=reach.of,
+            unlike=unlike,
+            postings=len(engine.arrays.length),
+            entries=float(engine.arrays.length.mean()),
+            coded=engine.arrays.code_bits > 0,
+            progress=progress,
+        )
+    finally:
+        engine.close()
+    return found.to_json()
+
+
+class _Reach:
+    """How many centroids are within (1 + epsilon2) times the distance of the 16th nearest, of some queries; ``nearest``
+    (nq,) is the distance of the nearest."""
+
+    def __init__(self, reader: IndexReader, queries: Array) -> None:
+        metric, coded = Metric.parse(reader.attributes["metric"]), bool(reader.attributes.get("code_bits", 0))
+        centroids, x = reader.read("centroids/vectors"), queries.astype(np.float32)
+        if metric is Metric.COSINE:
+            x /= np.linalg.norm(x, axis=1)[:, None]
+        nearest = []
+        for start in range(0, len(centroids), BLOCK):
+            c = centroids[start : start + BLOCK].astype(np.float32)
+            if metric is Metric.COSINE and not coded:
+                c /= np.linalg.norm(c, axis=1)[:, None]
+            products = x @ c.T
+            if metric is Metric.IP:  # as ext/c/query.c has it
+                products /= np.maximum(np.linalg.norm(x, axis=1)[:, None], 1e-30)
+                sqdist = 2 * reader.attributes["max_norm"] * (reader.attributes["max_norm"] - products)
+            else:
+                sqdist = np.einsum("ij,ij->i", x, x)[:, None] + np.einsum("ij,ij->i", c, c) - 2 * products
+            nearest.append(np.sort(sqdist, axis=1)[:, :MOST])
+        every = np.sort(np.concatenate(nearest, axis=1), axis=1)[:, :MOST]
+        every = np.sqrt(np.maximum(every, 0))
+        self.nearest = every[:, 0]
+        own = every[:, min(PRUNE_RANK, every.shape[1]) - 1]
+        self._ratio = every / np.maximum(own, 1e-30)[:, None]
+
+    def of(self, max_postings: int) -> float:
+        """The epsilon2 at which the mean query has `FILL` of `max_postings`, but more than the rank that it is relative
+        to, below which the rule says nothing; infinity where it never has as many."""
+        low, high, wanted = 1e-3, 1e3, max(FILL * max_postings, 1.25 * PRUNE_RANK)
+        if self._scored(max_postings, high) <= wanted:
+            return float(np.inf)
+        for _ in range(40):
+            middle = float(np.sqrt(low * high))
+            low, high = (low, middle) if self._scored(max_postings, middle) > wanted else (middle, high)
+        return float(f"{low:.4g}")
+
+    def _scored(self, max_postings: int, epsilon2: float) -> float:
+        within = (self._ratio <= 1 + epsilon2).sum(axis=1)
+        return float(np.minimum(within, max_postings).mean())
+
+
+def _difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """The largest difference between the cumulative distributions of two samples."""
+    at = np.concatenate([a, b])
+    shares = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (a, b)]
+    return float(np.abs(shares[0] - shares[1]).max())

@@ -1,0 +1,115 @@
+"""`spann tune`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+import spann
+from spann.cli.options import (
+    COUNT,
+    FILE,
+    Command,
+    json_option,
+    max_rows_option,
+    progress_option,
+    quiet_option,
+    threads_option,
+)
+from spann.cli.progress import progress_report
+from spann.cli.text import print_json, table
+from spann.config import SearchParams
+
+TARGETS = "0.8,0.9,0.95,0.98,0.99"
+
+
+def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    return tuple(float(click.FLOAT(part, param, ctx)) for part in value.split(","))
+
+
+@click.command(cls=Command)
+@click.argument("index", type=FILE)
+@click.argument("queries", type=FILE, required=False)
+@click.option(
+    "--target",
+    "targets",
+    callback=_targets,
+    default=TARGETS,
+    metavar="R,R,...",
+    help=f"Recalls to show. Default: {TARGETS}.",
+)
+@click.option("-k", "ks", default="10", metavar="K,K,...", help="Neighbours of each query to show. Default: 10.")
+@click.option("--count", type=COUNT, metavar="N", help="Queries used, at most. Default: 1000.")
+@click.option(
+    "--base", type=FILE, metavar="FILE", help="The vectors of INDEX, needed where it has no codes. Default: from INDEX."
+)
+@click.option("--show", is_flag=True, help="Only show what is known, without calibrating. Default: calibrate.")
+@threads_option
+@max_rows_option("QUERIES")
+@json_option
+@progress_option
+@quiet_option
+def tune(
+    index: Path,
+    queries: Path | None,
+    targets: tuple[float, ...],
+    ks: str,
+    count: int | None,
+    base: Path | None,
+    show: bool,
+    threads: int | None,
+    max_rows: int | None,
+    as_json: bool,
+    progress_form: str,
+    quiet: bool,
+) -> None:
+    """Measure which settings of INDEX give which recall, and keep that in it.
+
+    With QUERIES it holds for queries like those: give some of your own where they come from elsewhere than the vectors
+    of INDEX, as texts that look for images do. Without, for queries like the vectors of INDEX.
+    """
+    wanted = [int(COUNT(part, None, None)) for part in ks.split(",")]
+    start = time.perf_counter()
+    if show:
+        opened = spann.open(index, memory_budget="none")
+    else:
+        with progress_report(quiet, progress_form) as progress:
+            source = None if queries is None else spann.vectors.open_source(queries, max_rows=max_rows)
+            opened = spann.calibrate(index, source, base=base, count=count, threads=threads, progress=progress)
+    seconds = time.perf_counter() - start
+    with opened:
+        if opened.calibration is None:
+            raise spann.InputError(f"{index}: the index is not calibrated; leave out --show")
+        found = opened.calibration
+        rows = [
+            (k, target, opened.params_for(target, k)) for k in wanted for target in targets if found.reaches(target, k)
+        ]
+    if as_json:
+        print_json(
+            {
+                "path": str(index),
+                "seconds": seconds,
+                "origin": found.origin,
+                "queries": found.queries,
+                "unlike": found.unlike,
+                "settings": [{"k": k, "target_recall": target, **_setting(params)} for k, target, params in rows],
+            }
+        )
+        return
+    click.echo(f"{index}: calibrated with {found.queries} queries ({found.origin})")
+    if found.warning:
+        click.echo(f"spann: warning: {found.warning}", err=True)
+    header = ["k", "target recall", "max_postings", "epsilon2", "error_bound"]
+    cells = [
+        [str(k), f"{target:g}", str(p.max_postings), f"{p.epsilon2:.3g}", f"{p.error_bound:.2f}"]
+        for k, target, p in rows
+    ]
+    click.echo(table(header, cells))
+
+
+def _setting(params: SearchParams) -> dict[str, Any]:
+    epsilon2 = params.epsilon2 if params.epsilon2 < float("inf") else None
+    return {"max_postings": params.max_postings, "epsilon2": epsilon2, "error_bound": params.error_bound}

@@ -1,0 +1,337 @@
+"""From a recall that is wanted to the cheapest setting that gives it: measured once, on queries whose answer is known.
+
+Effort has three knobs: how many postings a query may score (`max_postings`), how far they may be (`epsilon2`, by which
+easy queries read less than hard ones), and how much error of the codes re-ranking covers (`error_bound`). Recall is
+near the product of two shares: of the neighbours that lie in a posting that is scored, and of those that then survive
+re-ranking. So the first two knobs are measured together, with the third wide open, as one ladder of effort; the third
+is measured at one rung; and the settings that the product promises for each recall, at least cost, are measured again
+and kept, with the lower end of a confidence interval. What is between them is interpolated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.config import SearchParams
+from spann.errors import InputError
+from spann.tune.recall import TIE
+from spann.types import Array, Progress, SearchResult
+
+KS = (1, 10, 100, 1000)
+"""Neighbours wanted for which settings are measured; for others they are interpolated."""
+
+FEW = 200
+"""Queries for k above 10: an average over so many neighbours varies less. Half as many above 100."""
+
+RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997)
+"""Recalls that settings are kept for, as far as they are reached."""
+
+CONFIDENCE = 2.33
+"""Standard errors below the mean: one in a hundred calibrations promises more than queries of the kind then have."""
+
+FILL = 0.55
+"""Share of `max_postings` that the mean query scores: `epsilon2` is set so."""
+
+FIRST, STEP, MOST = 6, 1.7, 8192
+"""`max_postings` of the first rung, from one rung to the next, and at most."""
+
+WIDE = 3.0
+BOUNDS = (0.15, 0.4, 0.7, 1.0, 1.5, 2.0, WIDE)
+"""`error_bound`s tried."""
+
+POSTING_COST, ROW_COST = 2.0, 0.45
+"""Microseconds of a posting scored from memory, and of a vector scored exactly, with its share of a read from disk: on
+1M SIFT, two threads with 8 queries in flight each."""
+
+UNLIKE = 0.2
+"""Difference from which on a warning is due. Between 1000 vectors and 200 queries of their kind 0.1 is chance; held-out
+SIFT and sentences have 0.06 and 0.04."""
+
+ENOUGH = 0.9985
+"""Recall at which the ladder ends."""
+
+NEARLY_ALL = 0.9999
+
+Search = Callable[[Array, int, SearchParams], SearchResult]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting, the recall it had, and what it cost a query: postings scored, vectors scored exactly."""
+
+    max_postings: int
+    epsilon2: float
+    error_bound: float
+    recall: float
+    low: float
+    postings: float
+    distances: float
+
+    @property
+    def cost(self) -> float:
+        return POSTING_COST * self.postings + ROW_COST * self.distances
+
+    def params(self) -> SearchParams:
+        return SearchParams(max_postings=self.max_postings, epsilon2=self.epsilon2, error_bound=self.error_bound)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Points of rising recall and cost for each k of `curves`, measured with `queries` queries of `origin`: "base", the
+    collection's own vectors, or "given", queries of the user's. `unlike`, 0 to 1, is how far the distances of the
+    queries from their nearest centroids are distributed otherwise than those of the collection (the largest difference
+    of the two cumulative distributions, Kolmogorov and Smirnov's).
+    """
+
+    origin: str
+    queries: int
+    unlike: float
+    curves: Mapping[int, Sequence[Point]]
+
+    @property
+    def warning(self) -> str:
+        """What is to be said of the queries; empty where they are like the collection."""
+        if self.unlike < UNLIKE:
+            return ""
+        return (
+            f"the queries are unlike the collection (their distances from centroids differ by {self.unlike:.2f} of 1): "
+            "settings hold only for such queries"
+        )
+
+    def reaches(self, target: float, k: int) -> bool:
+        """Whether settings for `target` are known."""
+        known = [points[-1].low for size, points in self.curves.items() if size >= k] or [
+            self.curves[max(self.curves)][-1].low
+        ]
+        return target <= known[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the manifest keeps."""
+        columns = ("max_postings", "epsilon2", "error_bound", "recall", "low", "postings", "distances")
+        return {
+            "origin": self.origin,
+            "queries": self.queries,
+            "unlike": round(self.unlike, 4),
+            "columns": list(columns),
+            "curves": {str(k): [[_short(getattr(p, c)) for c in columns] for p in ps] for k, ps in self.curves.items()},
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Calibration:
+        names = document["columns"]
+
+        def point(row: Sequence[Any]) -> Point:
+            values: dict[str, Any] = {name: math.inf if x is None else x for name, x in zip(names, row, strict=True)}
+            return Point(**values)
+
+        curves = {int(k): [point(row) for row in rows] for k, rows in document["curves"].items()}
+        return cls(document["origin"], document["queries"], document["unlike"], dict(sorted(curves.items())))
+
+    def choose(self, target: float, k: int, *, best: bool = False) -> SearchParams:
+        """The cheapest setting whose lower confidence bound is at least `target`, for `k` neighbours.
+
+        `InputError` for a target that no setting reached; with `best`, the best there is."""
+        if not 0 < target < 1:
+            raise InputError(f"target_recall is {target!r}; it must be between 0 and 1, both excluded")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k is {k!r}; it must be a whole number of at least 1")
+        if best:
+            target = min(target, *(points[-1].low for points in self.curves.values()))
+        known = sorted(self.curves)
+        above = next((x for x in known if x >= k), known[-1])
+        below = max((x for x in known if x <= k), default=above)
+        high = self._at(target, above)
+        if below == above:
+            return _scaled(high, k / above) if k > above else high.params()
+        share = (math.log(k) - math.log(below)) / (math.log(above) - math.log(below))
+        return _between(self._at(target, below), high, share).params()
+
+    def near(self, params: SearchParams, k: int) -> Point:
+        """The measured point whose setting is most like `params`, of the k nearest to `k`."""
+
+        def apart(x: float, y: float) -> float:
+            return abs(math.log(min(x, MOST) / min(y, MOST)))
+
+        points = self.curves[min(self.curves, key=lambda known: apart(known, k))]
+        postings, bound = params.max_postings or MOST, max(params.error_bound, BOUNDS[0])
+        return min(points, key=lambda p: apart(p.max_postings, postings) + apart(p.error_bound, bound))
+
+    def _at(self, target: float, k: int) -> Point:
+        points = self.curves[k]
+        if target > points[-1].low:
+            raise InputError(
+                f"target_recall is {target}; the most that settings of this index were seen to reach for k {k} is "
+                f"{points[-1].low:.4f}: give max_postings and error_bound yourself"
+            )
+        after = next(i for i, p in enumerate(points) if p.low >= target)
+        if after == 0:
+            return points[0]
+        low, high = points[after - 1], points[after]
+        missing = [math.log(1 - min(x, NEARLY_ALL)) for x in (low.low, target, high.low)]
+        span = missing[0] - missing[2]
+        return _between(low, high, (missing[0] - missing[1]) / span if span > 0 else 1.0)
+
+
+def calibrate(
+    search: Search,
+    queries: Array,
+    kth: Mapping[int, NDArray[np.float64]],
+    *,
+    own: NDArray[np.int64] | None,
+    largest_first: bool,
+    reach: Callable[[int], float],
+    unlike: float,
+    postings: int,
+    entries: float,
+    coded: bool,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Measures settings on `queries` (nq, dim) whose k-th neighbour is at distance `kth[k]`, in the unit of
+    results, for each k: (nq,), or fewer where the first queries are enough.
+
+    Where the queries are vectors of the collection, `own` (nq,) are their ids, and neither they nor the distances count
+    them. `largest_first` says that distances are products; `reach` gives the `epsilon2` for so many postings; `unlike`
+    is kept (`Calibration`); `postings` is how many the index has, of `entries` on average, `coded` whether they hold
+    codes. Results and counters of a search do not depend on threads, so neither does what is found here.
+    """
+    report = progress or (lambda stage, done, total: None)
+    sweep = _Sweep(search, queries, kth, own, largest_first, reach, postings)
+    curves = {}
+    for number, k in enumerate(sorted(kth), 1):
+        # A search that finds fewer than k vectors begins again with more postings, which is a setting of its own.
+        rungs = _ladder(sweep, k, max(FIRST, math.ceil(2 * k / entries)))
+        curves[k] = _frontier([*(_promised(sweep, k, rungs) if coded else ()), *rungs])
+        report("calibrate", number, len(kth))
+    return Calibration("given" if own is None else "base", len(queries), unlike, curves)
+
+
+class _Sweep:
+    """Measures a setting on the queries that are enough for k."""
+
+    def __init__(
+        self,
+        search: Search,
+        queries: Array,
+        kth: Mapping[int, NDArray[np.float64]],
+        own: NDArray[np.int64] | None,
+        largest_first: bool,
+        reach: Callable[[int], float],
+        postings: int,
+    ) -> None:
+        self._search, self._queries, self._kth, self._own = search, queries, kth, own
+        self._largest_first, self.reach, self.postings = largest_first, reach, postings
+
+    def measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float) -> Point:
+        count = len(self._kth[k])
+        params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=error_bound)
+        found = self._search(self._queries[:count], k + (self._own is not None), params)
+        distances = -found.distances.astype(np.float64) if self._largest_first else found.distances.astype(np.float64)
+        limit = -self._kth[k] if self._largest_first else self._kth[k]
+        within = (found.ids >= 0) & (distances <= (limit + TIE * np.abs(limit))[:, None])
+        if self._own is not None:
+            within &= found.ids != self._own[:count, None]
+        recall = np.minimum(within.sum(axis=1), k) / k
+        mean = float(recall.mean())
+        # No query of n that fails still leaves a share of some 1/n that may.
+        deviation = max(float(recall.std()) / math.sqrt(count), 0.5 / (count * k))
+        return Point(
+            max_postings,
+            epsilon2,
+            error_bound,
+            mean,
+            mean - CONFIDENCE * deviation,
+            float(found.stats["postings_scored"].mean()),
+            float(found.stats["distances"].mean()),
+        )
+
+
+def _ladder(sweep: _Sweep, k: int, first: int) -> list[Point]:
+    """Points of rising effort, from `first` postings on, re-ranking all that may be a neighbour."""
+    rungs: list[Point] = []
+    wanted = float(first)
+    while True:
+        count = min(round(wanted), sweep.postings)
+        rungs.append(sweep.measure(k, count, sweep.reach(count), WIDE))
+        if rungs[-1].recall >= ENOUGH:
+            return rungs
+        if count >= min(sweep.postings, MOST):
+            return [*rungs, sweep.measure(k, count, math.inf, WIDE)]
+        wanted *= STEP
+
+
+def _promised(sweep: _Sweep, k: int, rungs: list[Point]) -> list[Point]:
+    """For each of `RECALLS` the setting that should reach it at least cost, measured."""
+    middle = min(rungs, key=lambda p: abs(p.recall - 0.95))
+    tried = [sweep.measure(k, middle.max_postings, middle.epsilon2, bound) for bound in BOUNDS[:-1]]
+    survive = {p.error_bound: (p.recall / middle.recall if middle.recall else 1.0, p.distances) for p in tried}
+    survive[WIDE] = (1.0, middle.distances)
+    out = []
+    for target in RECALLS:
+        options = []
+        for bound, (share, distances) in survive.items():
+            if target / max(share, 1e-9) <= rungs[-1].recall:
+                rung = _reaching(rungs, target / share)
+                options.append((POSTING_COST * rung.postings + ROW_COST * distances, rung, bound))
+        if options:
+            _, rung, bound = min(options, key=lambda option: option[0])
+            out.append(sweep.measure(k, rung.max_postings, sweep.reach(rung.max_postings), bound))
+    return out
+
+
+def _reaching(rungs: list[Point], recall: float) -> Point:
+    """Where the ladder reaches `recall`, between its rungs."""
+    after = next(i for i, p in enumerate(rungs) if p.recall >= recall)
+    if after == 0:
+        return rungs[0]
+    low, high = rungs[after - 1], rungs[after]
+    logs = [math.log(1 - min(x, NEARLY_ALL)) for x in (low.recall, recall, high.recall)]
+    return _between(low, high, (logs[0] - logs[1]) / (logs[0] - logs[2]) if logs[0] > logs[2] else 1.0)
+
+
+def _frontier(points: list[Point]) -> list[Point]:
+    """Those that no other one beats in both recall and cost, by rising cost."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.cost, -p.low)):
+        if not kept or point.low > kept[-1].low:
+            kept.append(point)
+    return kept
+
+
+def _between(a: Point, b: Point, share: float) -> Point:
+    """`share` of the way from `a` to `b`: settings geometrically, what they gave and cost linearly."""
+
+    def geometric(x: float, y: float) -> float:
+        if math.isinf(x) or math.isinf(y):
+            return y if share > 0 else x
+        return float(math.exp((1 - share) * math.log(x) + share * math.log(y)))
+
+    def linear(x: float, y: float) -> float:
+        return (1 - share) * x + share * y
+
+    return Point(
+        math.ceil(geometric(a.max_postings, b.max_postings) - 1e-9),
+        geometric(a.epsilon2, b.epsilon2),
+        geometric(a.error_bound, b.error_bound),
+        linear(a.recall, b.recall),
+        linear(a.low, b.low),
+        linear(a.postings, b.postings),
+        linear(a.distances, b.distances),
+    )
+
+
+def _scaled(point: Point, factor: float) -> SearchParams:
+    """For more neighbours than were measured: as many postings more, wherever they are."""
+    return point.params().with_(max_postings=min(math.ceil(point.max_postings * factor), 2**31), epsilon2=math.inf)
+
+
+def _short(value: float) -> float | int | None:
+    """Four digits, which is more than is known; null is infinity, which JSON has not."""
+    if isinstance(value, int):
+        return value
+    return None if math.isinf(value) else float(f"{value:.4g}") if value < 0.9 else round(value, 5)
