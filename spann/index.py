@@ -168,7 +168,8 @@ class Index:
         about = self._reader.attributes
         arrays = self._engine.arrays
         length = arrays.length.astype(np.int64)
-        histogram, edges = np.histogram(length, bins=np.linspace(0, about["posting_bound"] + 1, 17).astype(int))
+        bins = np.linspace(0, about["posting_bound"] + 1, 17).astype(int)
+        replicas = length - arrays.primaries
         return {
             "path": str(self.path),
             "format_version": about["format_version"],
@@ -191,8 +192,9 @@ class Index:
                 "min": int(length.min()),
                 "max": int(length.max()),
                 "bound": about["posting_bound"],
-                "histogram": {"counts": histogram.tolist(), "edges": edges.tolist()},
+                "histogram": _histogram(length, bins),
             },
+            "posting_replicas": {"mean": float(replicas.mean()), "histogram": _histogram(replicas, bins)},
             "disk_bytes": self._reader.disk_bytes(),
             "open_memory_bytes": self.open_memory_bytes,
             "open_memory_bytes_per_vector": self.open_memory_bytes / self.count,
@@ -247,6 +249,11 @@ def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str =
     reader = IndexReader.open(path)
     options = {"io": io, "memory_budget": memory_budget, "check": check}
     return Index(reader, Engine(reader, io=io, check=check, memory_budget=memory_budget), options)
+
+
+def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:
+    counts, edges = np.histogram(values, bins=bins)
+    return {"counts": counts.tolist(), "edges": edges.tolist()}
 
 
 def _reopen(path: Path, options: dict[str, Any]) -> Index:

@@ -185,7 +185,8 @@ def _calibrate(
     metric, skipped = Metric.parse(reader.attributes["metric"]), int(own is not None)
     own_rows = np.empty(0, np.int64) if own is None else own[1]
     kth: dict[int, NDArray[np.float64]] = {}
-    for ks, count in (((1, 10), len(queries)), ((100,), FEW), ((1000,), FEW // 2)):
+    # Truth for few neighbours of many queries, and for many of few: two passes over all vectors.
+    for ks, count in (((1, 10, 100), len(queries)), ((1000,), FEW // 2)):
         usable = [k for k in ks if k + skipped <= vectors.count]
         if not usable:
             break
@@ -201,14 +202,15 @@ def _calibrate(
         for k in usable:
             # Under ip a vector need not be among its own nearest.
             at = k - 1 if own is None else k - 1 + (rows[:, :k] == own_rows[:count, None]).any(axis=1)
-            kth[k] = unit[np.arange(len(unit)), at] + (COSINE_NOISE if metric is Metric.COSINE else 0)
+            enough = len(unit) if k <= 10 else min(len(unit), FEW)
+            kth[k] = (unit[np.arange(len(unit)), at] + (COSINE_NOISE if metric is Metric.COSINE else 0))[:enough]
     if not kth:
         return None
-    reach = _Reach(reader, queries[:FEW])
+    reach = Reach(reader, queries[:FEW])
     unlike = 0.0
     if own is None:
         some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
-        unlike = _difference(reach.nearest, _Reach(reader, some).nearest)
+        unlike = _difference(reach.nearest, Reach(reader, some).nearest)
     engine = Engine(reader, memory_budget=memory_budget)
     try:
         found = calibrate(
@@ -229,7 +231,7 @@ def _calibrate(
     return found.to_json()
 
 
-class _Reach:
+class Reach:
     """How many centroids are within (1 + epsilon2) times the distance of the 16th nearest, of some queries; ``nearest``
     (nq,) is the distance of the nearest."""
 
@@ -259,7 +261,11 @@ class _Reach:
     def of(self, max_postings: int) -> float:
         """The epsilon2 at which the mean query has `FILL` of `max_postings`, but more than the rank that it is relative
         to, below which the rule says nothing; infinity where it never has as many."""
-        low, high, wanted = 1e-3, 1e3, max(FILL * max_postings, 1.25 * PRUNE_RANK)
+        return self.at(max(FILL * max_postings, 1.25 * PRUNE_RANK), max_postings)
+
+    def at(self, wanted: float, max_postings: int) -> float:
+        """The epsilon2 at which the mean query has `wanted` postings, of `max_postings` at most."""
+        low, high = 1e-3, 1e3
         if self._scored(max_postings, high) <= wanted:
             return float(np.inf)
         for _ in range(40):

@@ -2,8 +2,9 @@
 
 A checkpoint is a file of lines, each a JSON object after the CRC-32C of its bytes: first what the build is of, then
 marks. A mark says how far a stage is, with count and checksum of its temporary files, which are made durable before it
-is written; so it never promises what is not on the disk. A line cut short by a power cut ends the file. Only the stages
-up to assignment are marked: what follows them is less than half of the time, and writes the index front to back.
+is written; so it never promises what is not on the disk. A line cut short by a power cut ends the file. The stages
+up to assignment and the graph are marked: what follows is less than half of the time, and writes the index front to
+back.
 """
 
 from __future__ import annotations

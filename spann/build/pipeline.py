@@ -20,6 +20,8 @@ from spann.build.checkpoint import Checkpoint, open_checkpoint
 from spann.build.cluster import Clusters, TreeFiles, cluster, gather
 from spann.build.edges import Candidates, EdgeSpool
 from spann.build.encode import write_coded
+from spann.build.graph_file import NAME as GRAPH
+from spann.build.graph_file import keep_graph, kept_graph
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out
 from spann.build.partition import Partition, partition
@@ -45,6 +47,7 @@ TEMPORARY_FILES = {
     "partition": ("regions-vectors", "regions-rows"),
     "cluster": ("tree-vectors", "tree-rows", "leaves", "means"),
     "assign": ("candidates",),
+    "graph": (GRAPH,),
 }
 """The files that a stage's mark in the checkpoint speaks of."""
 
@@ -132,12 +135,10 @@ def _build(
             EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,
             RecordFile(temporary / "kept", np.dtype(np.int64)) as kept,
         ):
-            graph = _beside(
-                workers > 1,
-                lambda done: _graph(clusters, params, done),
+            graph = _centroid_graph(
+                clusters, params, temporary, checkpoint, workers, report,
                 lambda: _assign(space, clusters, params, temporary, spool, workers, checkpoint, report),
-                lambda done, total: report("graph", done, total),
-            )
+            )  # fmt: skip
             directory = lay_out(
                 spool,
                 params.posting_bound,
@@ -258,6 +259,30 @@ def _check_sizes(source: VectorSource, params: BuildParams, record: Record) -> N
             f"a posting of {params.posting_bound} entries of {record.replica} bytes would take {largest} bytes; "
             f"the limit is {SHARD_BYTES}: lower posting_size"
         )
+
+
+def _centroid_graph(
+    clusters: Clusters,
+    params: BuildParams,
+    temporary: Path,
+    checkpoint: Checkpoint,
+    workers: int,
+    report: Progress,
+    beside: Callable[[], None],
+) -> Graph:
+    """The navigation graph, made while `beside` runs, or as an earlier run of this build has left it."""
+    known = checkpoint.of("graph")
+    if known:
+        beside()
+        return kept_graph(temporary, known)
+    graph = _beside(
+        workers > 1,
+        lambda done: _graph(clusters, params, done),
+        beside,
+        lambda done, total: report("graph", done, total),
+    )
+    keep_graph(graph, temporary, checkpoint)
+    return graph
 
 
 def _beside(

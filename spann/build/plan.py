@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from spann.build.edges import BUCKET_BYTES, EDGE
-from spann.build.partition import FANOUT, region_rows
+from spann.build.partition import FANOUT, FLAT, region_rows
 from spann.config import BuildParams
 from spann.errors import InputError
 from spann.search import available_memory
@@ -71,6 +71,14 @@ CLOSURE_SECONDS = 300e-6
 
 GRAPH_SECONDS = 90e-6
 """Of the graph's one thread for each centroid and coordinate, per 128."""
+
+
+TRUTH_SECONDS = 30e-9
+"""Of one thread for each coordinate, besides the products: the exact neighbours of the queries of the calibration."""
+
+CALIBRATION_SECONDS = 26.0
+CALIBRATION_FULL = 50_000
+"""Of one thread: the searches of the calibration, of which smaller collections need less."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +212,15 @@ def check_disk(plan: Plan, path: Path, work: Path) -> None:
 
 def _seconds(count: int, dim: int, row_bytes: int, centroids: int, params: BuildParams, threads: int) -> float:
     regions = -(-count // region_rows(dim))
-    compared = regions if regions <= FANOUT else 2 * np.sqrt(regions)
+    compared = regions if regions <= FLAT else 2 * np.sqrt(regions)
     work = count * (row_bytes * PASS_SECONDS + dim * COORDINATE_SECONDS)
     work += 2e-9 * count * compared * dim * SECONDS_PER_GFLOP
     if params.replicas > 1:
         work += count * CLOSURE_SECONDS * (0.5 + dim / 256)
+    queries = params.calibration_count(count)
+    if queries:
+        work += count * dim * (TRUTH_SECONDS + 2e-9 * queries * SECONDS_PER_GFLOP)
+        work += CALIBRATION_SECONDS * min(1.0, count / CALIBRATION_FULL)
     graph = centroids * GRAPH_SECONDS * dim / 128 * max(1.0, np.log2(max(2, centroids)) / 13)
     speed = _speed()
     # The graph takes one thread while others assign, which only closure makes longer than it.

@@ -15,6 +15,7 @@ import click
 import spann
 from spann.cli.append import append
 from spann.cli.build import build, plan
+from spann.cli.convert import convert
 from spann.cli.demo import demo
 from spann.cli.evaluate import evaluate
 from spann.cli.inspect import info, verify
@@ -90,7 +91,7 @@ def cli() -> None:
     """
 
 
-for _command in (build, plan, append, tune, search, info, verify, truth, evaluate, demo):
+for _command in (build, plan, append, tune, search, info, verify, truth, evaluate, convert, demo):
     cli.add_command(_command)
 
 

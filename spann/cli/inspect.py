@@ -9,6 +9,7 @@ import click
 
 import spann
 from spann.cli.options import FILE, Command, json_option, quiet_option
+from spann.cli.plot import check_plot, draw_index
 from spann.cli.progress import progress_report
 from spann.cli.text import print_json, size
 from spann.storage import Problem
@@ -19,11 +20,21 @@ _BAR = 40
 
 @click.command(cls=Command)
 @click.argument("index", type=FILE)
+@click.option(
+    "--plot",
+    type=FILE,
+    metavar="FILE",
+    help="Draw posting lengths, replicas and calibration to a .png. Default: do not.",
+)
 @json_option
-def info(index: Path, as_json: bool) -> None:
+def info(index: Path, plot: Path | None, as_json: bool) -> None:
     """Show what INDEX holds, how it was made, and what it takes."""
+    if plot is not None:
+        check_plot(plot)
     with spann.open(index) as opened:
         found = opened.info()
+    if plot is not None:
+        draw_index(found, plot)
     if as_json:
         print_json(found)
     else:
@@ -44,6 +55,8 @@ def _info_text(info: dict[str, Any]) -> str:
         "postings per vector": f"{info['replicas_mean']:.2f}",
         "on disk": size(info["disk_bytes"]),
         "memory when open": size(info["open_memory_bytes"]),
+        "generation": f"{info['generation']}, {info['appended_postings']} postings appended",
+        "calibrated": _calibration_text(info["calibration"]),
         "format version": f"{info['format_version']}",
         "created by": info["created_by"],
         **{f"  {name}": "unset" if value is None else str(value) for name, value in info["parameters"].items()},
@@ -51,6 +64,13 @@ def _info_text(info: dict[str, Any]) -> str:
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
     return "\n".join([*lines, "", "postings by length", *_histogram(length["histogram"])])
+
+
+def _calibration_text(calibration: dict[str, Any] | None) -> str:
+    if calibration is None:
+        return "no"
+    whose = "of the collection" if calibration["origin"] == "base" else "given"
+    return f"for k {', '.join(calibration['curves'])}, with {calibration['queries']} queries {whose}"
 
 
 def _histogram(histogram: dict[str, list[int]]) -> list[str]:

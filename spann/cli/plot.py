@@ -1,4 +1,4 @@
-"""The curve of recall against queries per second."""
+"""Drawings: recall against queries per second, and what an index looks like."""
 
 from __future__ import annotations
 
@@ -40,6 +40,37 @@ def draw(report: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("queries per second")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
+    _save(figure, path)
+
+
+def draw_index(info: dict[str, Any], path: Path) -> None:
+    """Draw the postings of an index by length and by replicas (closure), and its calibration if it has one."""
+    from matplotlib.figure import Figure
+
+    calibration = info["calibration"]
+    figure = Figure(figsize=(11 if calibration else 7.5, 3.8), layout="constrained")
+    axes = figure.subplots(1, 3 if calibration else 2)
+    for place, name, label in (
+        (axes[0], "posting_length", "entries of a posting"),
+        (axes[1], "posting_replicas", "of these, replicas"),
+    ):
+        histogram = info[name]["histogram"]
+        place.stairs(histogram["counts"], histogram["edges"], fill=True)
+        place.set_xlabel(label)
+        place.set_ylabel("postings")
+    if calibration:
+        recall, postings = (calibration["columns"].index(name) for name in ("recall", "postings"))
+        for k, rows in calibration["curves"].items():
+            axes[2].plot([row[postings] for row in rows], [row[recall] for row in rows], marker=".", label=f"k {k}")
+        axes[2].set_xscale("log")
+        axes[2].set_xlabel("postings scored")
+        axes[2].set_ylabel("recall")
+        axes[2].grid(visible=True, alpha=0.3)
+        axes[2].legend()
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png")
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,9 @@ class Point:
         return SearchParams(max_postings=self.max_postings, epsilon2=self.epsilon2, error_bound=self.error_bound)
 
 
+_COLUMNS = tuple(field.name for field in fields(Point))
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Points of rising recall and cost for each k of `curves`, measured with `queries` queries of `origin`: "base", the
@@ -113,13 +116,12 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """What the manifest keeps."""
-        columns = ("max_postings", "epsilon2", "error_bound", "recall", "low", "postings", "distances")
         return {
             "origin": self.origin,
             "queries": self.queries,
             "unlike": round(self.unlike, 4),
-            "columns": list(columns),
-            "curves": {str(k): [[_short(getattr(p, c)) for c in columns] for p in ps] for k, ps in self.curves.items()},
+            "columns": list(_COLUMNS),
+            "curves": {str(k): [_row(point) for point in points] for k, points in self.curves.items()},
         }
 
     @classmethod
@@ -128,7 +130,7 @@ class Calibration:
 
         def point(row: Sequence[Any]) -> Point:
             values: dict[str, Any] = {name: math.inf if x is None else x for name, x in zip(names, row, strict=True)}
-            return Point(**values)
+            return Point(*(values[column] for column in _COLUMNS))
 
         curves = {int(k): [point(row) for row in rows] for k, rows in document["curves"].items()}
         return cls(document["origin"], document["queries"], document["unlike"], dict(sorted(curves.items())))
@@ -328,6 +330,10 @@ def _between(a: Point, b: Point, share: float) -> Point:
 def _scaled(point: Point, factor: float) -> SearchParams:
     """For more neighbours than were measured: as many postings more, wherever they are."""
     return point.params().with_(max_postings=min(math.ceil(point.max_postings * factor), 2**31), epsilon2=math.inf)
+
+
+def _row(point: Point) -> list[float | int | None]:
+    return [_short(getattr(point, column)) for column in _COLUMNS]
 
 
 def _short(value: float) -> float | int | None:

@@ -325,6 +325,11 @@ def _first(rows: Rows, order: Floats, k: int) -> tuple[Rows, Floats]:
 
 
 def _square_norms(vectors: Array) -> Floats:
+    if vectors.dtype.itemsize == 1 and vectors.shape[1] <= 256:
+        # Whole numbers below 2^24, which float32 sums exactly and in a tenth of the time.
+        narrow = vectors.astype(np.float32)
+        whole: Floats = np.einsum("ij,ij->i", narrow, narrow).astype(np.float64)
+        return whole
     squares: Floats = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     return squares
 

@@ -1,6 +1,7 @@
 """Vectors in, results out: sources of vectors, samples of them, files of results and of ground truth."""
 
 from spann.vectors.checks import check_finite, check_lengths, check_nonzero
+from spann.vectors.conversion import convert
 from spann.vectors.formats import open_source
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results
@@ -15,6 +16,7 @@ __all__ = [
     "check_lengths",
     "check_nonzero",
     "check_results_path",
+    "convert",
     "open_source",
     "read_truth",
     "sample_rows",

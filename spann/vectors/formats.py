@@ -40,6 +40,7 @@ _NPY_HEAD = 64 << 10
 _BIN_TYPES = {".fbin": "float32", ".f16bin": "float16", ".u8bin": "uint8", ".i8bin": "int8"}
 _VECS_TYPES = {".fvecs": "float32", ".bvecs": "uint8"}
 _CONTAINERS = {".h5": ("h5py", "HDF5"), ".hdf5": ("h5py", "HDF5"), ".parquet": ("pyarrow", "Parquet")}
+_SPARSE = (".spmat", ".csr", ".mtx")
 _TRUTH_ONLY = (".ibin", ".ivecs", ".npz")
 
 
@@ -142,6 +143,8 @@ def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], FileSourc
         return _open_npy
     if suffix in _TRUTH_ONLY:
         raise InputError(f"{name}: {suffix} files hold neighbour ids, not vectors; {_known()}")
+    if suffix in _SPARSE:
+        raise InputError(f"{name}: {suffix} files hold sparse vectors, and spann searches dense ones; {_known()}")
     raise InputError(f"{name}: extension {suffix!r} is unknown; {_known()}")
 
 

@@ -146,3 +146,13 @@ def test_a_closed_pipe_is_no_error(data: Path) -> None:
     assert done.stdout == '{"query": '
     assert "Traceback" not in done.stderr
     assert "error" not in done.stderr
+
+
+def test_shells_complete(tmp_path: Path) -> None:
+    def asked(**words: str) -> str:
+        command = [sys.executable, "-c", "from spann.cli import main; main()"]
+        return subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True, check=False).stdout
+
+    assert "complete -o nosort -F _spann_completion spann" in asked(_SPANN_COMPLETE="bash_source")
+    found = asked(_SPANN_COMPLETE="bash_complete", COMP_WORDS="spann se", COMP_CWORD="1")
+    assert found.split() == ["plain,search"]

@@ -86,7 +86,7 @@ def test_same_bytes_wherever_it_stopped(tmp_path, content, marks, kind, stage, s
     assert sorted(p.name for p in tmp_path.iterdir()) == ["i", "whole"]
     assert ("partition" in seen) == (not kept)
     if stage in ("layout", "write", "arrange"):
-        assert "cluster" not in seen
+        assert not {"cluster", "graph"} & set(seen)
 
 
 def test_stopped_again_and_again(tmp_path, content, marks):
@@ -160,6 +160,17 @@ def test_damaged_temporary_files_are_found(unfinished, name):
         spann.build(BASE, unfinished, params=PARAMS["codes"])
     spann.build(BASE, unfinished, params=PARAMS["codes"], restart=True).close()
     assert spann.verify(unfinished) == []
+
+
+def test_a_damaged_graph_is_found(tmp_path, marks):
+    with pytest.raises(Stopped):
+        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("write", 0.1))
+    path = tmp_path / "i.building" / "temporary" / "graph"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptionError, match=r"graph: its first .* are not those that were written"):
+        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"])
 
 
 def test_what_a_power_cut_leaves(unfinished, content):

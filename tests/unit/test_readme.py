@@ -79,6 +79,23 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("[0 1 2 3 4]")
 
 
+def test_the_tutorial_runs_as_written(tmp_path, monkeypatch, capsys):
+    """Every block, in order."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "FEWEST_CALIBRATION", 300)
+    text = (ROOT / "docs" / "TUTORIAL.md").read_text(encoding="utf-8")
+    names = {}
+    for language, code in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if language == "python":
+            exec(compile(code, "TUTORIAL.md", "exec"), names)
+            continue
+        for line in code.splitlines():
+            result = CliRunner().invoke(cli, shlex.split(line)[1:])
+            assert result.exit_code == 0, f"{line}: {result.output}"
+    assert np.load("near.npz")["ids"].shape == (300, 10)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("20300 ")
+
+
 def format_examples():
     names = {}
     for code in blocks(ROOT / "docs" / "FORMAT.md", "python"):

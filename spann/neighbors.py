@@ -1,0 +1,123 @@
+"""Neighbour graphs for scikit-learn: what `sklearn.neighbors.KNeighborsTransformer` does, from an index on disk.
+
+Its parameters have scikit-learn's names. It inherits from nothing there, so that scikit-learn is needed only by those
+who use it: what a pipeline asks of an estimator are these methods.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.config import BuildParams, SearchParams
+from spann.errors import InputError
+from spann.index import Index, build
+from spann.types import Array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+MODES = ("distance", "connectivity")
+
+
+class KNeighborsTransformer:
+    """Stands where scikit-learn's class of this name does, in a pipeline before an estimator with
+    ``metric="precomputed"``. It needs scipy, and scikit-learn only where that is used with it.
+
+    Parameters
+    ----------
+    mode : "distance" or "connectivity"
+        What the graph holds: distances (in the metric's own unit), or ones.
+    n_neighbors : int
+        Neighbours of each sample; in mode "distance" one more, for a sample is its own nearest.
+    metric : "l2", "cosine" or "euclidean", which is l2
+        Not "ip", which is no distance.
+    path : str, optional
+        Where the index goes, and stays; by default a temporary directory that goes with the object.
+    build_params, search_params : optional
+        How the index is built and searched.
+    threads : int, optional
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: str = "distance",
+        n_neighbors: int = 5,
+        metric: str = "l2",
+        path: str | None = None,
+        build_params: BuildParams | None = None,
+        search_params: SearchParams | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.mode = mode
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.path = path
+        self.build_params = build_params
+        self.search_params = search_params
+        self.threads = threads
+
+    _NAMES = ("mode", "n_neighbors", "metric", "path", "build_params", "search_params", "threads")
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name, as scikit-learn asks for them to clone an estimator."""
+        return {name: getattr(self, name) for name in self._NAMES}
+
+    def set_params(self, **params: Any) -> Self:
+        """Changes parameters; `InputError` for an unknown name."""
+        for name, value in params.items():
+            if name not in self._NAMES:
+                raise InputError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self._NAMES)}")
+            setattr(self, name, value)
+        return self
+
+    def fit(self, X: Array, y: Any = None) -> Self:
+        """Builds the index of `X` (samples, features). float64 becomes float32."""
+        if self.mode not in MODES:
+            raise InputError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        metric = "l2" if self.metric == "euclidean" else self.metric
+        if metric not in ("l2", "cosine"):
+            raise InputError(f"metric is {self.metric!r}; it must be one of l2, euclidean, cosine")
+        if self.path is None:
+            directory = tempfile.mkdtemp(prefix="spann-")
+            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            place = Path(directory) / "index.spann"
+        else:
+            place = Path(self.path)
+        self.index_: Index = build(
+            _single(X), place, metric=metric, params=self.build_params, threads=self.threads, overwrite=True
+        )
+        self.n_samples_fit_: int = len(self.index_)
+        self.n_features_in_: int = self.index_.dim
+        return self
+
+    def transform(self, X: Array) -> csr_matrix:
+        """The graph (samples of `X`, samples of fit), CSR, nearest first in each row."""
+        from scipy.sparse import csr_matrix
+
+        k = self.n_neighbors + (self.mode == "distance")
+        ids, distances = self.index_.search(_single(X), k, self.search_params, threads=self.threads)
+        found = ids >= 0
+        data = distances[found] if self.mode == "distance" else np.ones(int(found.sum()), np.float32)
+        starts = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
+        return csr_matrix((data, ids[found], starts), shape=(len(ids), self.n_samples_fit_))
+
+    def fit_transform(self, X: Array, y: Any = None) -> csr_matrix:
+        """`fit`, then `transform` of the same samples."""
+        return self.fit(X).transform(X)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the columns of the graph."""
+        return np.array([f"kneighborstransformer{i}" for i in range(self.n_samples_fit_)], dtype=object)
+
+
+def _single(X: Array) -> Array:
+    x = np.asarray(X)
+    return np.ascontiguousarray(x, np.float32) if x.dtype == np.float64 else np.ascontiguousarray(x)

@@ -1,0 +1,137 @@
+"""Vectors from one file format to another, block by block; every value is kept, or refused by row."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from spann.errors import InputError, StorageError
+from spann.types import ELEMENT_TYPES, Array, Progress
+from spann.vectors.formats import BIN_HEADER
+from spann.vectors.sinks import check_path
+from spann.vectors.sources import VectorSource
+
+TYPES: dict[str, tuple[str, ...]] = {
+    ".fbin": ("float32",),
+    ".f16bin": ("float16",),
+    ".u8bin": ("uint8",),
+    ".i8bin": ("int8",),
+    ".fvecs": ("float32",),
+    ".bvecs": ("uint8",),
+    ".npy": ELEMENT_TYPES,
+    ".parquet": ELEMENT_TYPES,
+}
+"""What can be written, and the element types it can hold; the first one unless another is asked for."""
+
+BLOCK_BYTES = 8 << 20
+
+
+def convert(
+    source: VectorSource, path: str | os.PathLike[str], dtype: str | None = None, progress: Progress | None = None
+) -> None:
+    """Writes all vectors of `source` to `path` in the format of its extension, replacing what was there.
+
+    Elements become `dtype`, by default their own type where the format has it, else the format's. float32 may lose
+    digits as float16, but nothing becomes infinite; what an integer type cannot hold is refused, naming its row.
+    Raises `InputError`, `MissingError`, and `StorageError`, after which nothing is at `path` that was not.
+    """
+    path = Path(path)
+    check_path(path, TYPES)
+    known = TYPES[path.suffix.lower()]
+    wanted = dtype or (source.dtype.name if source.dtype.name in known else known[0])
+    if wanted not in known:
+        raise InputError(f"{path}: {path.suffix} cannot hold {wanted}; it holds {', '.join(known)}")
+    draft = path.parent / f".spann-{secrets.token_hex(8)}.tmp"
+    try:
+        try:
+            with draft.open("xb") as file:
+                _WRITERS[path.suffix.lower()](file, source, _blocks(source, np.dtype(wanted), progress))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _blocks(source: VectorSource, dtype: np.dtype[Any], progress: Progress | None) -> Iterator[Array]:
+    for start, block in source.blocks(max(1, BLOCK_BYTES // source.row_bytes)):
+        yield _as_type(block, dtype, start, source.name)
+        if progress:
+            progress("convert", start + len(block), source.count)
+
+
+def _as_type(block: Array, dtype: np.dtype[Any], first: int, name: str) -> Array:
+    if block.dtype == dtype:
+        return block
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = block.astype(dtype)
+    wrong = np.isfinite(block) & ~np.isfinite(values) if dtype.kind == "f" else values.astype(np.float64) != block
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        value = block[row, column]
+        raise InputError(f"row {first + row} column {column} of {name} is {value}, which {dtype} cannot hold")
+    return values
+
+
+def _write_bin(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -> None:
+    if source.count >= 1 << 32:
+        raise InputError(f"{source.name} has {source.count} vectors; the header of .*bin files counts to {2**32 - 1}")
+    file.write(BIN_HEADER.pack(source.count, source.dim))
+    for block in blocks:
+        file.write(np.ascontiguousarray(block).data)
+
+
+def _write_vecs(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -> None:
+    for block in blocks:
+        rows = np.empty((len(block), 4 + source.dim * block.itemsize), np.uint8)
+        rows[:, :4] = np.array([source.dim], "<i4").view(np.uint8)
+        rows[:, 4:] = np.ascontiguousarray(block).view(np.uint8).reshape(len(block), -1)
+        file.write(rows.data)
+
+
+def _write_npy(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -> None:
+    for number, block in enumerate(blocks):
+        if number == 0:
+            header = {
+                "descr": np.lib.format.dtype_to_descr(block.dtype),
+                "fortran_order": False,
+                "shape": (source.count, source.dim),
+            }
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(block).data)
+
+
+def _write_parquet(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise InputError("writing Parquet needs pyarrow; install it, or spann with [formats]") from None
+    writer = None
+    try:
+        for block in blocks:
+            column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), source.dim)
+            table = pa.table({"vector": column})
+            writer = writer or parquet.ParquetWriter(file, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+_WRITERS = {
+    **dict.fromkeys((".fbin", ".f16bin", ".u8bin", ".i8bin"), _write_bin),
+    **dict.fromkeys((".fvecs", ".bvecs"), _write_vecs),
+    ".npy": _write_npy,
+    ".parquet": _write_parquet,
+}
