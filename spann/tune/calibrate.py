@@ -49,6 +49,9 @@ POSTING_COST, ROW_COST = 2.0, 0.45
 """Microseconds of a posting scored from memory, and of a vector scored exactly, with its share of a read from disk: on
 1M SIFT, two threads with 8 queries in flight each."""
 
+ROUGHLY = 100
+"""Queries by which settings are chosen for k up to 10, at least; half as many for larger."""
+
 UNLIKE = 0.2
 """Difference from which on a warning is due. Between 1000 vectors and 200 queries of their kind 0.1 is chance; held-out
 SIFT and sentences have 0.06 and 0.04."""
@@ -207,7 +210,7 @@ def calibrate(
     curves = {}
     for number, k in enumerate(sorted(kth), 1):
         # A search that finds fewer than k vectors begins again with more postings, which is a setting of its own.
-        rungs = _ladder(sweep, k, max(FIRST, math.ceil(2 * k / entries)))
+        rungs = _ladder(sweep, k, max(FIRST, math.ceil(2 * k / entries)), coded)
         curves[k] = _frontier([*(_promised(sweep, k, rungs) if coded else ()), *rungs])
         report("calibrate", number, len(kth))
     return Calibration("given" if own is None else "base", len(queries), unlike, curves)
@@ -229,13 +232,16 @@ class _Sweep:
         self._search, self._queries, self._kth, self._own = search, queries, kth, own
         self._largest_first, self.reach, self.postings = largest_first, reach, postings
 
-    def measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float) -> Point:
+    def measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float, *, rough: bool = False) -> Point:
+        """The point of a setting; `rough` with a third of the queries, where it is to choose settings by."""
         count = len(self._kth[k])
+        if rough:
+            count = min(count, max(count // 3, ROUGHLY if k <= 10 else ROUGHLY // 2))
         params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=error_bound)
         found = self._search(self._queries[:count], k + (self._own is not None), params)
         distances = -found.distances.astype(np.float64) if self._largest_first else found.distances.astype(np.float64)
         limit = -self._kth[k] if self._largest_first else self._kth[k]
-        within = (found.ids >= 0) & (distances <= (limit + TIE * np.abs(limit))[:, None])
+        within = (found.ids >= 0) & (distances <= (limit + TIE * np.abs(limit))[:count, None])
         if self._own is not None:
             within &= found.ids != self._own[:count, None]
         recall = np.minimum(within.sum(axis=1), k) / k
@@ -253,13 +259,14 @@ class _Sweep:
         )
 
 
-def _ladder(sweep: _Sweep, k: int, first: int) -> list[Point]:
-    """Points of rising effort, from `first` postings on, re-ranking all that may be a neighbour."""
+def _ladder(sweep: _Sweep, k: int, first: int, coded: bool) -> list[Point]:
+    """Points of rising effort, from `first` postings on, re-ranking all that may be a neighbour. With codes, others are
+    chosen by them, and measured better."""
     rungs: list[Point] = []
     wanted = float(first)
     while True:
         count = min(round(wanted), sweep.postings)
-        rungs.append(sweep.measure(k, count, sweep.reach(count), WIDE))
+        rungs.append(sweep.measure(k, count, sweep.reach(count), WIDE, rough=coded))
         if rungs[-1].recall >= ENOUGH:
             return rungs
         if count >= min(sweep.postings, MOST):
@@ -270,7 +277,7 @@ def _ladder(sweep: _Sweep, k: int, first: int) -> list[Point]:
 def _promised(sweep: _Sweep, k: int, rungs: list[Point]) -> list[Point]:
     """For each of `RECALLS` the setting that should reach it at least cost, measured."""
     middle = min(rungs, key=lambda p: abs(p.recall - 0.95))
-    tried = [sweep.measure(k, middle.max_postings, middle.epsilon2, bound) for bound in BOUNDS[:-1]]
+    tried = [sweep.measure(k, middle.max_postings, middle.epsilon2, bound, rough=True) for bound in BOUNDS[:-1]]
     survive = {p.error_bound: (p.recall / middle.recall if middle.recall else 1.0, p.distances) for p in tried}
     survive[WIDE] = (1.0, middle.distances)
     out = []
