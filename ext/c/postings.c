@@ -19,6 +19,7 @@ void spann_pack_postings(const unsigned char *ids, size_t id_bytes, const unsign
 }
 
 static unsigned char *put(unsigned char *to, const unsigned char **from, size_t bytes) {
+    if (bytes == 0) return to; /* an array of nothing may be NULL, which memcpy does not take */
     memcpy(to, *from, bytes);
     *from += bytes;
     return to + bytes;
