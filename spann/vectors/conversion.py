@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from spann.errors import InputError, StorageError
+from spann.errors import InputError
 from spann.types import ELEMENT_TYPES, Array, Progress
 from spann.vectors.formats import BIN_HEADER
-from spann.vectors.sinks import check_path
+from spann.vectors.sinks import check_path, write_whole
 from spann.vectors.sources import VectorSource
 
 TYPES: dict[str, tuple[str, ...]] = {
@@ -46,21 +45,8 @@ def convert(
     wanted = dtype or (source.dtype.name if source.dtype.name in known else known[0])
     if wanted not in known:
         raise InputError(f"{path}: {path.suffix} cannot hold {wanted}; it holds {', '.join(known)}")
-    draft = path.parent / f".spann-{secrets.token_hex(8)}.tmp"
-    try:
-        try:
-            with draft.open("xb") as file:
-                _WRITERS[path.suffix.lower()](file, source, _blocks(source, np.dtype(wanted), progress))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+    write = _WRITERS[path.suffix.lower()]
+    write_whole(path, lambda file: write(file, source, _blocks(source, np.dtype(wanted), progress)))
 
 
 def _blocks(source: VectorSource, dtype: np.dtype[Any], progress: Progress | None) -> Iterator[Array]:

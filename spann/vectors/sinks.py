@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.errors import InputError, MissingError, StorageError
+from spann.errors import InputError, MissingError, SpannError, StorageError
 from spann.vectors.files import is_directory, look_up
 from spann.vectors.formats import BIN_HEADER
 
@@ -77,18 +77,28 @@ def write_table(path: Path, writers: dict[str, Writer], ids: Ids, distances: Dis
     """Write `ids` and `distances` to `path` with the one of `writers` that its extension selects."""
     check_path(path, writers)
     _check_table(str(path), ids, distances)
+    suffix = path.suffix.lower()
+    write_whole(path, lambda file: writers[suffix](file, str(path), ids, distances))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """What `write` puts into a file, at `path` once it is complete and durable, and until then what was there before.
+
+    Raises `StorageError` where the operating system refuses, and whatever `write` raises."""
     # Beside the final name, for a rename does not cross file systems.
     draft = path.parent / f".spann-{secrets.token_hex(8)}.tmp"
     try:
         try:
             with draft.open("xb") as file:
-                writers[path.suffix.lower()](file, str(path), ids, distances)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
+    except SpannError:
+        raise
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
 
