@@ -14,6 +14,14 @@
 
 #define BLOCK 256
 
+/* Nodes of the beam that are expanded together, so that their links and the vectors of their neighbours are on their way
+ * at the same time. One by one, and without prefetching, the navigation takes 1.3 times as long (1M and 10M SIFT, 8,000
+ * and 80,000 centroids, of which 1 % more are compared this way). */
+#define TOGETHER 8
+
+/* Of a vector that is to be compared; the hardware foresees the rest. */
+#define PREFETCH_BYTES 256
+
 int spann_navigator_init(spann_navigator *n, const spann_index *index) {
     *n = (spann_navigator){.visited = malloc((index->centroids + 63) / 64 * 8)};
     return n->visited ? 0 : -1;
@@ -58,7 +66,7 @@ static size_t insert(spann_navigator *n, size_t beam, uint64_t key) {
     const uint64_t *at = n->beam;
     for (size_t left = n->size; left > 0;) {
         size_t half = (left + 1) / 2;
-        at += at[half - 1] < key ? half : 0;
+        at += half & -(size_t)(at[half - 1] < key);
         left -= half;
     }
     size_t place = (size_t)(at - n->beam);
@@ -87,6 +95,7 @@ typedef struct {
     const void *query;
     spann_topk *hits;
     uint32_t *distances;
+    size_t width; /* bytes of a vector */
 } walk;
 
 static int collect(spann_topk *hits, const spann_index *index, float score, uint32_t centroid) {
@@ -100,6 +109,43 @@ static int score_centroids(walk *w, const uint32_t *which, size_t count) {
     *w->distances += (uint32_t)count;
     for (size_t i = 0; i < count; i++)
         if (collect(w->hits, w->index, n->scores[i], which[i])) return -1;
+    return 0;
+}
+
+/* The nearest that are not expanded yet, from place *next of the beam on: how many, at most TOGETHER. */
+static size_t choose(spann_navigator *n, const spann_level *base, size_t *next, uint32_t *nodes) {
+    size_t some = 0;
+    for (; *next < n->size && some < TOGETHER; ++*next) {
+        if (n->beam[*next] & EXPANDED) continue;
+        n->beam[*next] |= EXPANDED;
+        nodes[some] = NODE(n->beam[*next]);
+        __builtin_prefetch(&base->offsets[nodes[some++]]);
+    }
+    return some;
+}
+
+/* Leaves in `batch` the neighbours of `some` nodes that no node before had. */
+static int neighbors_of(walk *w, const spann_level *base, const uint32_t *nodes, size_t some, size_t *fresh) {
+    spann_navigator *n = w->n;
+    size_t count = 0;
+    for (size_t i = 0; i < some; i++) {
+        const uint32_t *links = base->neighbors + base->offsets[nodes[i]];
+        count += base->offsets[nodes[i] + 1] - base->offsets[nodes[i]];
+        __builtin_prefetch(links);
+        __builtin_prefetch(links + 16);
+    }
+    if (spann_reserve((void **)&n->batch, &n->batch_capacity, count, sizeof(uint32_t))) return -1;
+    *fresh = 0;
+    for (size_t i = 0; i < some; i++)
+        for (uint64_t j = base->offsets[nodes[i]]; j < base->offsets[nodes[i] + 1]; j++) {
+            uint32_t neighbor = base->neighbors[j];
+            uint64_t *word = &n->visited[neighbor / 64], bit = 1ull << neighbor % 64;
+            if (*word & bit) continue;
+            *word |= bit;
+            n->batch[(*fresh)++] = neighbor;
+            const char *vector = (const char *)w->index->centroid_vectors + neighbor * w->width;
+            for (size_t at = 0; at < w->width && at < PREFETCH_BYTES; at += 64) __builtin_prefetch(vector + at);
+        }
     return 0;
 }
 
@@ -130,22 +176,10 @@ static int walk_graph(walk *w, size_t beam) {
     n->visited[NODE(best) / 64] |= 1ull << NODE(best) % 64;
     n->beam[0] = best;
     n->size = 1;
-    for (size_t next = 0; next < n->size;) {
-        if (n->beam[next] & EXPANDED) {
-            next++;
-            continue;
-        }
-        uint32_t node = NODE(n->beam[next]);
-        n->beam[next] |= EXPANDED;
-        const uint32_t *neighbors = base->neighbors + base->offsets[node];
-        size_t count = base->offsets[node + 1] - base->offsets[node], fresh = 0;
-        if (spann_reserve((void **)&n->batch, &n->batch_capacity, count, sizeof(uint32_t))) return -1;
-        for (size_t i = 0; i < count; i++) {
-            uint64_t *word = &n->visited[neighbors[i] / 64], bit = 1ull << neighbors[i] % 64;
-            n->batch[fresh] = neighbors[i];
-            fresh += (*word & bit) == 0;
-            *word |= bit;
-        }
+    for (size_t next = 0, some, fresh;;) {
+        uint32_t nodes[TOGETHER];
+        if ((some = choose(n, base, &next, nodes)) == 0) break;
+        if (neighbors_of(w, base, nodes, some, &fresh)) return -1;
         if (score_centroids(w, n->batch, fresh)) return -1;
         for (size_t i = 0; i < fresh; i++) {
             size_t place = insert(n, beam, key_of(n->scores[i], n->batch[i]));
@@ -158,11 +192,10 @@ static int walk_graph(walk *w, size_t beam) {
 static int scan_all(walk *w, spann_score_fn score) {
     spann_navigator *n = w->n;
     const spann_index *index = w->index;
-    size_t width = index->dim * spann_dtype_size(index->centroid_dtype);
     if (spann_reserve((void **)&n->scores, &n->scores_capacity, BLOCK, sizeof(float))) return -1;
     for (size_t start = 0; start < index->centroids; start += BLOCK) {
         size_t count = index->centroids - start < BLOCK ? index->centroids - start : BLOCK;
-        score(w->query, (const char *)index->centroid_vectors + start * width, count, index->dim, n->scores);
+        score(w->query, (const char *)index->centroid_vectors + start * w->width, count, index->dim, n->scores);
         for (size_t i = 0; (i = spann_next_within(n->scores, i, count, n->found.limit)) < count; i++)
             spann_selection_push(&n->found, n->scores[i], 0, start + i, 0);
         for (size_t i = 0; w->hits && i < count; i++)
@@ -175,7 +208,8 @@ static int scan_all(walk *w, spann_score_fn score) {
 
 int spann_navigate(spann_navigator *n, const spann_index *index, spann_score_fn score, spann_gather_fn gather,
                    const void *query, size_t wanted, size_t beam, spann_topk *hits, uint32_t *distances) {
-    walk w = {n, index, gather, query, hits, distances};
+    size_t width = index->dim * spann_dtype_size(index->centroid_dtype);
+    walk w = {n, index, gather, query, hits, distances, width};
     if (beam > index->centroids) beam = index->centroids;
     if (wanted > beam) wanted = beam;
     int scan = beam > LONGEST_BEAM || beam * SCAN_RATIO >= index->centroids || index->centroids > UINT32_MAX / 2;
