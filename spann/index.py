@@ -19,7 +19,7 @@ from spann.search import Engine, iterate, search_range, verify_index
 from spann.storage import IndexReader, Problem
 from spann.tune import Calibration, Explanation, explain
 from spann.types import Array, Metric, Progress, RangeResult, SearchResult
-from spann.vectors import VectorSource, open_source
+from spann.vectors import GivenIds, VectorSource, as_ids, open_source
 
 DEFAULT_TARGET = 0.95
 """Recall that a search aims at where nothing else is said."""
@@ -270,7 +270,7 @@ def build(
     path: str | Path,
     *,
     metric: Metric | str = "l2",
-    ids: Array | None = None,
+    ids: GivenIds | None = None,
     params: BuildParams | None = None,
     threads: int | None = None,
     memory_limit: int | str | None = None,
@@ -281,7 +281,8 @@ def build(
     """Builds an index of `vectors` (count, dim) at `path` and opens it.
 
     `vectors` is an array, a memory map or the path of a file (see `spann.vectors.open_source`). `ids` (count,), all
-    different and not negative, name the vectors in results; without it an id is the row number. An existing index is
+    different and not negative, name the vectors in results; without it an id is the row number. They are an array, or
+    the path of a file, ``FILE#COLUMN`` for one column of it (see `spann.vectors.read_ids`). An existing index is
     replaced only with `overwrite`, and only once the new one is complete. `memory_limit`, in bytes or as "1GiB" (by
     default half of the memory available), bounds the resident memory of the process. What cannot fit there or on the
     disk is refused before it starts: see `plan`. A build that was interrupted goes on where the same call finds it, and
@@ -295,7 +296,7 @@ def build(
             Metric.parse(metric),
             params or BuildParams(),
             created_by=f"spann {__version__}",
-            ids=None if ids is None else np.asarray(ids),
+            ids=as_ids(ids),
             threads=threads,
             memory_limit=_limit(memory_limit),
             overwrite=overwrite,
@@ -312,7 +313,7 @@ def append(
     path: str | Path,
     vectors: str | Path | Array | VectorSource,
     *,
-    ids: Array | None = None,
+    ids: GivenIds | None = None,
     threads: int | None = None,
     memory_limit: int | str | None = None,
     restart: bool = False,
@@ -330,7 +331,7 @@ def append(
             source,
             path,
             created_by=f"spann {__version__}",
-            ids=None if ids is None else np.asarray(ids),
+            ids=as_ids(ids),
             threads=threads,
             memory_limit=_limit(memory_limit),
             restart=restart,

@@ -46,8 +46,8 @@ from spann.storage import (
     ShardedWriter,
     files,
 )
-from spann.types import Array, Metric, Progress
-from spann.vectors import VectorSource
+from spann.types import Metric, Progress
+from spann.vectors import IdList, VectorSource
 
 APPEND_STAGES = ("scan", "partition", "cluster", "assign", "layout", "arrange", "write", "publish")
 """What `append_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
@@ -63,7 +63,7 @@ def append_index(
     path: str | Path,
     *,
     created_by: str,
-    ids: Array | None = None,
+    ids: IdList | None = None,
     threads: int | None = None,
     memory_limit: int | None = None,
     restart: bool = False,

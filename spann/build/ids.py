@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spann.errors import InputError
 from spann.types import Array
-from spann.vectors import VectorSource
+from spann.vectors import IdList, VectorSource
 
 
 @dataclass(frozen=True)
@@ -22,40 +22,32 @@ class Ids:
     first: int = 0
 
     @classmethod
-    def check(cls, ids: Array | None, source: VectorSource) -> Ids:
+    def check(cls, ids: IdList | None, source: VectorSource) -> Ids:
         """The ids of the vectors of `source`; `InputError` for any that cannot be, naming the row."""
         if ids is None:
             return cls(None, 4 if source.count <= 2**32 else 8)
-        if ids.shape != (source.count,) or ids.dtype.kind not in "iu":
-            raise InputError(f"ids are {ids.shape} {ids.dtype}; {source.name} needs ({source.count},) integers")
-        for limit, wrong in (("at least 0", ids < 0), ("below 2**63", ids > np.iinfo(np.int64).max)):
-            if wrong.any():
-                row = int(np.argmax(wrong))
-                raise InputError(f"id {ids[row]} of row {row} of {source.name} is not {limit}")
-        ordered = np.sort(ids)
-        same = np.flatnonzero(ordered[1:] == ordered[:-1])
-        if len(same):
-            raise InputError(f"id {ordered[same[0]]} is given to more than one row of {source.name}; ids must differ")
-        return cls(ids.astype(np.int64), 4 if int(ordered[-1]) < 2**32 else 8)
+        user = ids.of(source)
+        return cls(user, 4 if int(user.max()) < 2**32 else 8)
 
     @classmethod
     def more(
-        cls, ids: Array | None, source: VectorSource, known: NDArray[np.int64] | None, count: int, width: int
+        cls, ids: IdList | None, source: VectorSource, known: NDArray[np.int64] | None, count: int, width: int
     ) -> Ids:
         """The ids of the vectors of `source`, added to an index of `count` that has the ids `known`, or None where they
         are row numbers, in `width` bytes. `InputError` for any that cannot be."""
         if known is None:
             if ids is not None:
-                raise InputError(f"ids were given for {source.name}; the index numbers its vectors by row")
+                raise InputError(f"ids were given for {source.name}{ids.note}; the index numbers its vectors by row")
             found, largest = cls(None, width, count), count + source.count - 1
         else:
             if ids is None:
                 raise InputError(f"{source.name} needs ids: the vectors of the index have ids that were given")
-            found = cls(cls.check(ids, source).user, width)
-            taken = np.flatnonzero(np.isin(ids, known))
+            user = ids.of(source)
+            taken = np.flatnonzero(np.isin(user, known))
             if len(taken):
-                raise InputError(f"id {ids[taken[0]]} of row {taken[0]} of {source.name} is in the index already")
-            largest = int(ids.max())
+                row = taken[0]
+                raise InputError(f"id {user[row]} of row {row} of {source.name} is in the index already{ids.note}")
+            found, largest = cls(user, width), int(user.max())
         if largest >= 1 << 8 * width:
             raise InputError(f"id {largest} of {source.name} does not fit the {width} bytes of an id in this index")
         return found

@@ -34,8 +34,8 @@ from spann.config import BuildParams, thread_count
 from spann.errors import InputError
 from spann.quantize import Quantizer
 from spann.storage import PAGE, SHARD_BYTES, IndexWriter, PageChecksums, Record, ShardedWriter, files
-from spann.types import Array, Metric, Progress
-from spann.vectors import VectorSource
+from spann.types import Metric, Progress
+from spann.vectors import IdList, VectorSource
 
 STAGES = (
     *("scan", "partition", "cluster", "assign", "balance", "graph", "layout", "arrange", "write"),
@@ -65,7 +65,7 @@ def build_index(
     params: BuildParams,
     *,
     created_by: str,
-    ids: Array | None = None,
+    ids: IdList | None = None,
     threads: int | None = None,
     memory_limit: int | None = None,
     overwrite: bool = False,

@@ -11,13 +11,13 @@ import spann
 from spann.cli.options import (
     FILE,
     Command,
+    given_ids,
     ids_option,
     json_option,
     max_rows_option,
     memory_limit_option,
     progress_option,
     quiet_option,
-    read_ids,
     threads_option,
 )
 from spann.cli.progress import progress_report
@@ -60,7 +60,7 @@ def append(
         grown = spann.append(
             index,
             source,
-            ids=None if ids is None else read_ids(ids),
+            ids=given_ids(ids, max_rows),
             threads=threads,
             memory_limit=memory_limit,
             restart=restart,

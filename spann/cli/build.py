@@ -15,6 +15,7 @@ from spann.cli.options import (
     FILE,
     Command,
     config_option,
+    given_ids,
     ids_option,
     json_option,
     max_rows_option,
@@ -23,7 +24,6 @@ from spann.cli.options import (
     parameters,
     progress_option,
     quiet_option,
-    read_ids,
     threads_option,
 )
 from spann.cli.progress import clock, progress_report
@@ -146,7 +146,7 @@ def build(
                 source,
                 index,
                 metric=metric,
-                ids=None if ids is None else read_ids(ids),
+                ids=given_ids(ids, max_rows),
                 params=params,
                 threads=threads,
                 memory_limit=memory_limit,

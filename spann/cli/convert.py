@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from spann.cli.options import FILE, Command, max_rows_option, progress_option, quiet_option
+from spann.cli.options import FILE, Command, given_ids, ids_option, max_rows_option, progress_option, quiet_option
 from spann.cli.progress import progress_report
 from spann.types import ELEMENT_TYPES
 from spann.vectors import convert as write
@@ -21,16 +21,23 @@ from spann.vectors import open_source
     type=click.Choice(list(ELEMENT_TYPES)),
     help="Type of the elements; values that it cannot hold are refused. Default: as they are, or that of the format.",
 )
+@ids_option
 @max_rows_option("VECTORS")
 @progress_option
 @quiet_option
 def convert(
-    vectors: Path, output: Path, dtype: str | None, max_rows: int | None, progress_form: str, quiet: bool
+    vectors: Path,
+    output: Path,
+    dtype: str | None,
+    ids: Path | None,
+    max_rows: int | None,
+    progress_form: str,
+    quiet: bool,
 ) -> None:
     """Write VECTORS, of any format that can be read, to OUTPUT.
 
-    OUTPUT is .fbin, .f16bin, .u8bin, .i8bin, .fvecs, .bvecs, .npy or .parquet.
+    OUTPUT is .fbin, .f16bin, .u8bin, .i8bin, .fvecs, .bvecs, .npy or .parquet, which alone can hold ids beside them.
     """
     with open_source(vectors, max_rows=max_rows) as source, progress_report(quiet, progress_form) as progress:
-        write(source, output, dtype, progress)
+        write(source, output, dtype, progress, ids=given_ids(ids, max_rows))
         click.echo(f"{output}: {source.count} vectors of dimension {source.dim}")

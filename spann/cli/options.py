@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from spann.config import BuildParams, SearchParams, load_toml
-from spann.errors import InputError, MissingError
+from spann.errors import InputError
 from spann.types import Metric
+from spann.vectors import IdList, read_ids
 
 Params = TypeVar("Params", BuildParams, SearchParams)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -69,7 +68,11 @@ threads_option = click.option(
     "--threads", type=COUNT, metavar="T", help="Threads. Default: as many as there are processors."
 )
 ids_option = click.option(
-    "--ids", type=FILE, metavar="FILE", help="Ids of the vectors, int64 .npy. Default: row numbers from 0."
+    "--ids",
+    type=FILE,
+    metavar="FILE[#COLUMN]",
+    help="Ids of the vectors, integers of 32 or 64 bits: a .npy file, a column of a .parquet file or a dataset of an "
+    ".hdf5 file, that of the vectors too. Default: row numbers from 0.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output. Default: text.")
 memory_limit_option = click.option(
@@ -181,17 +184,9 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def read_ids(path: Path) -> NDArray[np.int64]:
-    """The ids in a .npy file, (n,) int64."""
-    try:
-        ids: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise MissingError(f"{path} does not exist") from None
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not a .npy file of ids: {error}") from error
-    if ids.ndim != 1 or ids.dtype != np.int64:
-        raise InputError(f"{path} holds {ids.ndim}-D {ids.dtype}: ids must be a 1-D int64 array")
-    return ids
+def given_ids(path: Path | None, max_rows: int | None) -> IdList | None:
+    """The ids that an option names; of the vectors that `--max-rows` leaves, as many."""
+    return None if path is None else read_ids(path).first(max_rows)
 
 
 def parameters(kind: type[Params], config: Path | None, **options: Any) -> tuple[Params, dict[str, Any]]:

@@ -11,15 +11,14 @@ from spann.cli.options import (
     COUNT,
     FILE,
     Command,
+    given_ids,
     ids_option,
     max_rows_option,
     metric_option,
     quiet_option,
-    read_ids,
     threads_option,
 )
 from spann.cli.progress import progress_report
-from spann.errors import InputError
 from spann.tune import exact_search
 from spann.vectors import open_source, write_truth
 from spann.vectors.sinks import check_path
@@ -51,15 +50,13 @@ def truth(
     Distances are squared for l2, as is the custom in such files.
     """
     check_path(output, (".ibin", ".npz"))
-    names = None if ids is None else read_ids(ids)
+    names = given_ids(ids, max_rows)
     start = time.perf_counter()
     with open_source(base, max_rows=max_rows) as source, open_source(queries) as asked:
-        if names is not None and len(names) != source.count:
-            raise InputError(
-                f"{ids} holds {len(names)} ids and {base} {source.count} vectors: there must be one for each"
-            )
+        if names is not None:
+            named = names.of(source)
         vectors = asked.read(0, asked.count)
         with progress_report(quiet) as progress:
             rows, distances = exact_search(source, vectors, k, metric, threads=threads, progress=progress)
-    write_truth(output, rows if names is None else names[rows], distances)
+    write_truth(output, rows if names is None else named[rows], distances)
     click.echo(f"{output}: {k} neighbours of {len(rows)} queries in {time.perf_counter() - start:.1f} s")

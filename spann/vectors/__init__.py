@@ -3,6 +3,7 @@
 from spann.vectors.checks import check_finite, check_lengths, check_nonzero
 from spann.vectors.conversion import convert
 from spann.vectors.formats import open_source
+from spann.vectors.ids import GivenIds, IdList, as_ids, read_ids
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results
 from spann.vectors.sources import ArraySource, VectorSource
@@ -10,14 +11,18 @@ from spann.vectors.truth_files import Truth, read_truth, write_truth
 
 __all__ = [
     "ArraySource",
+    "GivenIds",
+    "IdList",
     "Truth",
     "VectorSource",
+    "as_ids",
     "check_finite",
     "check_lengths",
     "check_nonzero",
     "check_results_path",
     "convert",
     "open_source",
+    "read_ids",
     "read_truth",
     "sample_rows",
     "write_results",

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spann.errors import InputError
 from spann.types import ELEMENT_TYPES, Array, Progress
 from spann.vectors.formats import BIN_HEADER
+from spann.vectors.ids import GivenIds, as_ids
 from spann.vectors.sinks import check_path, write_whole
 from spann.vectors.sources import VectorSource
 
@@ -27,13 +29,24 @@ TYPES: dict[str, tuple[str, ...]] = {
 }
 """What can be written, and the element types it can hold; the first one unless another is asked for."""
 
+WITH_IDS = (".parquet",)
+
+Named = NDArray[np.int64] | None
+
 BLOCK_BYTES = 8 << 20
 
 
 def convert(
-    source: VectorSource, path: str | os.PathLike[str], dtype: str | None = None, progress: Progress | None = None
+    source: VectorSource,
+    path: str | os.PathLike[str],
+    dtype: str | None = None,
+    progress: Progress | None = None,
+    *,
+    ids: GivenIds | None = None,
 ) -> None:
     """Writes all vectors of `source` to `path` in the format of its extension, replacing what was there.
+
+    `ids` (count,), an array or the path of a file, go into a column `id`, which only ``.parquet`` has.
 
     Elements become `dtype`, by default their own type where the format has it, else the format's. float32 may lose
     digits as float16, but nothing becomes infinite; what an integer type cannot hold is refused, naming its row.
@@ -45,8 +58,12 @@ def convert(
     wanted = dtype or (source.dtype.name if source.dtype.name in known else known[0])
     if wanted not in known:
         raise InputError(f"{path}: {path.suffix} cannot hold {wanted}; it holds {', '.join(known)}")
+    names = as_ids(ids)
+    if names is not None and path.suffix.lower() not in WITH_IDS:
+        raise InputError(f"{path}: {path.suffix} cannot hold ids; {' '.join(WITH_IDS)} can")
+    named = None if names is None else names.of(source)
     write = _WRITERS[path.suffix.lower()]
-    write_whole(path, lambda file: write(file, source, _blocks(source, np.dtype(wanted), progress)))
+    write_whole(path, lambda file: write(file, source, _blocks(source, np.dtype(wanted), progress), named))
 
 
 def _blocks(source: VectorSource, dtype: np.dtype[Any], progress: Progress | None) -> Iterator[Array]:
@@ -69,7 +86,7 @@ def _as_type(block: Array, dtype: np.dtype[Any], first: int, name: str) -> Array
     return values
 
 
-def _write_bin(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -> None:
+def _write_bin(file: BinaryIO, source: VectorSource, blocks: Iterator[Array], ids: Named) -> None:
     if source.count >= 1 << 32:
         raise InputError(f"{source.name} has {source.count} vectors; the header of .*bin files counts to {2**32 - 1}")
     file.write(BIN_HEADER.pack(source.count, source.dim))
@@ -77,7 +94,7 @@ def _write_bin(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) ->
         file.write(np.ascontiguousarray(block).data)
 
 
-def _write_vecs(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -> None:
+def _write_vecs(file: BinaryIO, source: VectorSource, blocks: Iterator[Array], ids: Named) -> None:
     for block in blocks:
         rows = np.empty((len(block), 4 + source.dim * block.itemsize), np.uint8)
         rows[:, :4] = np.array([source.dim], "<i4").view(np.uint8)
@@ -85,7 +102,7 @@ def _write_vecs(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -
         file.write(rows.data)
 
 
-def _write_npy(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -> None:
+def _write_npy(file: BinaryIO, source: VectorSource, blocks: Iterator[Array], ids: Named) -> None:
     for number, block in enumerate(blocks):
         if number == 0:
             header = {
@@ -97,17 +114,19 @@ def _write_npy(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) ->
         file.write(np.ascontiguousarray(block).data)
 
 
-def _write_parquet(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]) -> None:
+def _write_parquet(file: BinaryIO, source: VectorSource, blocks: Iterator[Array], ids: Named) -> None:
     try:
         import pyarrow as pa
         import pyarrow.parquet as parquet
     except ImportError:
         raise InputError("writing Parquet needs pyarrow; install it, or spann with [formats]") from None
-    writer = None
+    writer, done = None, 0
     try:
         for block in blocks:
             column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), source.dim)
-            table = pa.table({"vector": column})
+            named = {} if ids is None else {"id": ids[done : done + len(block)]}
+            table = pa.table({**named, "vector": column})
+            done += len(block)
             writer = writer or parquet.ParquetWriter(file, table.schema)
             writer.write_table(table)
     finally:

@@ -28,6 +28,7 @@ from typing import IO, Any
 import numpy as np
 
 from spann.errors import InputError
+from spann.vectors.containers import CONTAINERS, library_of, split_part
 from spann.vectors.files import PREFIX, FileSource, RowFile, is_directory
 from spann.vectors.sources import ArraySource, VectorSource, check_dim, usable_rows, vector_dtype
 
@@ -39,7 +40,6 @@ _NPY_HEAD = 64 << 10
 
 _BIN_TYPES = {".fbin": "float32", ".f16bin": "float16", ".u8bin": "uint8", ".i8bin": "int8"}
 _VECS_TYPES = {".fvecs": "float32", ".bvecs": "uint8"}
-_CONTAINERS = {".h5": ("h5py", "HDF5"), ".hdf5": ("h5py", "HDF5"), ".parquet": ("pyarrow", "Parquet")}
 _SPARSE = (".spmat", ".csr", ".mtx")
 _TRUTH_ONLY = (".ibin", ".ivecs", ".npz")
 
@@ -102,10 +102,9 @@ def _is_hdf5(obj: object) -> bool:
 
 
 def _open_path(path: Path, max_rows: int | None, name: str) -> VectorSource:
-    file_name, mark, part = path.name.rpartition("#")
-    container = path.with_name(file_name) if mark and Path(file_name).suffix.lower() in _CONTAINERS else path
-    if container.suffix.lower() in _CONTAINERS and not is_directory(container, name):
-        return _open_container(container, part if container is not path else "", max_rows, name)
+    file_name, part = split_part(path)
+    if file_name.suffix.lower() in CONTAINERS and not is_directory(file_name, name):
+        return _open_container(file_name, part, max_rows, name)
     if is_directory(path, name):
         from spann.vectors.zarr_source import open_zarr
 
@@ -121,17 +120,15 @@ def _open_path(path: Path, max_rows: int | None, name: str) -> VectorSource:
 
 def _open_container(path: Path, part: str, max_rows: int | None, name: str) -> VectorSource:
     """A file that holds several tables, of which `part` names one."""
-    library, formats = _CONTAINERS[path.suffix.lower()]
-    try:
-        if library == "h5py":
-            from spann.vectors.hdf5_source import open_hdf5
+    suffix = path.suffix.lower()
+    with library_of(suffix, name):
+        if suffix == ".parquet":
+            from spann.vectors.parquet_source import open_parquet
 
-            return open_hdf5(path, part, max_rows=max_rows, name=name)
-        from spann.vectors.parquet_source import open_parquet
+            return open_parquet(path, part, max_rows=max_rows, name=name)
+        from spann.vectors.hdf5_source import open_hdf5
 
-        return open_parquet(path, part, max_rows=max_rows, name=name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{name}: {formats} files need {library}: pip install 'spann[formats]'") from error
+        return open_hdf5(path, part, max_rows=max_rows, name=name)
 
 
 def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], FileSource]:
@@ -149,7 +146,7 @@ def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], FileSourc
 
 
 def _known() -> str:
-    return f"vectors come from {' '.join([*_BIN_TYPES, *_VECS_TYPES, '.npy', *_CONTAINERS])} files and Zarr directories"
+    return f"vectors come from {' '.join([*_BIN_TYPES, *_VECS_TYPES, '.npy', *CONTAINERS])} files and Zarr directories"
 
 
 def _open_bin(file: RowFile, dtype: np.dtype[Any], max_rows: int | None) -> FileSource:

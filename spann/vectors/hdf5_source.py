@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spann.errors import InputError, StorageError
 from spann.types import Array
 from spann.vectors import paging
+from spann.vectors.ids import IdList, check_id_type, find_part
 from spann.vectors.sources import VectorSource, check_dim, usable_rows, vector_dtype
 
 BASE_NAME = "train"
@@ -22,10 +23,7 @@ BASE_NAME = "train"
 
 def open_hdf5(path: Path, dataset: str, *, max_rows: int | None, name: str) -> Hdf5Source:
     """The named 2-D dataset of the file; without a name `BASE_NAME`, or the only 2-D one of the file."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{name} is not an HDF5 file that can be read: {' '.join(str(error).split())}") from error
+    file = _open(path, name)
     try:
         return Hdf5Source(_find(file, dataset, name), max_rows=max_rows, name=name, file=file)
     except BaseException:
@@ -33,9 +31,37 @@ def open_hdf5(path: Path, dataset: str, *, max_rows: int | None, name: str) -> H
         raise
 
 
+def read_hdf5_ids(path: Path, dataset: str, name: str) -> IdList:
+    """The named 1-D dataset of the file (see `find_part`), of integers."""
+    with _open(path, name) as file:
+        known = _datasets(file, 1)
+        wanted = find_part(dataset, [key for key in known if file[key].dtype.kind in "iu"], name, "dataset")
+        if wanted not in known:
+            raise InputError(f"{name} has no 1-D dataset {wanted!r}")
+        node, origin = file[wanted], f"dataset {wanted!r} of {name}"
+        check_id_type(node.dtype, origin)
+        try:
+            return IdList(np.asarray(node[()]), origin)
+        except OSError as error:
+            raise StorageError(f"{origin} cannot be read: {error}") from error
+
+
+def _open(path: Path, name: str) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{name} is not an HDF5 file that can be read: {' '.join(str(error).split())}") from error
+
+
+def _datasets(file: h5py.File, ndim: int) -> list[str]:
+    """Names of those with `ndim` dimensions, also in groups."""
+    nodes: list[tuple[str, Any]] = []
+    file.visititems(lambda key, node: nodes.append((key, node)))
+    return [key for key, node in nodes if isinstance(node, h5py.Dataset) and node.ndim == ndim]
+
+
 def _find(file: h5py.File, dataset: str, name: str) -> h5py.Dataset:
-    tables: list[str] = []
-    file.visititems(lambda key, node: tables.append(key) if isinstance(node, h5py.Dataset) and node.ndim == 2 else None)
+    tables = _datasets(file, 2)
     wanted = dataset or (BASE_NAME if BASE_NAME in tables else "")
     if not wanted and len(tables) == 1:
         wanted = tables[0]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import Result
 
 import spann
@@ -49,3 +50,23 @@ def test_refusals(refused: Refused, data: Path, tmp_path: Path) -> None:
     assert "does not exist" in refused(2, "append", data / "index.spann", tmp_path / "none.npy")
     np.save(tmp_path / "wide.npy", np.zeros((3, 17), np.float32))
     assert "dimension 17" in refused(2, "append", data / "index.spann", tmp_path / "wide.npy")
+
+
+def test_ids_of_columns_through_build_append_truth_and_convert(
+    run: Run, refused: Refused, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    base, both = data / "base.npy", tmp_path / "base.parquet"
+    np.save(tmp_path / "ids.npy", np.arange(3000, dtype=np.int32)[::-1] * 2)
+    np.save(tmp_path / "more.npy", np.arange(20) + 10_000)
+    assert run("convert", base, both, "--ids", tmp_path / "ids.npy", "-q").exit_code == 0
+    assert run("build", both, tmp_path / "i", "--ids", f"{both}#id", "-q").exit_code == 0
+    assert run("append", tmp_path / "i", data / "queries.npy", "--ids", tmp_path / "more.npy", "-q").exit_code == 0
+    assert run("truth", both, data / "queries.npy", "-o", tmp_path / "t.npz", "--ids", both, "-q").exit_code == 0
+    with spann.open(tmp_path / "i") as index:
+        assert index.search(np.load(base)[:3], 1).ids.ravel().tolist() == [5998, 5996, 5994]
+        assert index.search(np.load(data / "queries.npy")[:2], 1).ids.ravel().tolist() == [10_000, 10_001]
+    assert set(np.load(tmp_path / "t.npz")["ids"].ravel() % 2) == {0}
+    few = ("build", both, tmp_path / "few", "--ids", both, "--max-rows", 100, "-q")
+    assert run(*few).exit_code == 0
+    assert "base.parquet has no column 'x'; it has id, vector" in refused(2, *few[:4], f"{both}#x", "-q")

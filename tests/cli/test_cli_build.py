@@ -107,7 +107,10 @@ def test_unusable_input_is_2(refused: Refused, data: Path, tmp_path: Path) -> No
         (("build", base, out, "--config", tmp_path / "metric.toml"), "metric 'dot' is unknown"),
         (("build", base, out, "--ids", tmp_path / "none.npy"), "none.npy does not exist"),
         (("build", base, out, "--ids", tmp_path / "text.npy"), "text.npy is not a .npy file of ids"),
-        (("build", base, out, "--ids", tmp_path / "float.npy"), "1-D float32: ids must be a 1-D int64 array"),
+        (
+            ("build", base, out, "--ids", tmp_path / "float.npy"),
+            "float.npy holds float32: ids must be int64",
+        ),
         (("build", base, out, "--ids", tmp_path / "short.npy"), "ids"),
         (("build", base, out, "--max-rows", 5000), "max_rows 5000 is larger than the 3000 rows"),
     ]:

@@ -56,7 +56,7 @@ def test_truth_refuses_before_the_work(refused: Refused, data: Path, tmp_path: P
         ((base, queries, "-o", tmp_path / "no" / "t.ibin"), "does not exist"),
         ((base, queries, "-o", tmp_path / "t.ibin", "-k", 3001), "k 3001 is outside 1 to 3000"),
         ((base, tmp_path / "none.npy", "-o", tmp_path / "t.ibin"), "none.npy does not exist"),
-        ((base, queries, "-o", tmp_path / "t.npz", "--ids", ids, "-q"), "ids.npy holds 3 ids and"),
+        ((base, queries, "-o", tmp_path / "t.npz", "--ids", ids, "-q"), "ids are (3,) int64 ("),
     ]:
         assert message in refused(2, "truth", *args)
     assert list(tmp_path.iterdir()) == [ids]

@@ -61,7 +61,7 @@ def test_hdf5(tmp_path, dtype):
 def test_hdf5_far_apart_rows_and_groups(tmp_path):
     x = RNG.random((20_000, 4), dtype=np.float32)
     path = write_hdf5(tmp_path / "a.h5", deep__inside=x)
-    with open_source(path) as source:
+    with open_source(f"{path}#deep/inside") as source:
         rows = RNG.integers(0, 20_000, 30)
         np.testing.assert_array_equal(source.take(rows), x[rows])
 

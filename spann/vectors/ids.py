@@ -1,0 +1,138 @@
+"""Ids of vectors: out of a file, and checked against the vectors that they name.
+
+=================  ====================================================================================================
+``.npy``           NumPy's own, 1-D
+``.h5 .hdf5``      HDF5 (h5py): the dataset "ids" or "id", or the only 1-D one of integers, or FILE#DATASET
+``.parquet``       Parquet (pyarrow): the column "id" or "ids", or the only one of integers, or FILE#COLUMN
+=================  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.errors import InputError, StorageError
+from spann.types import Array
+from spann.vectors.containers import CONTAINERS, library_of, split_part
+from spann.vectors.files import is_directory
+from spann.vectors.sources import VectorSource
+
+ID_TYPES = ("int64", "uint64", "int32", "uint32")
+"""Types that ids in files can have, by numpy name."""
+
+NAMES = ("id", "ids")
+"""Names under which ids are looked for where there are several columns of integers."""
+
+LARGEST = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, eq=False)
+class IdList:
+    """Ids (n,), and where they come from as errors say it; None for an array of the caller's."""
+
+    values: Array
+    origin: str | None = None
+
+    @property
+    def note(self) -> str:
+        """What an error about an id ends with."""
+        return f" ({self.origin})" if self.origin else ""
+
+    def first(self, count: int | None) -> IdList:
+        """The first `count` of them, as of the vectors whose file is read so far; all for None."""
+        return self if count is None else IdList(self.values[:count], self.origin)
+
+    def of(self, source: VectorSource) -> NDArray[np.int64]:
+        """The ids (count,) of the vectors of `source`; `InputError` for any that cannot be, naming the row."""
+        ids = self.values
+        if ids.shape != (source.count,) or ids.dtype.kind not in "iu":
+            raise InputError(
+                f"ids are {ids.shape} {ids.dtype}{self.note}; {source.name} needs ({source.count},) integers"
+            )
+        for limit, wrong in (("at least 0", ids < 0), ("below 2**63", ids > LARGEST)):
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise InputError(f"id {ids[row]} of row {row} of {source.name} is not {limit}{self.note}")
+        ordered = np.sort(ids)
+        same = np.flatnonzero(ordered[1:] == ordered[:-1])
+        if len(same):
+            raise InputError(
+                f"id {ordered[same[0]]} is given to more than one row of {source.name}; ids must differ{self.note}"
+            )
+        return ids.astype(np.int64)
+
+
+GivenIds = IdList | Array | str | os.PathLike[str]
+"""What ids can be given as: an array, or the path of a file."""
+
+
+def as_ids(ids: GivenIds | None) -> IdList | None:
+    """Ids as they were given: a path is read."""
+    if ids is None or isinstance(ids, IdList):
+        return ids
+    return read_ids(ids) if isinstance(ids, str | os.PathLike) else IdList(np.asarray(ids))
+
+
+def read_ids(path: str | os.PathLike[str]) -> IdList:
+    """The ids in a file of one of the formats above, of one of `ID_TYPES`.
+
+    Raises `MissingError` if there is no such file, `InputError` for another format, a column that is not there, holds
+    nulls or something else than such integers; `StorageError` for a failed read.
+    """
+    path = Path(os.fsdecode(path))
+    file, part = split_part(path)
+    suffix = file.suffix.lower()
+    if is_directory(file, str(path)):
+        raise InputError(f"{path} is a directory: ids come from a file")
+    if suffix == ".npy":
+        return _read_npy(file)
+    if suffix not in CONTAINERS:
+        raise InputError(
+            f"{path}: extension {suffix!r} is unknown; ids come from {' '.join(['.npy', *CONTAINERS])} files"
+        )
+    with library_of(suffix, str(path)):
+        if suffix == ".parquet":
+            from spann.vectors.parquet_ids import read_parquet_ids
+
+            return read_parquet_ids([file], part, str(file))
+        from spann.vectors.hdf5_source import read_hdf5_ids
+
+        return read_hdf5_ids(file, part, str(file))
+
+
+def check_id_type(dtype: Any, origin: str) -> None:
+    """Refuse ids of another type than `ID_TYPES`."""
+    if str(dtype) not in ID_TYPES:
+        raise InputError(f"{origin} holds {dtype}: ids must be {', '.join(ID_TYPES[:-1])} or {ID_TYPES[-1]}")
+
+
+def find_part(wanted: str, known: list[str], file: str, kind: str) -> str:
+    """Which of the columns or datasets (`kind`) of integers of `file` holds the ids."""
+    if wanted:
+        return wanted
+    for name in NAMES:
+        if name in known:
+            return name
+    if len(known) != 1:
+        found = f"several {kind}s of integers, {', '.join(known)}" if known else f"no {kind} of integers"
+        raise InputError(f"{file} has {found}; name that of the ids as FILE#{kind.upper()}")
+    return known[0]
+
+
+def _read_npy(path: Path) -> IdList:
+    try:
+        ids: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is not a .npy file of ids: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+    if ids.ndim != 1:
+        raise InputError(f"{path} holds {ids.ndim}-D {ids.dtype}: ids must be 1-D")
+    check_id_type(ids.dtype, str(path))
+    return IdList(ids, str(path))
