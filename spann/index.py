@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,10 @@ from spann.search import Engine, iterate, search_range, verify_index
 from spann.storage import IndexReader, Problem
 from spann.tune import Calibration, Explanation, explain
 from spann.types import Array, Metric, Progress, RangeResult, SearchResult
-from spann.vectors import GivenIds, VectorSource, as_ids, open_source
+from spann.vectors import GivenIds, VectorSource, as_ids, open_queries, open_source
+
+Vectors = str | Path | Array | VectorSource
+"""What vectors can be given as: the path of a file (see `spann.vectors.open_source`), an array, or an open source."""
 
 DEFAULT_TARGET = 0.95
 """Recall that a search aims at where nothing else is said."""
@@ -266,7 +269,7 @@ def _batch(queries: Array) -> Array:
 
 
 def build(
-    vectors: str | Path | Array | VectorSource,
+    vectors: Vectors,
     path: str | Path,
     *,
     metric: Metric | str = "l2",
@@ -296,7 +299,7 @@ def build(
             Metric.parse(metric),
             params or BuildParams(),
             created_by=f"spann {__version__}",
-            ids=as_ids(ids),
+            ids=source.own_ids() if ids is None else as_ids(ids),
             threads=threads,
             memory_limit=_limit(memory_limit),
             overwrite=overwrite,
@@ -311,7 +314,7 @@ def build(
 
 def append(
     path: str | Path,
-    vectors: str | Path | Array | VectorSource,
+    vectors: Vectors,
     *,
     ids: GivenIds | None = None,
     threads: int | None = None,
@@ -331,7 +334,7 @@ def append(
             source,
             path,
             created_by=f"spann {__version__}",
-            ids=as_ids(ids),
+            ids=source.own_ids() if ids is None else as_ids(ids),
             threads=threads,
             memory_limit=_limit(memory_limit),
             restart=restart,
@@ -345,9 +348,9 @@ def append(
 
 def calibrate(
     path: str | Path,
-    queries: str | Path | Array | VectorSource | None = None,
+    queries: Vectors | None = None,
     *,
-    base: str | Path | Array | VectorSource | None = None,
+    base: Vectors | None = None,
     count: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -360,15 +363,15 @@ def calibrate(
     """
     with ExitStack() as closing:
 
-        def opened(vectors: str | Path | Array | VectorSource | None) -> VectorSource | None:
+        def opened(vectors: Vectors | None, open_vectors: Callable[[object], VectorSource]) -> VectorSource | None:
             if vectors is None or isinstance(vectors, VectorSource):
                 return vectors
-            return closing.enter_context(open_source(vectors))
+            return closing.enter_context(open_vectors(vectors))
 
         recalibrate(
             path,
-            opened(queries),
-            base=opened(base),
+            opened(queries, open_queries),
+            base=opened(base, open_source),
             count=count,
             created_by=f"spann {__version__}",
             threads=thread_count(threads),
@@ -378,7 +381,7 @@ def calibrate(
 
 
 def plan(
-    vectors: str | Path | Array | VectorSource,
+    vectors: Vectors,
     *,
     metric: Metric | str = "l2",
     params: BuildParams | None = None,

@@ -87,7 +87,8 @@ def _report(error: Exception) -> tuple[int, str]:
 def cli() -> None:
     """Approximate nearest-neighbour search for vector collections too large for memory.
 
-    Vectors are read from .fbin .f16bin .u8bin .i8bin .fvecs .bvecs .npy .hdf5 .parquet files and Zarr arrays.
+    Vectors are read from .fbin .f16bin .u8bin .i8bin .fvecs .bvecs .npy .hdf5 .parquet files, Zarr arrays and folders
+    of VectorDBBench.
     """
 
 

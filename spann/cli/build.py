@@ -133,7 +133,11 @@ def build(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Build an index of the vectors in BASE in the new directory INDEX."""
+    """Build an index of the vectors in BASE in the new directory INDEX.
+
+    BASE is a file, a Zarr array, or the folder of a VectorDBBench data set, whose vectors go by the ids that it gives
+    them.
+    """
     params, preset = _parameters(config, code_bits, options)
     metric = metric or preset.get("metric", "l2")
     start = time.perf_counter()

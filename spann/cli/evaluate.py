@@ -29,7 +29,7 @@ from spann.cli.progress import progress_report
 from spann.cli.text import print_json, runs_table
 from spann.config import SearchParams
 from spann.tune import evaluate as measure
-from spann.vectors import open_source, read_truth
+from spann.vectors import open_queries, read_truth
 
 
 @click.command("eval", cls=Command)
@@ -77,14 +77,15 @@ def evaluate(
 ) -> None:
     """Measure recall, speed and reads of INDEX on QUERIES with the exact neighbours in TRUTH.
 
-    TRUTH is an .ibin, .ivecs or .npz file, for instance of `spann truth`.
+    TRUTH is an .ibin, .ivecs or .npz file, for instance of `spann truth`. QUERIES and TRUTH can both be the folder of a
+    VectorDBBench data set: then its test.parquet and its neighbors.parquet are read.
     """
     if plot is not None:
         check_plot(plot)
     params, _ = parameters(SearchParams, config, **options)
     settings = [params.with_(max_postings=count) for count in max_postings or (params.max_postings,)]
     known = read_truth(truth)
-    with open_source(queries, max_rows=max_rows) as source:
+    with open_queries(queries, max_rows=max_rows) as source:
         vectors = source.read(0, source.count)
         opening = spann.open(index, io=io, memory_budget=memory_budget, check=not no_check)
         with opening as opened, progress_report(quiet) as progress:

@@ -33,7 +33,7 @@ from spann.config import SearchParams
 from spann.errors import InputError
 from spann.tune.evaluate import costs
 from spann.types import Array, SearchResult
-from spann.vectors import check_results_path, open_source, write_results
+from spann.vectors import check_results_path, open_queries, write_results
 from spann.vectors.sinks import WRITERS
 
 _STREAM = Path("-")
@@ -96,7 +96,8 @@ def search(
 ) -> None:
     """Find the K nearest neighbours in INDEX of each vector in QUERIES.
 
-    Distances are Euclidean for l2, 1 - cos for cosine, and the inner product for ip. QUERIES - reads JSON lines from
+    Distances are Euclidean for l2, 1 - cos for cosine, and the inner product for ip. QUERIES is a file, or the folder
+    of a VectorDBBench data set, of which its test.parquet is read. QUERIES - reads JSON lines from
     standard input, each an array of numbers or an object with one under "vector", and answers each in a line, as they
     come.
     """
@@ -114,7 +115,7 @@ def search(
         if queries == _STREAM:
             _answer(opened, sys.stdin.buffer, k, how, max_rows)
             return
-        with open_source(queries, max_rows=max_rows) as source:
+        with open_queries(queries, max_rows=max_rows) as source:
             vectors = source.read(0, source.count)
             if explain:
                 _explain(opened, vectors, k, params, target_recall, as_json)

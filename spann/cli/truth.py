@@ -20,7 +20,7 @@ from spann.cli.options import (
 )
 from spann.cli.progress import progress_report
 from spann.tune import exact_search
-from spann.vectors import open_source, write_truth
+from spann.vectors import open_queries, open_source, write_truth
 from spann.vectors.sinks import check_path
 
 
@@ -52,7 +52,8 @@ def truth(
     check_path(output, (".ibin", ".npz"))
     names = given_ids(ids, max_rows)
     start = time.perf_counter()
-    with open_source(base, max_rows=max_rows) as source, open_source(queries) as asked:
+    with open_source(base, max_rows=max_rows) as source, open_queries(queries) as asked:
+        names = names or source.own_ids()
         if names is not None:
             named = names.of(source)
         vectors = asked.read(0, asked.count)

@@ -77,7 +77,7 @@ def tune(
         opened = spann.open(index, memory_budget="none")
     else:
         with progress_report(quiet, progress_form) as progress:
-            source = None if queries is None else spann.vectors.open_source(queries, max_rows=max_rows)
+            source = None if queries is None else spann.vectors.open_queries(queries, max_rows=max_rows)
             opened = spann.calibrate(index, source, base=base, count=count, threads=threads, progress=progress)
     seconds = time.perf_counter() - start
     with opened:

@@ -2,7 +2,7 @@
 
 from spann.vectors.checks import check_finite, check_lengths, check_nonzero
 from spann.vectors.conversion import convert
-from spann.vectors.formats import open_source
+from spann.vectors.formats import open_queries, open_source
 from spann.vectors.ids import GivenIds, IdList, as_ids, read_ids
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results
@@ -21,6 +21,7 @@ __all__ = [
     "check_nonzero",
     "check_results_path",
     "convert",
+    "open_queries",
     "open_source",
     "read_ids",
     "read_truth",

@@ -46,7 +46,8 @@ def convert(
 ) -> None:
     """Writes all vectors of `source` to `path` in the format of its extension, replacing what was there.
 
-    `ids` (count,), an array or the path of a file, go into a column `id`, which only ``.parquet`` has.
+    `ids` (count,), an array or the path of a file, go into a column `id`, which only ``.parquet`` has;
+    those that come with the vectors do so by themselves.
 
     Elements become `dtype`, by default their own type where the format has it, else the format's. float32 may lose
     digits as float16, but nothing becomes infinite; what an integer type cannot hold is refused, naming its row.
@@ -59,7 +60,9 @@ def convert(
     if wanted not in known:
         raise InputError(f"{path}: {path.suffix} cannot hold {wanted}; it holds {', '.join(known)}")
     names = as_ids(ids)
-    if names is not None and path.suffix.lower() not in WITH_IDS:
+    if path.suffix.lower() in WITH_IDS:
+        names = names or source.own_ids()
+    elif names is not None:
         raise InputError(f"{path}: {path.suffix} cannot hold ids; {' '.join(WITH_IDS)} can")
     named = None if names is None else names.of(source)
     write = _WRITERS[path.suffix.lower()]

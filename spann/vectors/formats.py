@@ -7,7 +7,8 @@
 ``.h5 .hdf5``                      HDF5 (h5py): dataset "train", or the only 2-D one, or FILE#DATASET
 ``.parquet``                       Parquet (pyarrow): the list column "vector", "embedding" or "emb", the only one, or
                                    FILE#COLUMN
-a directory                        one Zarr array, format 2 or 3
+a directory                        one Zarr array, format 2 or 3; or a data set of VectorDBBench, of which the vectors
+                                   to search are meant (`spann.vectors.data_set`)
 =================================  ==================================================================================
 
 All numbers are little endian. Sizes are compared with headers before anything is allocated.
@@ -28,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from spann.errors import InputError
+from spann.vectors import data_set
 from spann.vectors.containers import CONTAINERS, library_of, split_part
 from spann.vectors.files import PREFIX, FileSource, RowFile, is_directory
 from spann.vectors.sources import ArraySource, VectorSource, check_dim, usable_rows, vector_dtype
@@ -90,6 +92,15 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
     return ArraySource(array, max_rows=max_rows, name=name)
 
 
+def open_queries(obj: object, *, max_rows: int | None = None, name: str | None = None) -> VectorSource:
+    """`open_source` of queries: of a folder that is a data set (`spann.vectors.data_set`), those it has."""
+    if isinstance(obj, str | os.PathLike):
+        path = Path(os.fsdecode(obj))
+        if path.is_dir() and data_set.is_data_set(path):
+            return data_set.open_queries(path, max_rows=max_rows, name=str(path) if name is None else name)
+    return open_source(obj, max_rows=max_rows, name=name)
+
+
 def _is_zarr(obj: object) -> bool:
     """Whether `obj` is a Zarr node. Asked of the loaded module: importing zarr takes longer than most commands."""
     zarr = sys.modules.get("zarr")
@@ -106,6 +117,8 @@ def _open_path(path: Path, max_rows: int | None, name: str) -> VectorSource:
     if file_name.suffix.lower() in CONTAINERS and not is_directory(file_name, name):
         return _open_container(file_name, part, max_rows, name)
     if is_directory(path, name):
+        if data_set.is_data_set(path):
+            return data_set.open_base(path, max_rows=max_rows, name=name)
         from spann.vectors.zarr_source import open_zarr
 
         return open_zarr(path, max_rows=max_rows, name=name)
@@ -146,7 +159,8 @@ def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], FileSourc
 
 
 def _known() -> str:
-    return f"vectors come from {' '.join([*_BIN_TYPES, *_VECS_TYPES, '.npy', *CONTAINERS])} files and Zarr directories"
+    files = " ".join([*_BIN_TYPES, *_VECS_TYPES, ".npy", *CONTAINERS])
+    return f"vectors come from {files} files, Zarr directories and folders of VectorDBBench"
 
 
 def _open_bin(file: RowFile, dtype: np.dtype[Any], max_rows: int | None) -> FileSource:

@@ -4,6 +4,7 @@
 ``.npy``           NumPy's own, 1-D
 ``.h5 .hdf5``      HDF5 (h5py): the dataset "ids" or "id", or the only 1-D one of integers, or FILE#DATASET
 ``.parquet``       Parquet (pyarrow): the column "id" or "ids", or the only one of integers, or FILE#COLUMN
+a directory        a data set of VectorDBBench (`spann.vectors.data_set`): those of its vectors
 =================  ====================================================================================================
 """
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from spann.errors import InputError, StorageError
 from spann.types import Array
+from spann.vectors import data_set
 from spann.vectors.containers import CONTAINERS, library_of, split_part
 from spann.vectors.files import is_directory
 from spann.vectors.sources import VectorSource
@@ -89,6 +91,8 @@ def read_ids(path: str | os.PathLike[str]) -> IdList:
     file, part = split_part(path)
     suffix = file.suffix.lower()
     if is_directory(file, str(path)):
+        if data_set.is_data_set(file):
+            return data_set.read_base_ids(file, str(path))
         raise InputError(f"{path} is a directory: ids come from a file")
     if suffix == ".npy":
         return _read_npy(file)

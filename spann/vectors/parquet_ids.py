@@ -22,6 +22,30 @@ def read_parquet_ids(paths: Sequence[Path], column: str, name: str) -> IdList:
     return IdList(np.concatenate([part.values for part in parts]), f"column {column!r} of {name}")
 
 
+def read_neighbors(path: Path, column: str, ids: str) -> tuple[Array, Array | None]:
+    """The lists of ids in `column`, (rows, longest) int64 with -1 after shorter ones, and the column `ids` if there."""
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            kind = schema.field(column).type if column in schema.names else None
+            if kind is None or not hasattr(kind, "value_type"):
+                raise InputError(f"{path} has no list column {column!r}; it has {', '.join(schema.names)}")
+            check_id_type(kind.value_type, f"column {column!r} of {path}")
+            table = file.read(columns=[column]).column(0)
+    except pa.ArrowException as error:
+        raise InputError(f"{path} is not a Parquet file that can be read: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    lists = table.combine_chunks().cast(pa.large_list(kind.value_type))
+    values = lists.flatten()
+    if lists.null_count or values.null_count:
+        raise InputError(f"column {column!r} of {path} has nulls: every query needs its neighbours")
+    lengths = lists.value_lengths().to_numpy()
+    found = np.full((len(lengths), int(lengths.max(initial=0))), -1, np.int64)
+    found[np.arange(found.shape[1]) < lengths[:, None]] = values.to_numpy()
+    return found, _read(path, ids).values if ids in schema.names else None
+
+
 def _read(path: Path, column: str) -> IdList:
     try:
         with pq.ParquetFile(path) as file:

@@ -6,7 +6,7 @@ import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array, element_type
 from spann.vectors import paging
+
+if TYPE_CHECKING:
+    from spann.vectors.ids import IdList
 
 
 def vector_dtype(dtype: Any, name: str) -> np.dtype[Any]:
@@ -104,6 +107,10 @@ class VectorSource(ABC):
         if rows_per_block < 1:
             raise InputError(f"rows_per_block {rows_per_block} for {self.name} is too small: it must be at least 1")
         return self._blocks(rows_per_block)
+
+    def own_ids(self) -> IdList | None:
+        """Ids that come with the vectors (`spann.vectors.data_set`); None where only other files may hold them."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - arrays hold nothing to let go of
         """Let go of the file, if there is one; no other method may be called during or after this."""

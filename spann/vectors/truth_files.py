@@ -15,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from spann.errors import InputError, StorageError
+from spann.errors import InputError, MissingError, StorageError
 from spann.types import MAX_K, Array
-from spann.vectors.files import RowFile, is_directory
+from spann.vectors import data_set
+from spann.vectors.containers import library_of
+from spann.vectors.files import RowFile, is_directory, look_up
 from spann.vectors.formats import BIN_HEADER, open_vecs, read_npy_header
 from spann.vectors.sinks import Distances, Ids, Writer, write_ibin, write_npz, write_table
 
 _WRITERS: dict[str, Writer] = {".ibin": write_ibin, ".npz": write_npz}
-_READABLE = (".ibin", ".ivecs", ".npz")
+_READABLE = (".ibin", ".ivecs", ".npz", ".parquet")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +46,29 @@ def write_truth(path: str | os.PathLike[str], ids: Ids, distances: Distances) ->
 
 
 def read_truth(path: str | os.PathLike[str]) -> Truth:
-    """Read ground truth: ``.ibin`` with or without distances, ``.ivecs`` (ids only), ``.npz`` as `write_truth` makes.
+    """Read ground truth: ``.ibin`` with or without distances, ``.ivecs`` (ids only), ``.npz`` as `write_truth` makes,
+    ``.parquet`` with a list column ``neighbors_id``, or the folder of a data set that has such a file
+    (`spann.vectors.data_set`), in the order of its queries.
 
     Raises `MissingError` if there is no such file, `InputError` if it is of another format, has a size that its header
     contradicts, no queries, or an id below -1; `StorageError` for a failed read.
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    found = look_up(path, str(path))
+    if found is not None and is_directory(path, str(path)):
+        if not data_set.is_data_set(path):
+            raise InputError(f"{path} is a directory: ground truth is a file")
+        truth = _of_data_set(path)
+        _check_ids(truth.ids, str(path))
+        return truth
     if suffix not in _READABLE:
         raise InputError(f"{path}: extension {suffix!r} is unknown; ground truth is one of {' '.join(_READABLE)}")
-    if is_directory(path, str(path)):
-        raise InputError(f"{path} is a directory: ground truth is a file")
-    if suffix == ".npz":
+    if found is None:
+        raise MissingError(f"{path} does not exist")
+    if suffix == ".parquet":
+        truth = Truth(_read_parquet(path)[0], None)
+    elif suffix == ".npz":
         truth = _read_npz(path)
     else:
         file = RowFile(path, str(path))
@@ -116,6 +129,33 @@ def _read_npz(path: Path) -> Truth:
     return Truth(
         ids.astype(np.int64, order="C"), None if distances is None else distances.astype(np.float32, order="C")
     )
+
+
+def _read_parquet(path: Path) -> tuple[Ids, Ids | None]:
+    """Neighbours, and the ids of the queries that they are of, if they are told."""
+    if look_up(path, str(path)) is None:
+        raise MissingError(f"{path} does not exist")
+    with library_of(".parquet", str(path)):
+        from spann.vectors.parquet_ids import read_neighbors
+
+        neighbors, queries = read_neighbors(path, data_set.NEAREST, data_set.ID)
+    _check_queries(len(neighbors), str(path))
+    _check_k(neighbors.shape[1], str(path))
+    return neighbors, queries
+
+
+def _of_data_set(path: Path) -> Truth:
+    file = path / data_set.NEIGHBORS
+    neighbors, named = _read_parquet(file)
+    asked = None if named is None else data_set.read_query_ids(path)
+    if named is None or asked is None or np.array_equal(named, asked):
+        return Truth(neighbors, None)
+    order, wanted = np.argsort(named, kind="stable"), np.argsort(asked, kind="stable")
+    if not np.array_equal(named[order], asked[wanted]):
+        raise InputError(f"{file} has the neighbours of other queries than those in {data_set.QUERIES}, by their ids")
+    rows = np.empty(len(order), np.int64)
+    rows[wanted] = order
+    return Truth(neighbors[rows], None)
 
 
 def _has(archive: zipfile.ZipFile, name: str) -> bool:

@@ -21,7 +21,10 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup")
 def open_zarr(path: Path, *, max_rows: int | None, name: str) -> ZarrSource:
     """The Zarr array in the directory `path`, format 2 or 3."""
     if not any((path / file).is_file() for file in _METADATA):
-        raise InputError(f"{name} is a directory but not a Zarr array: it has none of {' '.join(_METADATA)}")
+        raise InputError(
+            f"{name} is a directory but not a Zarr array: it has none of {' '.join(_METADATA)}; nor is it a data set "
+            "of VectorDBBench, with files like train.parquet"
+        )
     try:
         node = zarr.open(str(path), mode="r")
     except PermissionError as error:

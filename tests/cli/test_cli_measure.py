@@ -173,3 +173,35 @@ def test_presets_are_valid(file: Path) -> None:
     tables["build"].pop("metric", None)
     BuildParams().with_(**tables["build"])
     SearchParams().with_(**tables["search"])
+
+
+def test_a_folder_of_vectordbbench_serves_every_command(run: Run, data: Path, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    base, queries, folder = np.load(data / "base.npy"), np.load(data / "queries.npy"), tmp_path / "set"
+    folder.mkdir()
+    ids = np.random.default_rng(0).permutation(3000) + 7
+
+    def lists(x: np.ndarray) -> object:
+        return pa.array(x.tolist(), pa.list_(pa.from_numpy_dtype(x.dtype)))
+
+    for number in range(2):
+        rows = slice(1500 * number, 1500 * (number + 1))
+        table = pa.table({"id": ids[rows], "emb": lists(base[rows])})
+        pq.write_table(table, folder / f"shuffle_train-{number:02d}-of-2.parquet")
+    pq.write_table(pa.table({"id": np.arange(20), "emb": lists(queries)}), folder / "test.parquet")
+    known = ids[read_truth(data / "truth.ibin").ids]
+    pq.write_table(pa.table({"id": np.arange(20), "neighbors_id": lists(known)}), folder / "neighbors.parquet")
+    index = tmp_path / "i"
+    for args in (
+        ("plan", folder),
+        ("build", folder, index, "-q"),
+        ("search", index, folder, "-k", 10, "--max-postings", 1000, "-o", tmp_path / "r.npz"),
+        ("truth", folder, folder, "-k", 10, "-o", tmp_path / "t.npz", "-q"),
+    ):
+        result = run(*args)
+        assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.load(tmp_path / "r.npz")["ids"], known)
+    np.testing.assert_array_equal(np.load(tmp_path / "t.npz")["ids"], known)
+    result = run("eval", index, folder, folder, "--max-postings", 1000, "--json", "-q")
+    assert json.loads(result.stdout)["runs"][0]["recall"] == 1.0

@@ -1,0 +1,109 @@
+"""Data sets of VectorDBBench: a folder of Parquet files that holds vectors, queries and their exact neighbours.
+
+=============================================  ========================================================================
+``train.parquet``, or ``shuffle_train``, or    the vectors to search: ``id``, ``emb`` (a list of numbers); in parts, all
+parts as ``train-00-of-10.parquet``            of them must be there, and are read in their order
+``test.parquet``                               the queries: ``id``, ``emb``
+``neighbors.parquet``                          for each query, ``id``, its nearest vectors by id, ``neighbors_id``
+=============================================  ========================================================================
+
+Neighbours are told by id, and the rows of ``shuffle_train`` are not in the order of their ids: so the vectors go by
+``id`` unless other ids are given. Some of these data sets hold float64, which becomes float32.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spann.errors import InputError, StorageError
+from spann.types import Array
+from spann.vectors.containers import library_of
+from spann.vectors.sources import VectorSource
+
+if TYPE_CHECKING:
+    from spann.vectors.ids import IdList
+
+BASES = ("train", "shuffle_train")
+"""Names of the vectors to search; where there are both, the same vectors in another order, the first is taken."""
+
+QUERIES, NEIGHBORS = "test.parquet", "neighbors.parquet"
+ID, VECTOR, NEAREST = "id", "emb", "neighbors_id"
+"""Names of the columns."""
+
+_PART = re.compile(rf"({'|'.join(BASES)})(?:-(\d+)-of-(\d+))?\.parquet")
+
+
+def is_data_set(path: Path) -> bool:
+    """Whether `path`, a directory, holds any file of such a data set."""
+    return any(name in (QUERIES, NEIGHBORS) or _PART.fullmatch(name) for name in _names(path))
+
+
+def base_parts(path: Path, name: str) -> list[Path]:
+    """The files of the vectors to search, in order; `InputError` where one is missing or which ones is not clear."""
+    found = [match for file in _names(path) if (match := _PART.fullmatch(file))]
+    base = next((base for base in BASES if any(match[1] == base for match in found)), None)
+    if base is None:
+        raise InputError(f"{name} has no vectors to search: neither {' nor '.join(f'{b}.parquet' for b in BASES)}")
+    found = [match for match in found if match[1] == base]
+    totals = {match[3] for match in found}
+    if len(totals) > 1:
+        raise InputError(f"{name} has both {found[0][0]} and {_other(found)}: which ones belong together is not clear")
+    if totals == {None}:
+        return [path / found[0][0]]
+    total = int(totals.pop())
+    parts = {int(match[2]): path / match[0] for match in found}
+    missing = [number for number in range(total) if number not in parts]
+    if missing or len(parts) != total:
+        lacks = f"{base}-{missing[0]:02d}-of-{total}.parquet" if missing else "one of the right number"
+        raise InputError(f"{name} holds {len(parts)} of the {total} parts of {base}: {lacks} is missing")
+    return [parts[number] for number in range(total)]
+
+
+def open_base(path: Path, *, max_rows: int | None, name: str) -> VectorSource:
+    """The vectors to search, all parts as one; their `own_ids` are those of the data set."""
+    return _open(base_parts(path, name), max_rows=max_rows, name=name)
+
+
+def open_queries(path: Path, *, max_rows: int | None, name: str) -> VectorSource:
+    """The queries."""
+    return _open([path / QUERIES], max_rows=max_rows, name=f"{name}/{QUERIES}")
+
+
+def read_base_ids(path: Path, name: str) -> IdList:
+    """The ids of the vectors to search."""
+    parts = base_parts(path, name)
+    with library_of(".parquet", name):
+        from spann.vectors.parquet_ids import read_parquet_ids
+
+        return read_parquet_ids(parts, ID, name)
+
+
+def read_query_ids(path: Path) -> Array | None:
+    """The ids of the queries, None where the data set does not tell them."""
+    file = path / QUERIES
+    if not file.exists():
+        return None
+    with library_of(".parquet", str(file)):
+        from spann.vectors.parquet_ids import read_parquet_ids
+
+        return read_parquet_ids([file], ID, str(file)).values
+
+
+def _open(paths: list[Path], *, max_rows: int | None, name: str) -> VectorSource:
+    with library_of(".parquet", name):
+        from spann.vectors.parquet_source import open_parts
+
+        return open_parts(paths, VECTOR, ID, max_rows=max_rows, name=name)
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return sorted(file.name for file in path.iterdir())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be listed: {error.strerror}") from error
+
+
+def _other(found: list[re.Match[str]]) -> str:
+    return next(match[0] for match in found if match[3] != found[0][3])
