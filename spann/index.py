@@ -15,7 +15,7 @@ from spann._version import __version__
 from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.errors import InputError
-from spann.search import Engine, iterate, search_range, verify_index
+from spann.search import Engine, Within, iterate, search_range, search_within, verify_index
 from spann.storage import IndexReader, Problem
 from spann.tune import Calibration, Explanation, explain
 from spann.types import Array, Metric, Progress, RangeResult, SearchResult
@@ -51,6 +51,8 @@ class Index:
         params: SearchParams | None = None,
         *,
         target_recall: float | None = None,
+        radius: float | None = None,
+        inner: float | None = None,
         threads: int | None = None,
         in_flight: int | None = None,
         order: str = "auto",
@@ -61,24 +63,28 @@ class Index:
         said by `params`; without either, the target is 0.95 where the index is calibrated.
 
         `queries` is (nq, dim), or (dim,) for one query, of the index's dtype. Distances are in the metric's own unit:
-        Euclidean for l2, 1 - cos for cosine, the inner product for ip. Fewer than k vectors come back only where the
-        index has fewer: then id -1. `threads` defaults to the processors this process may use; each works on
-        `in_flight` queries at once (by default 8, where there are as many), so that the disk is busy while it computes:
-        1 gives the lowest latency, more the highest throughput. `order` is how a batch is worked off: "query",
-        "posting" (each posting and page read once for all queries that want it; same results), or "auto" by the size of
-        the batch.
+        Euclidean for l2, 1 - cos for cosine, the inner product for ip. With `radius`, only vectors at most so far away
+        count (under ip: of product at least `radius`), with `inner` only those farther than that (under ip: of smaller
+        product), as in `search_range`. Fewer than k vectors come back only where there are fewer: then id -1 and
+        distance inf (-inf for ip) in the places left over.
+
+        `threads` defaults to the processors this process may use; each works on `in_flight` queries at once (by default
+        8, where there are as many), so that the disk is busy while it computes: 1 gives the lowest latency, more the
+        highest throughput. `order` is how a batch is worked off: "query", "posting" (each posting and page read once
+        for all queries that want it; same results), or "auto" by the size of the batch.
 
         Raises `InputError` for queries or parameters that cannot be used, `CorruptionError` when a posting's checksum
         does not match, `StorageError` when the system refuses a read.
         """
-        return self._engine.search(
-            _batch(queries),
-            k,
-            self._setting(k, params, target_recall),
-            threads=threads,
-            in_flight=in_flight,
-            order=order,
-        )
+
+        def search(some: Array, k: int) -> SearchResult:
+            setting = self._setting(k, params, target_recall)
+            return self._engine.search(some, k, setting, threads=threads, in_flight=in_flight, order=order)
+
+        if radius is None and inner is None:
+            return search(_batch(queries), k)
+        within = Within.checked(radius, inner, self.metric is Metric.IP)
+        return search_within(search, _batch(queries), k, within, self.count)
 
     async def search_async(self, queries: Array, k: int = 10, **options: Any) -> SearchResult:
         """`search` on a thread of its own, so that the event loop of a server goes on."""
@@ -105,9 +111,8 @@ class Index:
         def search(some: Array, k: int) -> SearchResult:
             return self._engine.search(some, k, self._setting(k, params, target_recall), threads=threads)
 
-        if not np.isfinite(radius) or (inner is not None and not np.isfinite(inner)):
-            raise InputError(f"radius is {radius!r} and inner {inner!r}; they must be finite")
-        return search_range(search, _batch(queries), radius, inner, self.metric is Metric.IP, self.count)
+        within = Within.checked(radius, inner, self.metric is Metric.IP)
+        return search_range(search, _batch(queries), within, self.count)
 
     def iterate(
         self,

@@ -91,7 +91,7 @@ and centroids scored."""
 class SearchResult:
     """Neighbours of a batch of queries.
 
-    - ``ids`` (nq, k) int64, nearest first; -1 where fewer than k vectors exist.
+    - ``ids`` (nq, k) int64, nearest first; -1 where fewer than k vectors exist, or are within the limits given.
     - ``distances`` (nq, k) float32 in the metric's own unit: Euclidean distance for l2, 1 - cos for cosine, the inner
       product for ip (largest first); inf (-inf for ip) where the id is -1.
     - ``stats`` (nq,) records of `QUERY_STATS`.

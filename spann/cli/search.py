@@ -61,6 +61,19 @@ _READ_BYTES = 1 << 20
     help="Share of the true neighbours to find: decides the settings below. Default: 0.95 where the index is "
     "calibrated and no setting is given.",
 )
+@click.option(
+    "--radius",
+    type=float,
+    metavar="X",
+    help="Only neighbours at most X from the query, in the unit of the metric; under ip, of product at least X. "
+    "Default: however far.",
+)
+@click.option(
+    "--inner",
+    type=float,
+    metavar="X",
+    help="Only neighbours farther than X from the query; under ip, of product less than X. Default: however near.",
+)
 @click.option("--explain", is_flag=True, help="Say what each query did, stage by stage, and why. Default: do not.")
 @click.option(
     "--max-postings", type=int, metavar="N", help="Postings that one query may score. Default: 64, with codes 128."
@@ -82,6 +95,8 @@ def search(
     k: int,
     output: Path | None,
     target_recall: float | None,
+    radius: float | None,
+    inner: float | None,
     explain: bool,
     io: str,
     memory_budget: str,
@@ -112,6 +127,7 @@ def search(
     params = _given(config, target_recall, options)
     with spann.open(index, io=io, memory_budget=memory_budget, check=not no_check) as opened:
         how: dict[str, Any] = {"params": params, "target_recall": target_recall, "threads": threads}
+        how |= {"radius": radius, "inner": inner}
         if queries == _STREAM:
             _answer(opened, sys.stdin.buffer, k, how, max_rows)
             return

@@ -2,10 +2,20 @@
 
 from spann.search.budget import available_memory
 from spann.search.engine import IO_MODES, Engine
-from spann.search.extent import iterate, search_range
+from spann.search.extent import Within, iterate, search_range, search_within
 from spann.search.verify import verify_index
 
 STAGES = ("navigate", "prune", "fetch", "score", "collect")
 """What one query goes through."""
 
-__all__ = ["IO_MODES", "STAGES", "Engine", "available_memory", "iterate", "search_range", "verify_index"]
+__all__ = [
+    "IO_MODES",
+    "STAGES",
+    "Engine",
+    "Within",
+    "available_memory",
+    "iterate",
+    "search_range",
+    "search_within",
+    "verify_index",
+]

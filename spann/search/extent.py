@@ -1,6 +1,6 @@
-"""Searches whose number of results is not known before: all within a radius, or one after the other.
+"""Searches whose number of results is not known before: within limits of distance, or one after the other.
 
-Both ask for k neighbours and, where that was not enough, for more: as k grows by a factor, all that was asked before
+They ask for k neighbours and, where that was not enough, for more: as k grows by a factor, all that was asked before
 costs less than the last search. A continuation inside the native search would save that part, at the price of queries
 that keep their state between calls.
 """
@@ -8,11 +8,13 @@ that keep their state between calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.types import MAX_K, Array, RangeResult, SearchResult
+from spann.errors import InputError
+from spann.types import MAX_K, QUERY_STATS, Array, RangeResult, SearchResult
 
 Search = Callable[[Array, int], SearchResult]
 
@@ -20,23 +22,73 @@ FIRST, GROWTH = 16, 4
 """Neighbours asked for first, and how many times as many then."""
 
 
-def search_range(
-    search: Search, queries: Array, radius: float, inner: float | None, largest_first: bool, count: int
-) -> RangeResult:
-    """All of `count` vectors at most `radius` (and farther than `inner`) from each of `queries` (nq, dim), as far as
-    `search` finds them; with `largest_first`, of products, at least `radius` (and less than `inner`)."""
-    sign = -1.0 if largest_first else 1.0
+@dataclass(frozen=True)
+class Within:
+    """Which distances count: at most ``radius`` and more than ``inner``; of products (`largest_first`) at least the one
+    and less than the other. None is no limit."""
+
+    radius: float | None
+    inner: float | None
+    largest_first: bool
+
+    @classmethod
+    def checked(cls, radius: float | None, inner: float | None, largest_first: bool) -> Within:
+        """`InputError` for limits that are not finite, or between which nothing can be."""
+        if not all(limit is None or np.isfinite(limit) for limit in (radius, inner)):
+            raise InputError(f"radius is {radius!r} and inner {inner!r}; they must be finite")
+        if radius is not None and inner is not None and (inner <= radius if largest_first else inner >= radius):
+            order = "products from radius up to inner" if largest_first else "distances from inner up to radius"
+            raise InputError(f"radius is {radius!r} and inner {inner!r}; nothing can be there, for {order} are wanted")
+        return cls(radius, inner, largest_first)
+
+    def near(self, found: SearchResult) -> NDArray[np.bool_]:
+        """Which places (nq, k) hold a vector within the radius."""
+        if self.radius is None:
+            return found.ids >= 0
+        key = found.distances
+        return (found.ids >= 0) & (key >= self.radius if self.largest_first else key <= self.radius)
+
+    def beyond(self, found: SearchResult) -> NDArray[np.bool_]:
+        """Which places (nq, k) are farther than inner."""
+        if self.inner is None:
+            return np.ones(found.ids.shape, bool)
+        return found.distances < self.inner if self.largest_first else found.distances > self.inner
+
+
+def search_within(search: Search, queries: Array, k: int, within: Within, count: int) -> SearchResult:
+    """The `k` nearest of those of `count` vectors that are `within`, as far as `search` finds them; id -1 where there
+    are fewer. Only `inner` makes it search more than once."""
+    first = search(queries, k)
+    shape, worst = first.ids.shape, -np.inf if within.largest_first else np.inf
+    out = SearchResult(np.full(shape, -1, np.int64), np.full(shape, worst, np.float32), first.stats.copy())
+    pending, found, wide = np.arange(len(queries)), first, k
+    while True:
+        near = within.near(found)
+        fits = near & within.beyond(found)
+        done = (fits.sum(axis=1) >= k) | ~near.all(axis=1) | (wide >= min(count, MAX_K))
+        places = np.argsort(~fits[done], axis=1, kind="stable")[:, :k]
+        here = np.take_along_axis(fits[done], places, axis=1)
+        for kept, of in ((out.ids, found.ids), (out.distances, found.distances)):
+            kept[pending[done]] = np.where(here, np.take_along_axis(of[done], places, axis=1), kept[pending[done]])
+        pending, wide = pending[~done], min(wide * GROWTH, count, MAX_K)
+        if not len(pending):
+            return out
+        found = search(queries[pending], wide)
+        for name in QUERY_STATS.names or ():
+            out.stats[name][pending] += found.stats[name]
+
+
+def search_range(search: Search, queries: Array, within: Within, count: int) -> RangeResult:
+    """All of `count` vectors that are `within`, of each of `queries` (nq, dim), as far as `search` finds them."""
     found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [
         (np.empty(0, np.int64), np.empty(0, np.float32))
     ] * len(queries)
     pending, k = np.arange(len(queries)), min(FIRST, count)
     while len(pending):
         result = search(queries[pending], k)
-        key = sign * result.distances
-        near = (result.ids >= 0) & (key <= sign * radius)
+        near = within.near(result)
         more = near.all(axis=1) & (k < min(count, MAX_K))
-        if inner is not None:
-            near &= key > sign * inner
+        near &= within.beyond(result)
         for i in np.flatnonzero(~more):
             found[pending[i]] = result.ids[i][near[i]], result.distances[i][near[i]]
         pending, k = pending[more], min(k * GROWTH, count, MAX_K)

@@ -72,6 +72,27 @@ def test_fewer_vectors_than_k(run: Run, data: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.sort(stored["ids"], axis=1), [[-1, -1, 0, 1, 2]] * 20)
 
 
+def test_limits_of_distance(run: Run, refused: Refused, data: Path, tmp_path: Path) -> None:
+    args = ("search", data / "index.spann", data / "queries.npy", "-k", 5, "--max-postings", 1000)
+    expected, distances = exact_neighbours(np.load(data / "base.npy"), np.load(data / "queries.npy"), 20)
+    radius, inner = float(distances[0, 9:11].mean()), float(distances[0, 2:4].mean())
+    result = run(*args, "--radius", radius, "--inner", inner, "-o", tmp_path / "r.npz")
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "r.npz") as stored:
+        np.testing.assert_array_equal(stored["ids"][0], expected[0, 3:8])
+        inside = stored["distances"][stored["ids"] >= 0]
+        assert ((inside > inner) & (inside <= radius)).all()
+        assert np.isinf(stored["distances"][stored["ids"] < 0]).all()
+    lines = run(*args, "--radius", radius, "-o", "-").stdout.splitlines()
+    assert json.loads(lines[0])["ids"] == expected[0, :5].tolist()
+    asked = json.dumps(np.load(data / "queries.npy")[0].tolist())
+    words = ["search", str(data / "index.spann"), "-", "-k", "20", "--radius", str(radius), "-o", "-"]
+    answered = CliRunner().invoke(cli, [*words, "--max-postings", "1000"], input=asked)
+    assert json.loads(answered.stdout)["ids"] == expected[0, :10].tolist()
+    assert "nothing can be there" in refused(2, *args, "--radius", 1, "--inner", 2, "-o", tmp_path / "x.npz")
+    assert "they must be finite" in refused(2, *args, "--radius", "nan", "-o", tmp_path / "x.npz")
+
+
 def test_search_refuses(refused: Refused, data: Path, tmp_path: Path) -> None:
     index, queries, out = data / "index.spann", data / "queries.npy", tmp_path / "r.npz"
     np.save(tmp_path / "narrow.npy", np.zeros((2, 3), np.float32))

@@ -77,10 +77,57 @@ def test_an_inner_radius_leaves_copies_out(index):
     assert itself.ids[0, 0] not in ring.ids
 
 
-def test_a_radius_must_be_finite(index):
-    for radius in (float("nan"), float("inf")):
+def test_limits_must_leave_something(index):
+    for limit in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(InputError, match="they must be finite"):
-            index.search_range(QUERIES, radius)
+            index.search_range(QUERIES, limit)
+        for limits in ({"radius": limit}, {"inner": limit}, {"radius": 1.0, "inner": limit}):
+            with pytest.raises(InputError, match="they must be finite"):
+                index.search(QUERIES, 5, **limits)
+    wrong = (2.0, 1.0) if index.metric is spann.Metric.IP else (1.0, 2.0)
+    for radius, inner in (wrong, (1.0, 1.0)):
+        with pytest.raises(InputError, match=f"radius is {radius} and inner {inner}; nothing can be there"):
+            index.search(QUERIES, 5, radius=radius, inner=inner)
+        with pytest.raises(InputError, match="nothing can be there"):
+            index.search_range(QUERIES, radius, inner=inner)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(30, None), (None, 30), (300, 30), (None, 2500), (4, 2)])
+def test_only_what_is_within_the_limits_is_found(index, outer, inner):
+    """Those between two ranks of the first query, against a search for everything."""
+    every = index.search(QUERIES, len(BASE), EVERYTHING)
+    limits = {
+        name: float(every.distances[0, rank])
+        for name, rank in (("radius", outer), ("inner", inner))
+        if rank is not None
+    }
+    for k in (1, 10, 50):
+        found = index.search(QUERIES, k, EVERYTHING, **limits)
+        assert found.ids.shape == found.distances.shape == (len(QUERIES), k)
+        for i in range(len(QUERIES)):
+            near = every.distances[i] if index.metric is not spann.Metric.IP else -every.distances[i]
+            sign = -1 if index.metric is spann.Metric.IP else 1
+            fits = (near <= sign * limits.get("radius", np.inf * sign)) & (
+                near > sign * limits.get("inner", -np.inf * sign)
+            )
+            expected = every.ids[i][fits][:k]
+            n = len(expected)
+            np.testing.assert_array_equal(found.ids[i, :n], expected)
+            np.testing.assert_array_equal(found.distances[i, :n], every.distances[i][fits][:k])
+            assert (found.ids[i, n:] == -1).all()
+            assert (found.distances[i, n:] == sign * np.inf).all()
+    assert found.stats["postings_scored"].min() > 0
+
+
+def test_nothing_within_the_limits_is_padding(index):
+    far = 1e30 if index.metric is spann.Metric.IP else -1.0
+    found = index.search(QUERIES, 3, radius=far)
+    assert (found.ids == -1).all()
+    assert np.isinf(found.distances).all()
+    assert found.columns()["id"].size == 0
+    more = index.search(QUERIES[0], len(BASE) + 5, EVERYTHING, inner=far)
+    assert (more.ids[0, -5:] == -1).all()
+    assert (more.ids[0, :-5] >= 0).all()
 
 
 def test_iteration_goes_on_to_the_last_vector(index, truth):
