@@ -54,7 +54,13 @@ from spann.vectors import open_queries, read_truth
 @config_option
 @max_rows_option("QUERIES")
 @json_option
-@click.option("--plot", type=FILE, metavar="FILE", help="Draw recall against QPS to a .png. Default: do not.")
+@click.option(
+    "--plot",
+    type=FILE,
+    metavar="FILE",
+    help="Draw recall against QPS, and against CPU time, pages, reads, codes and vectors scored of a query, to a .png. "
+    "Default: do not.",
+)
 @quiet_option
 def evaluate(
     index: Path,

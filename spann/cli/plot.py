@@ -1,4 +1,4 @@
-"""Drawings: recall against queries per second, and what an index looks like."""
+"""Drawings: recall against speed and cost, and what an index looks like."""
 
 from __future__ import annotations
 
@@ -19,28 +19,52 @@ def check_plot(path: Path) -> None:
         raise InputError("--plot needs matplotlib: pip install 'spann[plot]'")
 
 
+PANELS = {
+    "queries per second": "qps",
+    "CPU time of a query, us": "cpu_us",
+    "4 KiB pages read for a query": "pages_read",
+    "reads for a query": "reads",
+    "codes scored for a query": "estimates",
+    "vectors scored exactly for a query": "distances",
+}
+"""What is drawn against recall, and the entry of a run that says it; a cost that no run had is left out."""
+
+
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Draw what `spann.tune.evaluate` returned to the PNG file `path`, a line for each number of threads."""
+    """Draw what `spann.tune.evaluate` returned to the PNG file `path`."""
+    _save(curves(report), path)
+
+
+def curves(report: dict[str, Any]) -> Any:
+    """Recall against speed and against each cost of a query, a panel for each, in it a line for each number of threads:
+    a matplotlib Figure."""
     # Without pyplot, which would look for a display, and only here: it takes longer to import than most commands run.
     from matplotlib.figure import Figure
 
-    lines: dict[int, list[tuple[float, float, int]]] = defaultdict(list)
-    for run in report["runs"]:
-        settings = run["settings"]
-        lines[settings["threads"]].append((run["recall"], run["qps"], settings["max_postings"]))
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for threads, points in sorted(lines.items()):
-        recall, speed, _ = zip(*sorted(points), strict=True)
-        axes.plot(recall, speed, marker="o", label=f"{threads} thread{'s' if threads > 1 else ''}")
-        for x, y, postings in points:
-            axes.annotate(str(postings), (x, y), textcoords="offset points", xytext=(5, 5), fontsize="small")
-    axes.set_yscale("log")
-    axes.set_xlabel(f"recall@{report['runs'][0]['settings']['k']} (labels: postings read at most)")
-    axes.set_ylabel("queries per second")
-    axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend()
-    _save(figure, path)
+    lines: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for run in sorted(report["runs"], key=lambda run: run["recall"]):
+        lines[run["settings"]["threads"]].append({"qps": run["qps"], **run["per_query"], **run})
+    every = [run for runs in lines.values() for run in runs]
+    panels = {label: name for label, name in PANELS.items() if any(run[name] for run in every)}
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(10.5, 3.6 * rows), layout="constrained")
+    places = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes, (label, name) in zip(places, panels.items(), strict=False):
+        for threads, runs in sorted(lines.items()):
+            recall, value = [run["recall"] for run in runs], [run[name] for run in runs]
+            axes.plot(recall, value, marker="o", label=f"{threads} thread{'s' if threads > 1 else ''}")
+            for run, x, y in zip(runs, recall, value, strict=True):
+                label_of = str(run["settings"]["max_postings"] or "default")
+                axes.annotate(label_of, (x, y), textcoords="offset points", xytext=(5, 5), fontsize="small")
+        axes.set_yscale("log" if all(run[name] for run in every) else "linear")
+        axes.margins(0.1)
+        axes.set_ylabel(label)
+        axes.grid(visible=True, which="both", alpha=0.3)
+    for axes in places[len(panels) :]:
+        axes.remove()
+    figure.supxlabel(f"recall@{report['runs'][0]['settings']['k']} (labels: postings scored at most)")
+    places[0].legend()
+    return figure
 
 
 def draw_index(info: dict[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 
 import spann
+from spann.cli.plot import PANELS, curves
 from spann.config import BuildParams, SearchParams, load_toml
 from spann.testing import exact_neighbours
 from spann.tune.evaluate import PER_QUERY
@@ -98,6 +99,35 @@ def test_eval_json_and_plot(run: Run, data: Path, tmp_path: Path) -> None:
         assert one["qps"] > 0
         assert one["per_query"]["postings_read"] <= one["settings"]["max_postings"]
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_panel_for_speed_and_for_every_cost_there_was() -> None:
+    pytest.importorskip("matplotlib")
+    cost = {"pages_read": 18.0, "reads": 13.0, "estimates": 9000.0, "distances": 70.0}
+
+    def one(threads: int, postings: int | None, recall: float, factor: float, **rest: float) -> dict[str, object]:
+        return {
+            "settings": {"k": 10, "threads": threads, "max_postings": postings},
+            "recall": recall,
+            "qps": 1000 / factor,
+            "per_query": {"cpu_us": 50 * factor, **{name: value * factor for name, value in cost.items()}, **rest},
+        }
+
+    runs = [one(1, 32, 0.95, 2.0), one(2, 16, 0.9, 1.0), one(1, 16, 0.9, 1.0), one(1, None, 0.99, 4.0)]
+    panels = curves({"runs": runs}).axes
+    assert [axes.get_ylabel() for axes in panels] == list(PANELS)
+    for axes, first in zip(panels, (1000.0, 50.0, *cost.values()), strict=True):
+        lines = {line.get_label(): line for line in axes.get_lines()}
+        assert lines["1 thread"].get_xdata().tolist() == [0.9, 0.95, 0.99]
+        worse = [1, 0.5, 0.25] if first == 1000 else [1, 2, 4]
+        assert lines["1 thread"].get_ydata() == pytest.approx([first * times for times in worse])
+        assert lines["2 threads"].get_ydata() == pytest.approx([first])
+        assert [text.get_text() for text in axes.texts] == ["16", "32", "default", "16"]
+    # An index without codes in a process that has everything in memory.
+    bare = curves({"runs": [one(1, 8, 0.9, 1.0, estimates=0.0, pages_read=0.0, reads=0.0)]}).axes
+    assert [axes.get_ylabel() for axes in bare] == [
+        "queries per second", "CPU time of a query, us", "vectors scored exactly for a query"
+    ]  # fmt: skip
 
 
 def test_eval_table(run: Run, data: Path, tmp_path: Path) -> None:
