@@ -75,6 +75,15 @@ class Index:
 
         Raises `InputError` for queries or parameters that cannot be used, `CorruptionError` when a posting's checksum
         does not match, `StorageError` when the system refuses a read.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> ids, distances = index.search(np.float32([[7.1], [500.4]]), k=2)
+        >>> ids.tolist()
+        [[7, 8], [500, 501]]
+        >>> index.search(np.float32([[7.1]]), k=3, radius=1.0).ids.tolist()
+        [[7, 8, -1]]
         """
 
         def search(some: Array, k: int) -> SearchResult:
@@ -87,7 +96,15 @@ class Index:
         return search_within(search, _batch(queries), k, within, self.count)
 
     async def search_async(self, queries: Array, k: int = 10, **options: Any) -> SearchResult:
-        """`search` on a thread of its own, so that the event loop of a server goes on."""
+        """`search` on a thread of its own, so that the event loop of a server goes on.
+
+        >>> import asyncio
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> asyncio.run(index.search_async(np.float32([7.1]), k=2)).ids.tolist()
+        [[7, 8]]
+        """
         import asyncio  # 4 MB that a search itself has no use for
 
         return await asyncio.to_thread(self.search, queries, k, **options)
@@ -106,6 +123,16 @@ class Index:
         `radius`. `inner` leaves out those that are not farther (under ip: not of smaller product), as copies are.
 
         Other arguments and errors are those of `search`. At most a million for each query.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> found = index.search_range(np.float32([[7.1], [0.2]]), radius=2.0)
+        >>> ids, distances = found.of(0)
+        >>> ids.tolist()
+        [7, 8, 6, 9]
+        >>> index.search_range(np.float32([[7.1]]), radius=2.0, inner=1.0).ids.tolist()
+        [6, 9]
         """
 
         def search(some: Array, k: int) -> SearchResult:
@@ -123,7 +150,17 @@ class Index:
         target_recall: float | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Array]]:
         """Neighbours of one query (dim,), nearest first, as (ids, distances) of at least `batch` at a time, for as long
-        as more are wanted. One that only a wider search finds may be nearer than some before it."""
+        as more are wanted. One that only a wider search finds may be nearer than some before it.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> for ids, distances in index.iterate(np.float32([7.1]), batch=4):
+        ...     print(ids.tolist())
+        ...     if distances[-1] > 1.5:
+        ...         break
+        [7, 8, 6, 9]
+        """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be at least 1")
         row = np.asarray(query)
@@ -138,7 +175,17 @@ class Index:
         self, query: Array, k: int = 10, params: SearchParams | None = None, *, target_recall: float | None = None
     ) -> Explanation:
         """What a search for one query (dim,) does: postings considered, scored and read, why it stopped, reads and
-        times of its stages, and what the calibration predicted. Prints as a table; `to_json` for programs."""
+        times of its stages, and what the calibration predicted. Prints as a table; `to_json` for programs.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> print(index.explain(np.float32([7.1]), k=3))  # doctest: +ELLIPSIS
+        setting    max_postings 64, error_bound 1, rerank 100, k 3
+        navigate   ... centroids scored, ... us
+        postings   64 scored, ... of them read from disk; stopped: max_postings reached
+        ...
+        """
         setting = self._setting(k, params, target_recall)
         found = self._engine.search(_batch(query)[:1], k, setting, threads=1, in_flight=1)
         arrays = self._engine.arrays
@@ -150,6 +197,13 @@ class Index:
         of the calibration: the lower end of a confidence interval does.
 
         Raises `InputError` where the index has no calibration, or no setting reached that.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> index = spann.calibrate("line.spann", line[::3] + np.float32(0.3), base=line)
+        >>> index.params_for(0.9, k=10)  # doctest: +ELLIPSIS
+        SearchParams(max_postings=..., epsilon2=..., navigate=None, rerank=None, error_bound=...)
         """
         if self.calibration is None:
             raise InputError(
@@ -172,7 +226,15 @@ class Index:
         return self._engine.open_memory_bytes
 
     def info(self) -> dict[str, Any]:
-        """Counts, sizes, parameters and the distribution of posting lengths, ready for JSON."""
+        """Counts, sizes, parameters and the distribution of posting lengths, ready for JSON.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> about = index.info()
+        >>> about["count"], about["dim"], about["metric"]
+        (1000, 1, 'l2')
+        """
         about = self._reader.attributes
         arrays = self._engine.arrays
         length = arrays.length.astype(np.int64)
@@ -253,6 +315,13 @@ def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str =
     "none" keeps only what must be. Results do not depend on it. `check=False` skips the checksum of what is read (docs/
     BENCHMARKS.md has its cost). Raises `MissingError`, `FormatError`, `CorruptionError`, and `InputError` for a budget
     that is too small.
+
+    >>> import numpy as np, spann
+    >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+    >>> spann.build(line, "line.spann").close()
+    >>> with spann.open("line.spann", memory_budget="1MB") as index:
+    ...     print(index)
+    Index('line.spann', count=1000, dim=1, float32, l2)
     """
     reader = IndexReader.open(path)
     options = {"io": io, "memory_budget": memory_budget, "check": check}
@@ -295,6 +364,13 @@ def build(
     default half of the memory available), bounds the resident memory of the process. What cannot fit there or on the
     disk is refused before it starts: see `plan`. A build that was interrupted goes on where the same call finds it, and
     ends with the same bytes; `restart` begins anew. Raises `InputError`, `ExistsError`, `MissingError`, `StorageError`.
+
+    >>> import numpy as np, spann
+    >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+    >>> names = np.arange(1000) * 10 + 5
+    >>> with spann.build(line, "line.spann", ids=names, params=spann.BuildParams(seed=1)) as index:
+    ...     index.search(np.float32([[7.1]]), k=2).ids.tolist()
+    [[75, 85]]
     """
     source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
     try:
@@ -332,7 +408,15 @@ def append(
     They must be of the index's dtype and dimension. `ids` (count,), none of them in the index yet, are needed where it
     was built with ids; elsewhere rows are numbered on. Whoever has the index open goes on searching the generation that
     was opened. Whole or not at all; an append that was interrupted goes on where the same call finds it. The other
-    arguments and errors are those of `build`."""
+    arguments and errors are those of `build`.
+
+    >>> import numpy as np, spann
+    >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+    >>> spann.build(line, "line.spann").close()
+    >>> with spann.append("line.spann", line[:500] + 1000) as index:
+    ...     len(index), index.search(np.float32([1200.4]), k=2).ids.tolist()
+    (1500, [[1200, 1201]])
+    """
     source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
     try:
         append_index(
@@ -365,6 +449,13 @@ def calibrate(
     With `queries` (nq, dim), at most `count` (by default 1000) of them, the calibration holds for queries like those;
     without, for queries like the collection's own vectors. `base` gives the vectors of the collection where the index
     keeps them in postings only (no codes). Raises `InputError`, and as `append` does.
+
+    >>> import numpy as np, spann
+    >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+    >>> spann.build(line, "line.spann").close()
+    >>> with spann.calibrate("line.spann", line[::3] + np.float32(0.3), base=line) as index:
+    ...     index.search(np.float32([[7.1]]), k=2, target_recall=0.95).ids.tolist()
+    [[7, 8]]
     """
     with ExitStack() as closing:
 
@@ -394,7 +485,14 @@ def plan(
     memory_limit: int | str | None = None,
 ) -> Plan:
     """What `build` with the same arguments would take, from the counts of `vectors` alone: disk, temporary disk,
-    memory, time, and memory of the open index. Raises `InputError` where the memory limit cannot do."""
+    memory, time, and memory of the open index. Raises `InputError` where the memory limit cannot do.
+
+    >>> import numpy as np, spann
+    >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+    >>> found = spann.plan(line, memory_limit="1GiB")
+    >>> found.count, found.centroids, found.memory_bytes < found.memory_limit
+    (1000, 140, True)
+    """
     source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
     try:
         return plan_build(
@@ -417,6 +515,12 @@ def verify(path: str | Path, progress: Progress | None = None) -> list[Problem]:
     """Everything that is wrong with the index at `path`, by reading all of it; empty when nothing is.
 
     Raises `MissingError` when there is no index, `FormatError` when it cannot be read at all.
+
+    >>> import numpy as np, spann
+    >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+    >>> spann.build(line, "line.spann").close()
+    >>> spann.verify("line.spann")
+    []
     """
     reader = IndexReader.open(path)
     return verify_index(reader, None if progress is None else lambda done, total: progress("verify", done, total))

@@ -43,6 +43,17 @@ class KNeighborsTransformer:
     build_params, search_params : optional
         How the index is built and searched.
     threads : int, optional
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spann.neighbors import KNeighborsTransformer
+    >>> line = np.arange(100, dtype=np.float32)[:, None]  # sample i is [i]
+    >>> graph = KNeighborsTransformer(n_neighbors=2).fit_transform(line)
+    >>> graph.shape
+    (100, 100)
+    >>> graph[7].indices.tolist(), graph[7].data.tolist()
+    ([7, 6, 8], [0.0, 1.0, 1.0])
     """
 
     def __init__(

@@ -97,6 +97,14 @@ class SearchResult:
     - ``stats`` (nq,) records of `QUERY_STATS`.
 
     Unpacks as ``ids, distances = result``.
+
+    >>> import numpy as np, spann
+    >>> index = spann.build(np.arange(1000, dtype=np.float32)[:, None], "line.spann")
+    >>> result = index.search(np.float32([[7.1], [500.4]]), k=2)
+    >>> result.columns()["id"].tolist(), result.columns()["query"].tolist()
+    ([7, 8, 500, 501], [0, 0, 1, 1])
+    >>> float(result.stats["postings_scored"].mean())
+    64.0
     """
 
     ids: NDArray[np.int64]
@@ -113,11 +121,25 @@ class SearchResult:
         return {"query": query, "rank": rank, "id": found[0], "distance": found[1]}
 
     def to_pandas(self) -> Any:
-        """`columns` as a pandas.DataFrame. Needs pandas."""
+        """`columns` as a pandas.DataFrame. Needs pandas.
+
+        >>> import numpy as np, spann
+        >>> index = spann.build(np.arange(1000, dtype=np.float32)[:, None], "line.spann")
+        >>> index.search(np.float32([[7.25]]), k=2).to_pandas()
+           query  rank  id  distance
+        0      0     0   7      0.25
+        1      0     1   8      0.75
+        """
         return _pandas(self.columns())
 
     def to_arrow(self) -> Any:
-        """`columns` as a pyarrow.Table. Needs pyarrow."""
+        """`columns` as a pyarrow.Table. Needs pyarrow.
+
+        >>> import numpy as np, spann
+        >>> index = spann.build(np.arange(1000, dtype=np.float32)[:, None], "line.spann")
+        >>> index.search(np.float32([[7.25]]), k=2).to_arrow()["id"].to_pylist()
+        [7, 8]
+        """
         return _arrow(self.columns())
 
 

@@ -83,8 +83,8 @@ def evaluate(
 ) -> None:
     """Measure recall, speed and reads of INDEX on QUERIES with the exact neighbours in TRUTH.
 
-    TRUTH is an .ibin, .ivecs or .npz file, for instance of `spann truth`. QUERIES and TRUTH can both be the folder of a
-    VectorDBBench data set: then its test.parquet and its neighbors.parquet are read.
+    TRUTH is an .ibin, .ivecs, .npz or .parquet file, for instance of `spann truth`. QUERIES and TRUTH can both be
+    the folder of a VectorDBBench data set: then its test.parquet and its neighbors.parquet are read.
     """
     if plot is not None:
         check_plot(plot)

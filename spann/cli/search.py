@@ -120,6 +120,8 @@ def search(
         raise click.UsageError("nowhere to put the results: give -o OUT, or --json for the statistics alone")
     if output == _STREAM and as_json:
         raise click.UsageError("-o - and --json would both write to standard output: give one of them")
+    if explain and (radius is not None or inner is not None):
+        raise click.UsageError("--explain tells of a search without --radius and --inner: leave them out")
     if queries == _STREAM and (output != _STREAM or explain):
         raise click.UsageError("queries from standard input are answered on standard output: give -o -")
     if output is not None and output != _STREAM:

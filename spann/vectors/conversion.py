@@ -52,6 +52,13 @@ def convert(
     Elements become `dtype`, by default their own type where the format has it, else the format's. float32 may lose
     digits as float16, but nothing becomes infinite; what an integer type cannot hold is refused, naming its row.
     Raises `InputError`, `MissingError`, and `StorageError`, after which nothing is at `path` that was not.
+
+    >>> import numpy as np
+    >>> from spann.vectors import convert, open_source
+    >>> convert(open_source(np.arange(100, dtype=np.float32)[:, None]), "line.u8bin")
+    >>> with open_source("line.u8bin") as source:
+    ...     print(source.count, source.dtype)
+    100 uint8
     """
     path = Path(path)
     check_path(path, TYPES)

@@ -68,6 +68,15 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
         outside 1 to 32768, an element type that is not supported.
     StorageError
         The operating system refuses to open or read the file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spann.vectors import open_source
+    >>> np.save("line.npy", np.arange(1000, dtype=np.float32)[:, None])
+    >>> with open_source("line.npy", max_rows=500) as source:
+    ...     print(source.count, source.dim, source.dtype, source.read(7, 9).tolist())
+    500 1 float32 [[7.0], [8.0]]
     """
     if isinstance(obj, str | os.PathLike):
         path = Path(os.fsdecode(obj))

@@ -86,6 +86,13 @@ def read_ids(path: str | os.PathLike[str]) -> IdList:
 
     Raises `MissingError` if there is no such file, `InputError` for another format, a column that is not there, holds
     nulls or something else than such integers; `StorageError` for a failed read.
+
+    >>> import numpy as np
+    >>> from spann.vectors import convert, open_source, read_ids
+    >>> line = open_source(np.arange(100, dtype=np.float32)[:, None])
+    >>> convert(line, "line.parquet", ids=np.arange(100) * 10)
+    >>> read_ids("line.parquet#id").values[:3].tolist()
+    [0, 10, 20]
     """
     path = Path(os.fsdecode(path))
     file, part = split_part(path)

@@ -52,6 +52,12 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
 
     Raises `MissingError` if there is no such file, `InputError` if it is of another format, has a size that its header
     contradicts, no queries, or an id below -1; `StorageError` for a failed read.
+
+    >>> import numpy as np
+    >>> from spann.vectors import read_truth, write_truth
+    >>> write_truth("truth.ibin", np.array([[7, 8], [5, 6]]), np.float32([[0.01, 0.81], [0, 1]]))
+    >>> read_truth("truth.ibin").ids.tolist()
+    [[7, 8], [5, 6]]
     """
     path = Path(path)
     suffix = path.suffix.lower()

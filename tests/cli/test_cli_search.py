@@ -91,6 +91,7 @@ def test_limits_of_distance(run: Run, refused: Refused, data: Path, tmp_path: Pa
     assert json.loads(answered.stdout)["ids"] == expected[0, :10].tolist()
     assert "nothing can be there" in refused(2, *args, "--radius", 1, "--inner", 2, "-o", tmp_path / "x.npz")
     assert "they must be finite" in refused(2, *args, "--radius", "nan", "-o", tmp_path / "x.npz")
+    assert "--explain tells of a search without" in refused(2, *args, "--explain", "--inner", 1)
 
 
 def test_search_refuses(refused: Refused, data: Path, tmp_path: Path) -> None:

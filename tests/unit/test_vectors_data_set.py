@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -146,6 +148,31 @@ def test_lists_of_neighbours_of_different_length(tmp_path):
     table = pa.table({"neighbors_id": pa.chunked_array([[[3, 1, 2], []], [[9]]], pa.list_(pa.int64()))})
     pq.write_table(table, tmp_path / "n.parquet")
     assert read_truth(tmp_path / "n.parquet").ids.tolist() == [[3, 1, 2], [-1, -1, -1], [9, -1, -1]]
+
+
+def test_calibrated_with_the_queries_of_a_folder(tmp_path):
+    base, queries = clustered(3000, 12, 300, 3)
+    write(tmp_path / "train.parquet", np.arange(3000), base)
+    write(tmp_path / "test.parquet", np.arange(300), queries)
+    spann.build(tmp_path, tmp_path / "i").close()
+    with spann.calibrate(tmp_path / "i", tmp_path, base=tmp_path) as index:
+        assert index.calibration.queries == 300
+        assert index.calibration.origin == spann.calibrate(tmp_path / "i", queries, base=base).calibration.origin
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.uint32()), pa.large_list(pa.int64()), pa.list_(pa.int32(), 15)])
+def test_neighbours_in_every_kind_of_list(tmp_path, kind):
+    pq.write_table(pa.table({"neighbors_id": pa.array(NEAR.tolist(), kind)}), tmp_path / "n.parquet", row_group_size=7)
+    np.testing.assert_array_equal(read_truth(tmp_path / "n.parquet").ids, NEAR)
+
+
+def test_without_the_library_it_says_what_to_install(folder, monkeypatch):
+    for name in ("parquet_source", "parquet_ids"):
+        monkeypatch.setitem(sys.modules, f"spann.vectors.{name}", None)
+        monkeypatch.delattr(f"spann.vectors.{name}", raising=False)
+    for read in (open_source, open_queries, read_truth, read_ids):
+        with pytest.raises(InputError, match=r"Parquet files need pyarrow: pip install 'spann\[formats\]'"):
+            read(folder)
 
 
 @pytest.mark.parametrize(
