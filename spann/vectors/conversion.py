@@ -30,6 +30,7 @@ TYPES: dict[str, tuple[str, ...]] = {
 """What can be written, and the element types it can hold; the first one unless another is asked for."""
 
 WITH_IDS = (".parquet",)
+"""Those of them that can hold ids beside the vectors."""
 
 Named = NDArray[np.int64] | None
 

@@ -14,12 +14,14 @@ Neighbours are told by id, and the rows of ``shuffle_train`` are not in the orde
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spann.errors import InputError, StorageError
 from spann.types import Array
 from spann.vectors.containers import library_of
+from spann.vectors.files import look_up
 from spann.vectors.sources import VectorSource
 
 if TYPE_CHECKING:
@@ -36,7 +38,10 @@ _PART = re.compile(rf"({'|'.join(BASES)})(?:-(\d+)-of-(\d+))?\.parquet")
 
 
 def is_data_set(path: Path) -> bool:
-    """Whether `path`, a directory, holds any file of such a data set."""
+    """Whether `path` is a directory that holds any file of such a data set."""
+    found = look_up(path, str(path))
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        return False
     return any(name in (QUERIES, NEIGHBORS) or _PART.fullmatch(name) for name in _names(path))
 
 

@@ -105,7 +105,7 @@ def open_queries(obj: object, *, max_rows: int | None = None, name: str | None =
     """`open_source` of queries: of a folder that is a data set (`spann.vectors.data_set`), those it has."""
     if isinstance(obj, str | os.PathLike):
         path = Path(os.fsdecode(obj))
-        if path.is_dir() and data_set.is_data_set(path):
+        if data_set.is_data_set(path):
             return data_set.open_queries(path, max_rows=max_rows, name=str(path) if name is None else name)
     return open_source(obj, max_rows=max_rows, name=name)
 

@@ -61,17 +61,15 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    found = look_up(path, str(path))
-    if found is not None and is_directory(path, str(path)):
-        if not data_set.is_data_set(path):
-            raise InputError(f"{path} is a directory: ground truth is a file")
+    if data_set.is_data_set(path):
         truth = _of_data_set(path)
         _check_ids(truth.ids, str(path))
         return truth
     if suffix not in _READABLE:
-        raise InputError(f"{path}: extension {suffix!r} is unknown; ground truth is one of {' '.join(_READABLE)}")
-    if found is None:
-        raise MissingError(f"{path} does not exist")
+        known = f"{' '.join(_READABLE)} or a folder of VectorDBBench"
+        raise InputError(f"{path}: extension {suffix!r} is unknown; ground truth is one of {known}")
+    if is_directory(path, str(path)):
+        raise InputError(f"{path} is a directory: ground truth is a file")
     if suffix == ".parquet":
         truth = Truth(_read_parquet(path)[0], None)
     elif suffix == ".npz":
