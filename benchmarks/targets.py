@@ -135,7 +135,7 @@ def ranges(measure: Measure, base: Path, count: int) -> list[dict[str, Any]]:
     )
     for rank in (1, 10, 100, 1000):
         radius = float(np.median(distances[:, rank - 1]))
-        got = measure.index.search_range(queries, radius)
+        got = measure.index.search_range(queries, radius, target_recall=0.95)
         true = distances <= radius
         usable = true.sum(axis=1) < distances.shape[1]
         precision = []
@@ -143,16 +143,29 @@ def ranges(measure: Measure, base: Path, count: int) -> list[dict[str, Any]]:
             wanted = set(rows[i][true[i]].tolist())
             if wanted:
                 precision.append(len(wanted & set(got.of(int(i))[0].tolist())) / len(wanted))
+        some = np.flatnonzero(usable & true.any(axis=1))
         out.append(
             {
                 "radius": radius,
                 "median_results": rank,
-                "mean_results": float(np.diff(got.limits).mean()),
+                "mean_results": float(true[some].sum(axis=1).mean()),
                 "queries": len(precision),
                 "average_precision": float(np.mean(precision)),
+                "cost": cost(got.stats[some]),
+                "cost_as_many": as_many(measure.index, queries[some], true[some].sum(axis=1)),
             }
         )
     return out
+
+
+def as_many(index: spann.Index, queries: np.ndarray, counts: np.ndarray) -> float:
+    """Cost of searches for the `counts` nearest of each query, to the nearest quarter."""
+    k = np.maximum(1, np.round(2.0 ** (np.round(np.log2(counts) * 4) / 4)).astype(int))
+    spent = [
+        cost(index.search(queries[k == n], int(n), target_recall=0.95, order="query").stats) * int((k == n).sum())
+        for n in np.unique(k)
+    ]
+    return float(sum(spent) / len(queries))
 
 
 def main() -> None:

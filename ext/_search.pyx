@@ -70,6 +70,7 @@ cdef extern from "search.h" nogil:
         float epsilon2
         uint32_t rerank
         float error_bound
+        float radius
         uint32_t join
         uint32_t in_flight
         uint32_t depth
@@ -229,14 +230,15 @@ cdef class Params:
     cdef spann_search_params params
 
     def __init__(self, *, uint32_t k, uint32_t max_postings, uint32_t navigate, float epsilon2, uint32_t rerank,
-                 float error_bound, uint32_t join, uint32_t in_flight, uint32_t depth, int backend, bint direct,
-                 bint check):
+                 float error_bound, float radius, uint32_t join, uint32_t in_flight, uint32_t depth, int backend,
+                 bint direct, bint check):
         self.params.k = k
         self.params.max_postings = max_postings
         self.params.navigate = navigate
         self.params.epsilon2 = epsilon2
         self.params.rerank = rerank
         self.params.error_bound = error_bound
+        self.params.radius = radius
         self.params.join = join
         self.params.in_flight = in_flight
         self.params.depth = depth

@@ -15,7 +15,7 @@ from spann._version import __version__
 from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.errors import InputError
-from spann.search import Engine, Within, iterate, search_range, search_within, verify_index
+from spann.search import RANGE_BOUND, Engine, Within, iterate, search_range, search_within, verify_index
 from spann.storage import IndexReader, Problem
 from spann.tune import Calibration, Explanation, explain
 from spann.types import Array, Metric, Progress, RangeResult, SearchResult
@@ -88,7 +88,9 @@ class Index:
 
         def search(some: Array, k: int) -> SearchResult:
             setting = self._setting(k, params, target_recall)
-            return self._engine.search(some, k, setting, threads=threads, in_flight=in_flight, order=order)
+            return self._engine.search(
+                some, k, setting, radius=radius, threads=threads, in_flight=in_flight, order=order
+            )
 
         if radius is None and inner is None:
             return search(_batch(queries), k)
@@ -135,8 +137,11 @@ class Index:
         [6, 9]
         """
 
-        def search(some: Array, k: int) -> SearchResult:
-            return self._engine.search(some, k, self._setting(k, params, target_recall), threads=threads)
+        def search(some: Array, k: int, expected: int) -> SearchResult:
+            setting = self._setting(expected, params, target_recall)
+            if params is None:
+                setting = setting.with_(error_bound=max(RANGE_BOUND, setting.error_bound))
+            return self._engine.search(some, k, setting, radius=radius, threads=threads)
 
         within = Within.checked(radius, inner, self.metric is Metric.IP)
         return search_range(search, _batch(queries), within, self.count)

@@ -149,11 +149,13 @@ class RangeResult:
     ``limits[i]`` to ``limits[i + 1]`` (exclusive), nearest first.
 
     - ``limits`` (nq + 1,) int64; ``ids`` (n,) int64; ``distances`` (n,) float32 in the metric's own unit.
+    - ``stats`` (nq,) records of `QUERY_STATS`, of all searches that a query took.
     """
 
     limits: NDArray[np.int64]
     ids: NDArray[np.int64]
     distances: NDArray[np.float32]
+    stats: NDArray[np.void]
 
     def __len__(self) -> int:
         return len(self.limits) - 1

@@ -153,6 +153,16 @@ static double geometric_sqdist(const spann_context *c, const spann_query *q, flo
     }
 }
 
+/* The radius as a working value, a little more than it is: what is read too much is dropped by its distance. */
+static float reach_of(const spann_context *c, const spann_query *q) {
+    double radius = c->params->radius, score = -radius;
+    if (isinf(radius)) return INFINITY;
+    if (c->index->metric == SPANN_L2) score = radius * radius;
+    if (c->index->metric == SPANN_COS) score = (radius - 1) * q->norm;
+    double value = q->a + q->b * score;
+    return (float)(value + 1e-5 * fabs(value));
+}
+
 int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_query_stats *stats) {
     const spann_index *index = c->index;
     size_t k = c->params->k < index->count ? c->params->k : index->count;
@@ -169,7 +179,11 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
     }
     spann_topk_clear(&q->hits);
     q->norm = index->metric == SPANN_L2 ? 0 : length_of(index, raw);
-    if (index->code_bits) enter_working_space(c, q);
+    q->reach = INFINITY; /* exact vectors are at hand wherever a posting is */
+    if (index->code_bits) {
+        enter_working_space(c, q);
+        q->reach = reach_of(c, q);
+    }
     return spann_query_navigate(c, q);
 }
 
@@ -464,7 +478,7 @@ static int choose(spann_context *c, spann_query *q) {
     float bar = q->hits.size == q->hits.k ? (float)(q->a + q->b * q->hits.heap[0].distance) : INFINITY;
     q->chosen_count = 0;
     for (size_t i = 0; i < limit; i++) {
-        if (items[i].lower >= bar) continue;
+        if (items[i].lower >= bar || items[i].lower > q->reach) continue;
         if (q->wave_rows && was_scored(c, q, items[i].row)) {
             items[i].lower = DONE;
         } else if (q->chosen_count < wave) {
@@ -617,7 +631,8 @@ int spann_query_exact(spann_context *c, spann_query *q, const spann_fetch *fetch
 
 int spann_query_short(const spann_context *c, const spann_query *q) {
     const spann_index *index = c->index;
-    if (q->hits.size == q->hits.k) return 0;
+    /* Within a radius there may be fewer; who wants more of them asks for more. */
+    if (q->hits.size == q->hits.k || q->reach < INFINITY) return 0;
     uint64_t limit = c->params->navigate > c->params->max_postings ? c->params->navigate : c->params->max_postings;
     for (uint32_t i = 0; i < q->attempt && limit < index->centroids; i++) limit *= 4;
     /* Copies of a row, from several postings, may have taken the place of others among the candidates. */

@@ -50,6 +50,7 @@ typedef struct {
     const void *raw;   /* the query as given */
     double norm;       /* its length; 0 under l2 */
     double a, b;       /* working value = a + b * kernel score */
+    float reach;       /* working value of the radius: what is beyond is not read */
     uint32_t attempt;  /* 0; more where the postings scored held fewer than k vectors */
     spann_code_query code;
     void *code_buffer;

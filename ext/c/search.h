@@ -77,6 +77,7 @@ typedef struct {
     float epsilon2;    /* score postings within (1 + epsilon2) of the nearest centroid's distance; infinity: no pruning */
     uint32_t rerank;   /* candidates re-ranked exactly, at most; at least k are */
     float error_bound; /* a candidate is dropped once its estimate less this many standard errors cannot be a result */
+    float radius; /* vectors farther, in the metric's unit, need not be found; infinity: none of them */
     uint32_t join;     /* reads of the exact store at most this many pages apart become one */
     uint32_t in_flight; /* queries a thread works on at once */
     uint32_t depth;     /* reads a thread has outstanding, at most */

@@ -75,6 +75,7 @@ class Params:
         epsilon2: float,
         rerank: int,
         error_bound: float,
+        radius: float,
         join: int,
         in_flight: int,
         depth: int,

@@ -2,7 +2,7 @@
 
 from spann.search.budget import available_memory
 from spann.search.engine import IO_MODES, Engine
-from spann.search.extent import Within, iterate, search_range, search_within
+from spann.search.extent import RANGE_BOUND, Within, iterate, search_range, search_within
 from spann.search.verify import verify_index
 
 STAGES = ("navigate", "prune", "fetch", "score", "collect")
@@ -10,6 +10,7 @@ STAGES = ("navigate", "prune", "fetch", "score", "collect")
 
 __all__ = [
     "IO_MODES",
+    "RANGE_BOUND",
     "STAGES",
     "Engine",
     "Within",

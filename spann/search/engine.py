@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -118,11 +119,13 @@ class Engine:
         k: int,
         params: SearchParams,
         *,
+        radius: float | None = None,
         threads: int | None = None,
         in_flight: int | None = None,
         order: str = "auto",
     ) -> SearchResult:
-        """Neighbours of `queries` (nq, dim), of the index's dtype; see `Index.search`."""
+        """Neighbours of `queries` (nq, dim), of the index's dtype; see `Index.search`. What is beyond the `radius` is
+        not looked for, but may come."""
         rows = self._checked(queries)
         if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise InputError(f"k is {k!r}; it must be a whole number from 1 to {MAX_K}")
@@ -144,6 +147,7 @@ class Engine:
             epsilon2=full.epsilon2,
             rerank=full.rerank or 1,
             error_bound=full.error_bound,
+            radius=math.inf if radius is None else radius,
             join=self._join,
             in_flight=in_flight or min(IN_FLIGHT, -(-len(rows) // workers)),
             depth=DEPTH,
