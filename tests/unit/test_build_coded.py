@@ -16,7 +16,7 @@ from spann.build.centroids import HALF_ERROR, HALF_RANGE
 from spann.storage import PAGE, ArrayLayout, IndexReader, PageChecksums, Record, exact_pages, posting_span
 from spann.testing import clustered
 from spann.types import Metric
-from spann.vectors import open_source
+from spann.vectors import as_ids, open_source
 
 METRICS = ("l2", "cosine", "ip")
 DTYPES = ("uint8", "int8", "float16", "float32")
@@ -95,7 +95,7 @@ def make(path, base, metric="l2", ids=None, threads=None, **params):
         Metric(metric),
         spann.BuildParams(**params),
         created_by="test",
-        ids=ids,
+        ids=as_ids(ids),
         threads=threads,
     )
     return Coded(IndexReader.open(path))
