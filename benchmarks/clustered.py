@@ -1,9 +1,10 @@
-"""Makes a collection of clusters, as recommendation and de-duplication have them, with queries and their true neighbours.
+"""Makes a collection of clusters, as recommendation and de-duplication have them, with queries and true neighbours.
 
     python benchmarks/clustered.py DIR [--rows 200000] [--dim 96] [--seed 0]
 
-Clusters have sizes of a power law, spreads that differ by a factor of four and a quarter of the dimensions to spread in,
-directions of their own; one vector in fifty is far from all of them, and one in a hundred is a near copy of another.
+Clusters have sizes of a power law, spreads that differ by a factor of four, and a quarter of the dimensions to spread
+in, directions of their own; one vector in fifty is far from all of them, and one in a hundred is nearly a copy of
+another.
 Queries are drawn as the collection is. Writes base.fbin, query.fbin (1000) and truth.ibin (100 neighbours, l2).
 """
 
