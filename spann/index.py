@@ -39,6 +39,7 @@ class Index:
         self.count: int = engine.count
         self.dim: int = engine.dim
         self.dtype: np.dtype[Any] = engine.dtype
+        self.element: str = engine.element
         self.metric: Metric = engine.metric
 
     def search(
@@ -57,7 +58,8 @@ class Index:
         How much is read follows from `target_recall`, the share of true neighbours wanted (see `params_for`), or is
         said by `params`; without either, the target is 0.95 where the index is calibrated.
 
-        `queries` is (nq, dim), or (dim,) for one query, of the index's dtype. Distances are in the metric's own unit:
+        `queries` is (nq, dim), or (dim,) for one query, of the index's dtype: float32 where it holds bfloat16, and
+        bfloat16 wherever that is float32. Distances are in the metric's own unit:
         Euclidean for l2, 1 - cos for cosine, the inner product for ip. Fewer than k vectors come back only where the
         index has fewer: then id -1. `threads` defaults to the processors this process may use; each works on
         `in_flight` queries at once (by default 8, where there are as many), so that the disk is busy while it computes:
@@ -177,7 +179,7 @@ class Index:
             "generation": about["generation"],
             "count": self.count,
             "dim": self.dim,
-            "dtype": self.dtype.name,
+            "dtype": self.element,
             "metric": self.metric.value,
             "ids": about["ids"],
             "centroids": about["centroids"],
@@ -224,7 +226,7 @@ class Index:
         import html
 
         facts = {
-            "vectors": f"{self.count:,} of dimension {self.dim}, {self.dtype.name}, {self.metric.value}",
+            "vectors": f"{self.count:,} of dimension {self.dim}, {self.element}, {self.metric.value}",
             "postings": f"{self._reader.attributes['postings']:,}",
             "memory": f"{self.open_memory_bytes / 1e6:,.1f} MB",
             "calibrated": "no" if self.calibration is None else f"k {', '.join(map(str, self.calibration.curves))}",
@@ -233,7 +235,7 @@ class Index:
         return f"<table><caption>spann index {html.escape(str(self.path))}</caption>{rows}</table>"
 
     def __repr__(self) -> str:
-        return f"Index({str(self.path)!r}, count={self.count}, dim={self.dim}, {self.dtype.name}, {self.metric.value})"
+        return f"Index({str(self.path)!r}, count={self.count}, dim={self.dim}, {self.element}, {self.metric.value})"
 
 
 def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str = "auto", check: bool = True) -> Index:

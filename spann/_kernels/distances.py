@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _distance
+from spann.elements import STORED_TYPES, stored_dtype
 from spann.errors import InputError
-from spann.types import ELEMENT_TYPES, MAX_DIM, Array, Metric, element_type
+from spann.types import MAX_DIM, Array, Metric, element_type
 
 SIMD_LEVELS = ("scalar", "avx2", "avx512")
 TILE = 16
@@ -44,8 +45,8 @@ def simd_level() -> str:
 def score(query: Array, rows: Array, metric: Metric) -> NDArray[np.float32]:
     """Distance of `query` (dim,) to each of `rows` (n, dim): (n,) float32.
 
-    `rows` are uint8, int8, float16 or float32; `query` has their type, but float32 where they are float16. Both are
-    C-contiguous and not empty. Raises `InputError` for anything else.
+    `rows` are uint8, int8, float16, float32, or uint16 that are bfloat16; `query` has their type, but float32 where
+    they are float16 or bfloat16. Both are C-contiguous and not empty. Raises `InputError` for anything else.
     """
     dtype = _checked(query, rows)
     out = np.empty(len(rows), np.float32)
@@ -88,17 +89,18 @@ def dot_tile(rows: NDArray[np.float32], tile: NDArray[np.float32]) -> NDArray[np
 
 def _checked(query: Array, rows: Array) -> int:
     """The native number of the rows' element type."""
-    dtype = element_type(rows.dtype, "rows")
+    dtype = rows.dtype
+    element = "bfloat16" if dtype == stored_dtype("bfloat16") else element_type(dtype, "rows").name
     if rows.ndim != 2 or rows.size == 0 or not _is_plain(rows):
         raise InputError(f"rows must be a C-contiguous, non-empty (n, dim) array, not {_text(rows)}")
     if rows.shape[1] > MAX_DIM:
         raise InputError(f"rows have {rows.shape[1]} dimensions; the limit is {MAX_DIM}")
-    wanted = np.dtype(np.float32) if dtype == np.float16 else dtype
+    wanted = np.dtype(np.float32) if element in ("float16", "bfloat16") else dtype
     if query.dtype != wanted or query.shape != rows.shape[1:] or not _is_plain(query):
         raise InputError(
             f"query must be a contiguous ({rows.shape[1]},) {wanted} array for rows of {dtype}, not {_text(query)}"
         )
-    return ELEMENT_TYPES.index(dtype.name)
+    return STORED_TYPES.index(element)
 
 
 def _is_plain(array: Array) -> bool:

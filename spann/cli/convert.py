@@ -8,7 +8,7 @@ import click
 
 from spann.cli.options import FILE, Command, max_rows_option, progress_option, quiet_option
 from spann.cli.progress import progress_report
-from spann.types import ELEMENT_TYPES
+from spann.elements import STORED_TYPES
 from spann.vectors import convert as write
 from spann.vectors import open_source
 
@@ -18,7 +18,7 @@ from spann.vectors import open_source
 @click.argument("output", type=FILE)
 @click.option(
     "--dtype",
-    type=click.Choice(list(ELEMENT_TYPES)),
+    type=click.Choice(list(STORED_TYPES)),
     help="Type of the elements; values that it cannot hold are refused. Default: as they are, or that of the format.",
 )
 @max_rows_option("VECTORS")
@@ -29,7 +29,7 @@ def convert(
 ) -> None:
     """Write VECTORS, of any format that can be read, to OUTPUT.
 
-    OUTPUT is .fbin, .f16bin, .u8bin, .i8bin, .fvecs, .bvecs, .npy or .parquet.
+    OUTPUT is .fbin, .f16bin, .bf16bin, .u8bin, .i8bin, .fvecs, .bvecs, .npy or .parquet.
     """
     with open_source(vectors, max_rows=max_rows) as source, progress_report(quiet, progress_form) as progress:
         write(source, output, dtype, progress)

@@ -5,11 +5,12 @@ from spann.vectors.conversion import convert
 from spann.vectors.formats import open_source
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results
-from spann.vectors.sources import ArraySource, VectorSource
+from spann.vectors.sources import ArraySource, StoredSource, VectorSource
 from spann.vectors.truth_files import Truth, read_truth, write_truth
 
 __all__ = [
     "ArraySource",
+    "StoredSource",
     "Truth",
     "VectorSource",
     "check_finite",

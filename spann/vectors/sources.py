@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.elements import memory_dtype, stored_bytes, unpack
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array, element_type
 from spann.vectors import paging
@@ -62,19 +63,27 @@ class VectorSource(ABC):
     count, dim : int
         Rows, and elements in a row; both at least 1.
     dtype : numpy.dtype
-        uint8, int8, float16 or float32.
+        Of the arrays that are read: uint8, int8, float16 or float32.
+    element : str
+        What its elements are: the name of `dtype`, or "bfloat16", which is read as the float32 of the same value.
     """
 
-    def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any], element: str | None = None) -> None:
         self.name = name
         self.count = count
         self.dim = dim
         self.dtype = dtype
+        self.element: str = element or dtype.name
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one vector in memory."""
         return self.dim * self.dtype.itemsize
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of one vector in an index."""
+        return stored_bytes(self.element, self.dim)
 
     def read(self, start: int, stop: int) -> Array:
         """Rows `start` to `stop` (exclusive): C-contiguous (stop - start, dim) of `dtype`; do not write to it.
@@ -117,7 +126,7 @@ class VectorSource(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, count={self.count}, dim={self.dim}, dtype={self.dtype.name})"
+        return f"{type(self).__name__}({self.name!r}, count={self.count}, dim={self.dim}, dtype={self.element})"
 
     def _blocks(self, rows_per_block: int) -> Iterator[tuple[int, Array]]:
         for piece in paging.pieces(self.count, rows_per_block):
@@ -133,12 +142,15 @@ class VectorSource(ABC):
 class ArraySource(VectorSource):
     """Vectors of a 2-D NumPy array or memory map; `read` gives read-only views where the rows are contiguous."""
 
-    def __init__(self, array: Array, *, max_rows: int | None = None, name: str = "array") -> None:
+    def __init__(
+        self, array: Array, *, max_rows: int | None = None, name: str = "array", dtype: np.dtype[Any] | None = None
+    ) -> None:
+        """`dtype` is that of an array which is not vectors but what is stored of them."""
         if isinstance(array, np.ma.MaskedArray):
             raise InputError(f"{name} is a masked array: vectors cannot have missing values")
         if array.ndim != 2:
             raise InputError(f"{name} has {array.ndim} dimensions (shape {array.shape}): vectors must be a 2-D array")
-        dtype = vector_dtype(array.dtype, name)
+        dtype = dtype or vector_dtype(array.dtype, name)
         rows, dim = array.shape
         check_dim(dim, name)
         super().__init__(name, usable_rows(name, announced=rows, present=rows, max_rows=max_rows), dim, dtype)
@@ -166,6 +178,27 @@ class ArraySource(VectorSource):
         if self._map is not None and self._touched > paging.MAX_TOUCHED:
             self._touched = 0
             self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class StoredSource(VectorSource):
+    """Vectors whose elements numpy has no type for: `stored` reads what there is of them on disk."""
+
+    def __init__(self, stored: VectorSource, element: str) -> None:
+        super().__init__(stored.name, stored.count, stored.dim, memory_dtype(element), element)
+        self._stored = stored
+
+    def close(self) -> None:
+        self._stored.close()
+
+    def _read(self, start: int, stop: int) -> Array:
+        return unpack(self._stored.read(start, stop), self.element)
+
+    def _take(self, rows: NDArray[np.int64]) -> Array:
+        return unpack(self._stored.take(rows), self.element)
+
+    def _blocks(self, rows_per_block: int) -> Iterator[tuple[int, Array]]:
+        for start, block in self._stored.blocks(rows_per_block):
+            yield start, unpack(block, self.element)
 
 
 def _evictable_map(array: Array) -> mmap.mmap | None:

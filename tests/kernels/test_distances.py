@@ -15,30 +15,32 @@ from numpy.typing import NDArray
 
 from spann._kernels import twins
 from spann._kernels.distances import SIMD_LEVELS, dot_tile, gather, score, simd_level, simd_levels
+from spann.elements import STORED_TYPES, memory_dtype, pack, unpack
 from spann.errors import InputError
-from spann.types import ELEMENT_TYPES, MAX_DIM, Array, Metric
+from spann.types import MAX_DIM, Array, Metric
 
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 384, 960, 4096)
 RANGES = {"uint8": (0, 255), "int8": (-128, 127)}
 METRICS = pytest.mark.parametrize("metric", list(Metric), ids=lambda m: m.value)
-DTYPES = pytest.mark.parametrize("dtype", ELEMENT_TYPES)
+DTYPES = pytest.mark.parametrize("dtype", STORED_TYPES)
 
 
 def make(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
     if dtype in RANGES:
         low, high = RANGES[dtype]
         return rng.integers(low, high, shape, endpoint=True).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
+    values = rng.standard_normal(shape).astype(memory_dtype(dtype))
+    return pack(values, dtype)
 
 
 def make_pair(dtype: str, n: int, dim: int, seed: int = 0) -> tuple[Array, Array]:
-    """A query and rows of `dtype`, the query of float32 where rows are float16."""
+    """A query and rows of `dtype`, the query of float32 where rows are float16 or bfloat16."""
     rng = np.random.default_rng([seed, dim])
     return make(rng, query_type(dtype), (dim,)), make(rng, dtype, (n, dim))
 
 
 def query_type(dtype: str) -> str:
-    return "float32" if dtype == "float16" else dtype
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def assert_same_bits(found: Array, expected: Array) -> None:
@@ -65,7 +67,7 @@ def test_score_and_gather_equal_their_twin(level: str, dtype: str, metric: Metri
 @pytest.mark.parametrize("dim", DIMS)
 def test_twin_is_near_the_true_value(dtype: str, metric: Metric, dim: int) -> None:
     query, rows = make_pair(dtype, 7, dim)
-    q, v = query.astype(np.float64), rows.astype(np.float64)
+    q, v = query.astype(np.float64), unpack(rows, dtype).astype(np.float64)
     if metric is Metric.L2:
         terms, scale = (q - v) ** 2, np.ones(7)
     else:
@@ -96,6 +98,17 @@ def test_float16_subnormals_and_largest_are_exact(level: str, metric: Metric) ->
         part = np.ascontiguousarray(rows.reshape(-1)[: rows.size // dim * dim].reshape(-1, dim))
         query = np.full(dim, query_value, np.float32)
         assert_same_bits(score(query, part, metric), twins.distances(query, part, metric))
+
+
+@METRICS
+@pytest.mark.parametrize("dim", [1, 15, 16, 31, 100])
+def test_bfloat16_scores_as_the_same_values_in_float32(level: str, metric: Metric, dim: int) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+    finite = every[np.abs(unpack(every, "bfloat16")) < 1e15]
+    assert len(finite) > 30_000
+    rows = np.random.default_rng(dim).permutation(finite)[: len(finite) // dim * dim].reshape(-1, dim)
+    query = np.random.default_rng(dim).standard_normal(dim).astype(np.float32)
+    assert_same_bits(score(query, rows, metric), score(query, unpack(rows, "bfloat16"), metric))
 
 
 @DTYPES
@@ -134,7 +147,7 @@ def test_rows_may_start_anywhere(level: str, dtype: str, metric: Metric, shift: 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_levels_agree_bit_for_bit(data: st.DataObject) -> None:
-    dtype = data.draw(st.sampled_from(ELEMENT_TYPES))
+    dtype = data.draw(st.sampled_from(STORED_TYPES))
     metric = data.draw(st.sampled_from(list(Metric)))
     n, dim = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 300))
     query, rows = make_pair(dtype, n, dim, data.draw(st.integers(0, 2**32 - 1)))
