@@ -2,6 +2,9 @@
 
 bfloat16 is the upper half of a float32: in memory it is that float32, on disk a uint16. Every bfloat16 is a float32, so
 all computing is as with those; an index that holds them keeps two bytes a value, which the kernels read.
+
+A bit is a bool in memory, and eight of a vector are a byte on disk, the first the highest (the order of
+`numpy.packbits`).
 """
 
 from __future__ import annotations
@@ -13,26 +16,26 @@ from numpy.typing import NDArray
 
 from spann.types import ELEMENT_TYPES, Array
 
-STORED_TYPES = (*ELEMENT_TYPES, "bfloat16")
+STORED_TYPES = (*ELEMENT_TYPES, "bfloat16", "bit")
 """Elements that an index can hold, in the order of the native code's enumeration."""
 
-_IN_MEMORY = {"bfloat16": np.dtype(np.float32)}
-_ON_DISK = {"bfloat16": np.dtype(np.uint16)}
+_IN_MEMORY: dict[str, np.dtype[Any]] = {"bfloat16": np.dtype(np.float32), "bit": np.dtype(np.bool_)}
+_ON_DISK: dict[str, np.dtype[Any]] = {"bfloat16": np.dtype(np.uint16), "bit": np.dtype(np.uint8)}
 
 
 def memory_dtype(element: str) -> np.dtype[Any]:
     """The type of arrays (n, dim) that hold such elements while they are worked with."""
-    return _IN_MEMORY.get(element) or np.dtype(element)
+    return _IN_MEMORY[element] if element in _IN_MEMORY else np.dtype(element)
 
 
 def stored_dtype(element: str) -> np.dtype[Any]:
     """The type of arrays (n, `stored_width`) that hold them on disk."""
-    return _ON_DISK.get(element) or np.dtype(element)
+    return _ON_DISK[element] if element in _ON_DISK else np.dtype(element)
 
 
 def stored_width(element: str, dim: int) -> int:
-    """Numbers of `stored_dtype` that a vector of `dim` elements takes."""
-    return dim
+    """Numbers of `stored_dtype` that a vector of `dim` elements takes: bits come in whole bytes."""
+    return dim // 8 if element == "bit" else dim
 
 
 def stored_bytes(element: str, dim: int) -> int:
@@ -45,7 +48,7 @@ def pack(vectors: Array, element: str) -> Array:
     `rounded` makes such of others."""
     if element == "bfloat16":
         return (np.ascontiguousarray(vectors).view(np.uint32) >> 16).astype(np.uint16)
-    return vectors
+    return np.packbits(vectors, axis=1) if element == "bit" else vectors
 
 
 def unpack(stored: Array, element: str) -> Array:
@@ -54,7 +57,17 @@ def unpack(stored: Array, element: str) -> Array:
         wide = stored.astype(np.uint32, order="C")
         wide <<= 16
         return wide.view(np.float32)
+    if element == "bit":
+        return np.ascontiguousarray(np.unpackbits(stored, axis=1)).view(np.bool_)
     return stored
+
+
+def in_memory(vectors: Array, element: str) -> Array:
+    """`vectors` (n, width) as a caller gave them, of `memory_dtype` if they are another form of such elements:
+    bfloat16, or uint8 that hold bits. All else comes back as it is."""
+    if is_bfloat16(vectors.dtype):
+        return unpack(vectors.view(stored_dtype("bfloat16")), "bfloat16")
+    return unpack(vectors, "bit") if element == "bit" and vectors.dtype == np.uint8 and vectors.ndim == 2 else vectors
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:

@@ -59,13 +59,13 @@ class Index:
         said by `params`; without either, the target is 0.95 where the index is calibrated.
 
         `queries` is (nq, dim), or (dim,) for one query, of the index's dtype: float32 where it holds bfloat16, and
-        bfloat16 wherever that is float32. Distances are in the metric's own unit:
-        Euclidean for l2, 1 - cos for cosine, the inner product for ip. Fewer than k vectors come back only where the
-        index has fewer: then id -1. `threads` defaults to the processors this process may use; each works on
-        `in_flight` queries at once (by default 8, where there are as many), so that the disk is busy while it computes:
-        1 gives the lowest latency, more the highest throughput. `order` is how a batch is worked off: "query",
-        "posting" (each posting and page read once for all queries that want it; same results), or "auto" by the size of
-        the batch.
+        bfloat16 wherever that is float32; of binary vectors bool, or uint8 with 8 bits in each, (nq, dim / 8).
+        Distances are in the metric's own unit: Euclidean for l2, 1 - cos for cosine, the inner product for ip, bits for
+        hamming. Fewer than k vectors come back only where the index has fewer: then id -1. `threads` defaults to the
+        processors this process may use; each works on `in_flight` queries at once (by default 8, where there are as
+        many), so that the disk is busy while it computes: 1 gives the lowest latency, more the highest throughput.
+        `order` is how a batch is worked off: "query", "posting" (each posting and page read once for all queries that
+        want it; same results), or "auto" by the size of the batch.
 
         Raises `InputError` for queries or parameters that cannot be used, `CorruptionError` when a posting's checksum
         does not match, `StorageError` when the system refuses a read.
@@ -282,7 +282,8 @@ def build(
 ) -> Index:
     """Builds an index of `vectors` (count, dim) at `path` and opens it.
 
-    `vectors` is an array, a memory map or the path of a file (see `spann.vectors.open_source`). `ids` (count,), all
+    `vectors` is an array, a memory map or the path of a file (see `spann.vectors.open_source`). Under the metric
+    hamming they are binary: uint8 rows of 8 bits in each (`numpy.packbits`), or an array of bool. `ids` (count,), all
     different and not negative, name the vectors in results; without it an id is the row number. An existing index is
     replaced only with `overwrite`, and only once the new one is complete. `memory_limit`, in bytes or as "1GiB" (by
     default half of the memory available), bounds the resident memory of the process. What cannot fit there or on the

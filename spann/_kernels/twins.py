@@ -22,6 +22,9 @@ Floats = NDArray[np.float32]
 def distances(query: Array, rows: Array, metric: Metric) -> Floats:
     """Twin of `spann._kernels.distances.score`; any integer type but uint16, which is bfloat16, takes the place of int8
     and uint8."""
+    if metric is Metric.HAMMING:
+        query, rows, metric = unpack(query[None], "bit")[0], unpack(rows, "bit"), Metric.L2
+        return _sums((query ^ rows).astype(np.int64))
     if rows.dtype == np.uint16:
         rows = unpack(rows, "bfloat16")
     wide = np.int64 if np.issubdtype(rows.dtype, np.integer) else np.float32

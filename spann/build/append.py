@@ -48,7 +48,7 @@ from spann.storage import (
     files,
 )
 from spann.types import Array, Metric, Progress
-from spann.vectors import VectorSource
+from spann.vectors import VectorSource, for_metric
 
 APPEND_STAGES = ("scan", "partition", "cluster", "assign", "layout", "arrange", "write", "publish")
 """What `append_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
@@ -84,6 +84,7 @@ def append_index(
     with IndexWriter(path, created_by=created_by, overwrite=True) as writer:
         writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
         old = _Old(IndexReader.open(path))
+        source = for_metric(source, old.metric)
         old.check(source)
         names = Ids.more(ids, source, old.ids(), old.count, old.about["id_bytes"])
         workers = threads_to_append(
@@ -140,7 +141,7 @@ class _Old:
     def space(self, max_norm: float) -> Space:
         """The working space of the centroids, for vectors up to `max_norm` long."""
         origin = np.zeros(self.about["dim"], np.float32)
-        if self.metric is Metric.L2:
+        if self.metric.is_euclidean:
             vectors = self._centroid_vectors()
             origin = np.rint(vectors.mean(axis=0, dtype=np.float64)).astype(np.float32)
         return Space(self.metric, self.about["dim"], max(max_norm, self.about["max_norm"]), origin)

@@ -26,7 +26,7 @@ from spann.storage import (
 from spann.tune import calibrate, exact_search
 from spann.tune.calibrate import FEW, FILL, MOST
 from spann.types import ELEMENT_TYPES, Array, Metric, Progress
-from spann.vectors import StoredSource, VectorSource, sample_rows
+from spann.vectors import StoredSource, VectorSource, for_metric, sample_rows
 
 SEED = 20_241
 """Start of the choice of the vectors that are queries."""
@@ -88,13 +88,15 @@ def recalibrate(
     with IndexWriter(path, created_by=created_by, overwrite=True) as writer:
         reader = IndexReader.open(path)
         about = reader.attributes
-        vectors = _vectors(reader, base)
+        metric = Metric.parse(about["metric"])
+        vectors = _vectors(reader, None if base is None else for_metric(base, metric))
         if queries is None:
             if base is not None:
                 raise InputError(f"{path}: base was given without queries: the ids of its vectors are unknown")
             own = _own_ids(reader)
             found = calibrate_with_own(path, vectors, own, wanted, threads, "auto", report)
         else:
+            queries = for_metric(queries, metric)
             _check_queries(queries, about)
             rows = sample_rows(queries.count, min(wanted, queries.count), SEED)
             order = np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))

@@ -36,7 +36,7 @@ from spann.errors import InputError
 from spann.quantize import Quantizer
 from spann.storage import PAGE, SHARD_BYTES, IndexWriter, PageChecksums, Record, ShardedWriter, files
 from spann.types import ELEMENT_TYPES, Array, Metric, Progress
-from spann.vectors import VectorSource
+from spann.vectors import VectorSource, for_metric
 
 STAGES = (
     *("scan", "partition", "cluster", "assign", "balance", "graph", "layout", "arrange", "write"),
@@ -81,6 +81,7 @@ def build_index(
     Raises `InputError`, also where that or the disk cannot do, `ExistsError`, `MissingError`, `StorageError`.
     """
     report = progress or (lambda stage, done, total: None)
+    source = for_metric(source, metric)
     params = params.resolved(source.element, source.dim, metric)
     names = Ids.check(ids, source)
     plan = plan_build(

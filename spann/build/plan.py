@@ -22,7 +22,7 @@ from spann.errors import InputError
 from spann.search import available_memory
 from spann.storage import SHARD_BYTES, Record, files
 from spann.types import Metric
-from spann.vectors import VectorSource
+from spann.vectors import VectorSource, for_metric
 
 LIMIT_SHARE = 0.5
 """Of the memory available when a build starts: its limit where none is given."""
@@ -123,6 +123,7 @@ def plan_build(
 
     Raises `InputError` where not even one does, naming what would help.
     """
+    source = for_metric(source, metric)
     params = params.resolved(source.element, source.dim, metric)
     count, dim, bits = source.count, source.dim, params.bits
     width = id_bytes or (4 if count <= 2**32 else 8)

@@ -8,7 +8,7 @@ import click
 
 from spann.cli.options import FILE, Command, max_rows_option, progress_option, quiet_option
 from spann.cli.progress import progress_report
-from spann.elements import STORED_TYPES
+from spann.types import ELEMENT_TYPES
 from spann.vectors import convert as write
 from spann.vectors import open_source
 
@@ -18,7 +18,7 @@ from spann.vectors import open_source
 @click.argument("output", type=FILE)
 @click.option(
     "--dtype",
-    type=click.Choice(list(STORED_TYPES)),
+    type=click.Choice([*ELEMENT_TYPES, "bfloat16"]),
     help="Type of the elements; values that it cannot hold are refused. Default: as they are, or that of the format.",
 )
 @max_rows_option("VECTORS")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from spann._kernels import _search
 from spann._kernels.io import BACKENDS
 from spann.config import SearchParams, thread_count
-from spann.elements import is_bfloat16, memory_dtype, stored_dtype, unpack
+from spann.elements import in_memory, memory_dtype, pack
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
 from spann.search.budget import MemoryBudget, available_memory
 from spann.search.disk import join_pages
@@ -241,10 +241,9 @@ class Engine:
         return join_pages(int(self._files.exact[0]), size, direct=self.direct)
 
     def _checked(self, queries: Array) -> NDArray[np.uint8]:
-        """Queries as the bytes the kernels take: float16 and bfloat16 are widened; before, all must be of the index's
-        dtype."""
-        if is_bfloat16(queries.dtype):
-            queries = unpack(queries.view(stored_dtype("bfloat16")), "bfloat16")
+        """Queries as the bytes the kernels take: float16 and bfloat16 widened, bits packed; all else must be of the
+        index's dtype."""
+        queries = in_memory(queries, self.element)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise InputError(f"queries have shape {queries.shape}; {self.path} needs (queries, {self.dim})")
         if queries.dtype != self.dtype:
@@ -256,6 +255,8 @@ class Engine:
             check_lengths(queries, 0, "queries", directions=self.metric is Metric.COSINE)
         if self.dtype == np.float16:
             queries = queries.astype(np.float32)
+        if self.element == "bit":
+            queries = pack(queries, self.element)
         return as_bytes(queries).reshape(len(queries), -1)
 
     def _raise_for(self, status: int, system_error: int, exact: int, where: int) -> None:

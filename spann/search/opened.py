@@ -25,7 +25,7 @@ from spann.storage import (
 )
 from spann.types import Array, Metric
 
-METRIC_NUMBERS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2}
+METRIC_NUMBERS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2, Metric.HAMMING: 0}
 
 _DIRECTORY = "postings/directory"
 _SLACK = 64
@@ -59,6 +59,12 @@ def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
     """Reads, verifies and pins. Raises `CorruptionError`, `FormatError`, and `InputError` for a budget too small."""
     about, where = reader.attributes, str(reader.path)
     bits, metric = int(about.get("code_bits", 0)), Metric.parse(about["metric"])
+    kind, binary = about["dtype"], metric is Metric.HAMMING
+    if kind not in STORED_TYPES or binary != (kind == "bit") or (binary and (about["dim"] % 8 or bits)):
+        raise CorruptionError(
+            f"{where}: {kind} vectors of dimension {about['dim']} with codes of {bits} bits cannot be under "
+            f"{metric.value}"
+        )
     native = _search.NativeIndex(
         metric=METRIC_NUMBERS[metric],
         dtype=STORED_TYPES.index(about["dtype"]),

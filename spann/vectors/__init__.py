@@ -5,7 +5,7 @@ from spann.vectors.conversion import convert
 from spann.vectors.formats import open_source
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results
-from spann.vectors.sources import ArraySource, StoredSource, VectorSource
+from spann.vectors.sources import ArraySource, StoredSource, VectorSource, for_metric
 from spann.vectors.truth_files import Truth, read_truth, write_truth
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_nonzero",
     "check_results_path",
     "convert",
+    "for_metric",
     "open_source",
     "read_truth",
     "sample_rows",

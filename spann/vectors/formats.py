@@ -54,7 +54,8 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
     ----------
     obj : str, os.PathLike, zarr.Array, h5py.Dataset, numpy.ndarray, or any object with ``__array__``
         A path to one of the formats above, or a 2-D array of uint8, int8, float16, float32 or
-        bfloat16 (of ml_dtypes, or two bytes without a name), one vector a row.
+        bfloat16 (of ml_dtypes, or two bytes without a name), one vector a row. Binary vectors, for the metric hamming,
+        are uint8 with 8 bits in each (`numpy.packbits`), or bool.
     max_rows : int, optional
         Serve only the first `max_rows` rows, at least 1 and no more than there are. Needed to read a file that holds
         fewer rows than its header says.
@@ -97,7 +98,7 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
 def _array_source(array: Array, max_rows: int | None, name: str) -> VectorSource:
     if is_bfloat16(array.dtype) and array.ndim == 2:
         stored = stored_dtype("bfloat16")
-        inner = ArraySource(array.view(stored), max_rows=max_rows, name=name, dtype=stored)
+        inner = ArraySource(array.view(stored), max_rows=max_rows, name=name, element=stored.name)
         return StoredSource(inner, "bfloat16")
     return ArraySource(array, max_rows=max_rows, name=name)
 

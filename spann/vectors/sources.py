@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from spann.elements import memory_dtype, stored_bytes, unpack
 from spann.errors import InputError
-from spann.types import MAX_DIM, Array, element_type
+from spann.types import MAX_DIM, Array, Metric, element_type
 from spann.vectors import paging
 
 
 def vector_dtype(dtype: Any, name: str) -> np.dtype[Any]:
     """The element type of the vectors in `name`; `InputError` tells how to convert one that is not supported."""
+    if np.dtype(dtype) == np.bool_:
+        return np.dtype(np.bool_)
     try:
         return element_type(dtype, name)
     except InputError as error:
@@ -65,7 +67,8 @@ class VectorSource(ABC):
     dtype : numpy.dtype
         Of the arrays that are read: uint8, int8, float16 or float32.
     element : str
-        What its elements are: the name of `dtype`, or "bfloat16", which is read as the float32 of the same value.
+        What its elements are: the name of `dtype`, or "bfloat16", which is read as the float32 of the same value, or
+        "bit", read as bool.
     """
 
     def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any], element: str | None = None) -> None:
@@ -73,7 +76,7 @@ class VectorSource(ABC):
         self.count = count
         self.dim = dim
         self.dtype = dtype
-        self.element: str = element or dtype.name
+        self.element: str = element or ("bit" if dtype == np.bool_ else dtype.name)
 
     @property
     def row_bytes(self) -> int:
@@ -143,17 +146,18 @@ class ArraySource(VectorSource):
     """Vectors of a 2-D NumPy array or memory map; `read` gives read-only views where the rows are contiguous."""
 
     def __init__(
-        self, array: Array, *, max_rows: int | None = None, name: str = "array", dtype: np.dtype[Any] | None = None
+        self, array: Array, *, max_rows: int | None = None, name: str = "array", element: str | None = None
     ) -> None:
-        """`dtype` is that of an array which is not vectors but what is stored of them."""
+        """`element` is what the elements are where the type of the array does not say so: that is then not checked."""
         if isinstance(array, np.ma.MaskedArray):
             raise InputError(f"{name} is a masked array: vectors cannot have missing values")
         if array.ndim != 2:
             raise InputError(f"{name} has {array.ndim} dimensions (shape {array.shape}): vectors must be a 2-D array")
-        dtype = dtype or vector_dtype(array.dtype, name)
+        dtype = array.dtype if element else vector_dtype(array.dtype, name)
         rows, dim = array.shape
         check_dim(dim, name)
-        super().__init__(name, usable_rows(name, announced=rows, present=rows, max_rows=max_rows), dim, dtype)
+        count = usable_rows(name, announced=rows, present=rows, max_rows=max_rows)
+        super().__init__(name, count, dim, dtype, element)
         self._map = _evictable_map(array)
         self._touched = 0
         self._array = np.asarray(array)[: self.count].view()
@@ -184,7 +188,9 @@ class StoredSource(VectorSource):
     """Vectors whose elements numpy has no type for: `stored` reads what there is of them on disk."""
 
     def __init__(self, stored: VectorSource, element: str) -> None:
-        super().__init__(stored.name, stored.count, stored.dim, memory_dtype(element), element)
+        dim = 8 * stored.dim if element == "bit" else stored.dim
+        check_dim(dim, stored.name)
+        super().__init__(stored.name, stored.count, dim, memory_dtype(element), element)
         self._stored = stored
 
     def close(self) -> None:
@@ -199,6 +205,31 @@ class StoredSource(VectorSource):
     def _blocks(self, rows_per_block: int) -> Iterator[tuple[int, Array]]:
         for start, block in self._stored.blocks(rows_per_block):
             yield start, unpack(block, self.element)
+
+
+def for_metric(source: VectorSource, metric: Metric) -> VectorSource:
+    """`source` as `metric` takes its vectors: under hamming uint8 are bits, packed. Closing `source` is left to the
+    caller.
+
+    Raises `InputError` for vectors that are not binary under hamming, and for bits under all else.
+    """
+    if metric is not Metric.HAMMING:
+        if source.element == "bit":
+            raise InputError(
+                f"{source.name} holds bool, which metric hamming compares; under {metric.value} convert the vectors "
+                "with .astype(np.uint8)"
+            )
+        return source
+    if source.element == "uint8":
+        return StoredSource(source, "bit")
+    if source.element != "bit":
+        raise InputError(
+            f"{source.name} holds {source.element} vectors; metric hamming needs binary ones: uint8 with 8 bits in "
+            "each (numpy.packbits), or bool"
+        )
+    if source.dim % 8:
+        raise InputError(f"{source.name} holds vectors of {source.dim} bits; under hamming it must be a multiple of 8")
+    return source
 
 
 def _evictable_map(array: Array) -> mmap.mmap | None:

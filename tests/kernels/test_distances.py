@@ -21,8 +21,10 @@ from spann.types import MAX_DIM, Array, Metric
 
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 384, 960, 4096)
 RANGES = {"uint8": (0, 255), "int8": (-128, 127)}
-METRICS = pytest.mark.parametrize("metric", list(Metric), ids=lambda m: m.value)
-DTYPES = pytest.mark.parametrize("dtype", STORED_TYPES)
+OF_NUMBERS = [metric for metric in Metric if metric is not Metric.HAMMING]
+METRICS = pytest.mark.parametrize("metric", OF_NUMBERS, ids=lambda m: m.value)
+NUMBERS = [element for element in STORED_TYPES if element != "bit"]
+DTYPES = pytest.mark.parametrize("dtype", NUMBERS)
 
 
 def make(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
@@ -111,6 +113,27 @@ def test_bfloat16_scores_as_the_same_values_in_float32(level: str, metric: Metri
     assert_same_bits(score(query, rows, metric), score(query, unpack(rows, "bfloat16"), metric))
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 16, 31, 32, 33, 63, 64, 65, 127, 128, 129, 500, MAX_DIM // 8])
+def test_hamming_equals_its_twin(level: str, size: int, guarded: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    rng = np.random.default_rng(size)
+    query, rows = guarded(rng.integers(0, 256, size, np.uint8)), guarded(rng.integers(0, 256, (6, size), np.uint8))
+    rows[4], rows[5] = query, ~query
+    expected = twins.distances(query, rows, Metric.HAMMING)
+    assert expected[4:].tolist() == [0, 8 * size]
+    flipped = np.unpackbits(query) != np.unpackbits(rows, axis=1)
+    np.testing.assert_array_equal(expected, flipped.sum(axis=1))
+    for n in range(1, 7):
+        assert_same_bits(score(query, rows[:n], Metric.HAMMING), expected[:n])
+    index = np.array([5, 0, 0, 3, 1, 2, 4, 4, 2], np.uint32)
+    for m in range(1, 10):
+        assert_same_bits(gather(query, rows, index[:m], Metric.HAMMING), expected[index[:m]])
+
+
+def test_hamming_is_of_bytes() -> None:
+    with pytest.raises(InputError, match=r"rows are float32; under hamming they must be uint8"):
+        score(ROWS[0], ROWS, Metric.HAMMING)
+
+
 @DTYPES
 @pytest.mark.parametrize("dim", [1, 16, 100])
 def test_zero_rows_have_cosine_distance_zero(level: str, dtype: str, dim: int) -> None:
@@ -147,8 +170,8 @@ def test_rows_may_start_anywhere(level: str, dtype: str, metric: Metric, shift: 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_levels_agree_bit_for_bit(data: st.DataObject) -> None:
-    dtype = data.draw(st.sampled_from(STORED_TYPES))
-    metric = data.draw(st.sampled_from(list(Metric)))
+    dtype = data.draw(st.sampled_from(NUMBERS))
+    metric = data.draw(st.sampled_from(OF_NUMBERS))
     n, dim = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 300))
     query, rows = make_pair(dtype, n, dim, data.draw(st.integers(0, 2**32 - 1)))
     expected = twins.distances(query, rows, metric)

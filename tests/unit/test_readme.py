@@ -125,6 +125,14 @@ def test_the_example_of_the_format_decodes_bfloat16(tmp_path):
         assert np.array_equal(vectors, base[ids])
 
 
+def test_the_example_of_the_format_decodes_bits(tmp_path):
+    base = np.random.default_rng(0).random((500, 40)) < 0.5
+    spann.build(base, tmp_path / "i", metric="hamming").close()
+    for p in range(70):
+        ids, vectors = format_examples()["read_posting"](tmp_path / "i", p)
+        assert np.array_equal(vectors, base[ids])
+
+
 @pytest.mark.parametrize(
     ("dtype", "metric", "bits", "dim", "replicas"),
     [
