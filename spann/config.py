@@ -125,10 +125,10 @@ class BuildParams(_Params):
     def resolved(self, element: str, dim: int, metric: Metric) -> BuildParams:
         """These parameters with defaults for vectors of `dim` such elements in place of None. `centroids` stays None
         where `posting_size` decides."""
-        bits = default_code_bits(element, dim) if self.code_bits is None else self.code_bits
-        if metric is Metric.HAMMING:
-            bits = self.code_bits or 0
-        if metric is Metric.HAMMING and bits:
+        bits = self.code_bits
+        if bits is None:
+            bits = 0 if metric is Metric.HAMMING else default_code_bits(element, dim)
+        if bits and metric is Metric.HAMMING:
             raise InputError(f"code_bits is {bits}; under hamming it must be 0: a binary vector is its own code")
         size, centroids = self.posting_size, self.centroids
         if bits == 0:

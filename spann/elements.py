@@ -77,8 +77,8 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The bfloat16 nearest to each of `values`, ties to even; infinite where it is beyond the largest, 3.39e38."""
+    """The bfloat16 nearest to each of `values`, ties to even; infinite beyond the largest, 3.39e38. NaN stays NaN."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     with np.errstate(over="ignore"):
         near = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1))) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(values), values, near.view(np.float32))
+    return np.where(np.isnan(values), np.float32(np.nan), near.view(np.float32))

@@ -120,11 +120,12 @@ def test_bfloat16_from_ml_dtypes_and_back(tmp_path):
 def test_rounding_to_bfloat16_is_that_of_ml_dtypes():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     bits = np.random.default_rng(1).integers(0, 1 << 32, 100_000, dtype=np.uint32)
-    bits[:4] = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0xFFFFFFFF]  # ties, beyond the largest, NaN
+    bits[:5] = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0xFFFFFFFF, 0x7F800001]  # ties, beyond the largest, NaN
     values = bits.view(np.float32)
     with np.errstate(invalid="ignore"):
         expected = values.astype(ml_dtypes.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(rounded(values), expected)
+    np.testing.assert_array_equal(unpack(pack(rounded(values), "bfloat16"), "bfloat16"), expected)
     exact = expected[~np.isnan(expected)]
     np.testing.assert_array_equal(unpack(pack(exact, "bfloat16"), "bfloat16"), exact)
 
