@@ -13,8 +13,8 @@ cdef extern from "distance.h" nogil:
     ctypedef void (*spann_gather_fn)(const void *, const void *, const uint32_t *, size_t, size_t,
                                      float *) noexcept nogil
     ctypedef struct spann_kernels:
-        spann_score_fn score[3][4]
-        spann_gather_fn gather[3][4]
+        spann_score_fn score[3][6]
+        spann_gather_fn gather[3][6]
         void (*dot_tile)(const float *, const float *, size_t, size_t, float *) noexcept nogil
     const spann_kernels *spann_kernels_get()
 

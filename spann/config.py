@@ -11,8 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
+from spann.elements import memory_dtype, stored_bytes
 from spann.errors import InputError, MissingError
 from spann.types import Metric
 
@@ -72,17 +71,17 @@ SMALLEST_CODED = 64
 """Bytes of a vector from which on codes are the default: below, code, factors and id save too little of it."""
 
 
-def default_code_bits(dtype: np.dtype[Any], dim: int) -> int:
+def default_code_bits(element: str, dim: int) -> int:
     """Bits of a code where none are asked for: enough that a few pages of exact vectors settle the order, which longer
     codes need fewer of, for their error falls with the root of the dimension."""
-    if dim * dtype.itemsize < SMALLEST_CODED:
+    if stored_bytes(element, dim) < SMALLEST_CODED:
         return 0
     return 4 if dim < 64 else 2 if dim < 512 else 1
 
 
-def default_posting_size(dtype: np.dtype[Any], metric: Metric, bits: int) -> int:
+def default_posting_size(element: str, metric: Metric, bits: int) -> int:
     """Entries of a posting of codes. Centroids are of the data's type for integers under l2, else mostly float16."""
-    width = 1 if metric is Metric.L2 and dtype.kind in "iu" else 2
+    width = 1 if metric is Metric.L2 and memory_dtype(element).kind in "iu" else 2
     return max(CODED_POSTING_SIZE, min(round(8 * width / (bits * CENTROID_SHARE)), LARGEST_POSTING))
 
 
@@ -123,17 +122,21 @@ class BuildParams(_Params):
         if self.code_bits not in (None, *CODE_BITS):
             raise InputError(f"code_bits is {self.code_bits}; it must be one of {', '.join(map(str, CODE_BITS))}")
 
-    def resolved(self, dtype: np.dtype[Any], dim: int, metric: Metric) -> BuildParams:
-        """These parameters with defaults for vectors of `dtype` and `dim` in place of None. `centroids` stays None
+    def resolved(self, element: str, dim: int, metric: Metric) -> BuildParams:
+        """These parameters with defaults for vectors of `dim` such elements in place of None. `centroids` stays None
         where `posting_size` decides."""
-        bits = default_code_bits(dtype, dim) if self.code_bits is None else self.code_bits
+        bits = self.code_bits
+        if bits is None:
+            bits = 0 if metric is Metric.HAMMING else default_code_bits(element, dim)
+        if bits and metric is Metric.HAMMING:
+            raise InputError(f"code_bits is {bits}; under hamming it must be 0: a binary vector is its own code")
         size, centroids = self.posting_size, self.centroids
         if bits == 0:
             if size is None and centroids is None:
                 centroids = DEFAULT_CENTROIDS
             size = size or DEFAULT_POSTING_SIZE
         elif size is None:
-            wanted = default_posting_size(dtype, metric, bits) if centroids is None else round(1 / centroids)
+            wanted = default_posting_size(element, metric, bits) if centroids is None else round(1 / centroids)
             size = min(wanted, LARGEST_POSTING)
         replicas = self.max_replicas or (1 if bits else DEFAULT_REPLICAS)
         return self.with_(code_bits=bits, posting_size=size, centroids=centroids, max_replicas=replicas)

@@ -42,6 +42,7 @@ class Index:
         self.count: int = engine.count
         self.dim: int = engine.dim
         self.dtype: np.dtype[Any] = engine.dtype
+        self.element: str = engine.element
         self.metric: Metric = engine.metric
 
     def search(
@@ -62,11 +63,12 @@ class Index:
         How much is read follows from `target_recall`, the share of true neighbours wanted (see `params_for`), or is
         said by `params`; without either, the target is 0.95 where the index is calibrated.
 
-        `queries` is (nq, dim), or (dim,) for one query, of the index's dtype. Distances are in the metric's own unit:
-        Euclidean for l2, 1 - cos for cosine, the inner product for ip. With `radius`, only vectors at most so far away
-        count (under ip: of product at least `radius`), with `inner` only those farther than that (under ip: of smaller
-        product), as in `search_range`. Fewer than k vectors come back only where there are fewer: then id -1 and
-        distance inf (-inf for ip) in the places left over.
+        `queries` is (nq, dim), or (dim,) for one query, of the index's dtype: float32 where it holds bfloat16, and
+        bfloat16 wherever that is float32; of binary vectors bool, or uint8 with 8 bits in each, (nq, dim / 8).
+        Distances are in the metric's own unit: Euclidean for l2, 1 - cos for cosine, the inner product for ip, bits for
+        hamming. With `radius`, only vectors at most so far away count (under ip: of product at least `radius`), with
+        `inner` only those farther than that (under ip: of smaller product), as in `search_range`. Fewer than k vectors
+        come back only where there are fewer: then id -1 and distance inf (-inf for ip) in the places left over.
 
         `threads` defaults to the processors this process may use; each works on `in_flight` queries at once (by default
         8, where there are as many), so that the disk is busy while it computes: 1 gives the lowest latency, more the
@@ -252,7 +254,7 @@ class Index:
             "generation": about["generation"],
             "count": self.count,
             "dim": self.dim,
-            "dtype": self.dtype.name,
+            "dtype": self.element,
             "metric": self.metric.value,
             "ids": about["ids"],
             "centroids": about["centroids"],
@@ -299,7 +301,7 @@ class Index:
         import html
 
         facts = {
-            "vectors": f"{self.count:,} of dimension {self.dim}, {self.dtype.name}, {self.metric.value}",
+            "vectors": f"{self.count:,} of dimension {self.dim}, {self.element}, {self.metric.value}",
             "postings": f"{self._reader.attributes['postings']:,}",
             "memory": f"{self.open_memory_bytes / 1e6:,.1f} MB",
             "calibrated": "no" if self.calibration is None else f"k {', '.join(map(str, self.calibration.curves))}",
@@ -308,7 +310,7 @@ class Index:
         return f"<table><caption>spann index {html.escape(str(self.path))}</caption>{rows}</table>"
 
     def __repr__(self) -> str:
-        return f"Index({str(self.path)!r}, count={self.count}, dim={self.dim}, {self.dtype.name}, {self.metric.value})"
+        return f"Index({str(self.path)!r}, count={self.count}, dim={self.dim}, {self.element}, {self.metric.value})"
 
 
 def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str = "auto", check: bool = True) -> Index:
@@ -362,7 +364,8 @@ def build(
 ) -> Index:
     """Builds an index of `vectors` (count, dim) at `path` and opens it.
 
-    `vectors` is an array, a memory map or the path of a file (see `spann.vectors.open_source`). `ids` (count,), all
+    `vectors` is an array, a memory map or the path of a file (see `spann.vectors.open_source`). Under the metric
+    hamming they are binary: uint8 rows of 8 bits in each (`numpy.packbits`), or an array of bool. `ids` (count,), all
     different and not negative, name the vectors in results; without it an id is the row number. They are an array, or
     the path of a file, ``FILE#COLUMN`` for one column of it (see `spann.vectors.read_ids`). An existing index is
     replaced only with `overwrite`, and only once the new one is complete. `memory_limit`, in bytes or as "1GiB" (by

@@ -27,11 +27,19 @@ class Metric(Enum):
     - ``L2``: Euclidean distance, ordered by its square; smaller is nearer.
     - ``COSINE``: 1 - cos(q, v), in [0, 2]; smaller is nearer. A zero vector has no direction and is refused.
     - ``IP``: inner product; larger is nearer.
+    - ``HAMMING``: the number of bits that differ, of binary vectors; smaller is nearer.
     """
 
     L2 = "l2"
     COSINE = "cosine"
     IP = "ip"
+    HAMMING = "hamming"
+
+    @property
+    def is_euclidean(self) -> bool:
+        """Whether the squared Euclidean distance of the vectors as given decides what is near: of vectors of 0 and 1 it
+        is the Hamming distance."""
+        return self in (Metric.L2, Metric.HAMMING)
 
     @classmethod
     def parse(cls, value: Metric | str) -> Metric:
@@ -93,7 +101,7 @@ class SearchResult:
 
     - ``ids`` (nq, k) int64, nearest first; -1 where fewer than k vectors exist, or are within the limits given.
     - ``distances`` (nq, k) float32 in the metric's own unit: Euclidean distance for l2, 1 - cos for cosine, the inner
-      product for ip (largest first); inf (-inf for ip) where the id is -1.
+      product for ip (largest first), bits for hamming; inf (-inf for ip) where the id is -1.
     - ``stats`` (nq,) records of `QUERY_STATS`.
 
     Unpacks as ``ids, distances = result``.

@@ -61,6 +61,8 @@ def check_neighbours() -> Callable[..., None]:
 
     def check(result: SearchResult, base: Array, queries: Array, k: int, metric: str, ids: Array | None = None) -> None:
         n = min(k, len(base))
+        if metric == "hamming":
+            base, queries = np.unpackbits(base, axis=1).view(bool), np.unpackbits(queries, axis=1).view(bool)
         assert result.ids.shape == result.distances.shape == (len(queries), k)
         assert (result.ids[:, n:] == -1).all()
         assert (result.distances[:, n:] == (-np.inf if metric == "ip" else np.inf)).all()
@@ -77,8 +79,9 @@ def check_neighbours() -> Callable[..., None]:
             "l2": lambda: np.sqrt(np.square(q[:, None] - b).sum(axis=2)),
             "ip": lambda: dots,
             "cosine": lambda: 1 - dots / norms,
+            "hamming": lambda: np.square(q[:, None] - b).sum(axis=2),
         }[metric]()
-        allowed = {"l2": 1e-5 * truth.max(), "ip": 1e-5 * norms.max(), "cosine": 1e-5}[metric] + 1e-12
+        allowed = {"l2": 1e-5 * truth.max(), "ip": 1e-5 * norms.max(), "cosine": 1e-5, "hamming": 0}[metric] + 1e-12
         np.testing.assert_allclose(result.distances[:, :n], every[:, :n], rtol=1e-5, atol=allowed)
         np.testing.assert_allclose(
             result.distances[:, :n], np.take_along_axis(truth, rows, axis=1), rtol=1e-5, atol=allowed

@@ -15,9 +15,19 @@
 #include <stdint.h>
 
 typedef enum { SPANN_L2 = 0, SPANN_IP = 1, SPANN_COS = 2, SPANN_METRICS = 3 } spann_metric;
-typedef enum { SPANN_U8 = 0, SPANN_I8 = 1, SPANN_F16 = 2, SPANN_F32 = 3, SPANN_DTYPES = 4 } spann_dtype;
+/* bfloat16 is the upper half of a float32. Bits come packed, and `dim` and all else count their bytes: the squared
+ * distance of two such vectors is the number of bits in which they differ. They have no other metric. */
+typedef enum {
+    SPANN_U8 = 0,
+    SPANN_I8 = 1,
+    SPANN_F16 = 2,
+    SPANN_F32 = 3,
+    SPANN_BF16 = 4,
+    SPANN_BITS = 5,
+    SPANN_DTYPES = 6
+} spann_dtype;
 
-/* Query element type: that of the rows, except that rows of float16 take a float32 query. */
+/* Query element type: that of the rows, except that rows of float16 and bfloat16 take a float32 query. */
 typedef void (*spann_score_fn)(const void *query, const void *rows, size_t n, size_t dim, float *out);
 /* The same for rows base[index[0..n)]. */
 typedef void (*spann_gather_fn)(const void *query, const void *base, const uint32_t *index, size_t n, size_t dim,
@@ -33,6 +43,8 @@ typedef struct {
 /* The kernels of the level in force (simd.h); NULL if that level is not to be had. */
 const spann_kernels *spann_kernels_get(void);
 
-static inline size_t spann_dtype_size(spann_dtype t) { return t == SPANN_F32 ? 4 : t == SPANN_F16 ? 2 : 1; }
+static inline size_t spann_dtype_size(spann_dtype t) {
+    return t == SPANN_F32 ? 4 : t == SPANN_F16 || t == SPANN_BF16 ? 2 : 1;
+}
 
 #endif

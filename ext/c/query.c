@@ -640,10 +640,10 @@ int spann_query_short(const spann_context *c, const spann_query *q) {
     return q->attempt == 0 || limit < index->centroids || crowded;
 }
 
-static float true_distance(const spann_query *q, spann_metric metric, float score) {
-    switch (metric) {
+static float true_distance(const spann_query *q, const spann_index *index, float score) {
+    switch (index->metric) {
     case SPANN_L2:
-        return sqrtf(score);
+        return index->dtype == SPANN_BITS ? score : sqrtf(score);
     case SPANN_COS: {
         double cosine = -(double)score / q->norm;
         return (float)(1 - fmin(1, fmax(-1, cosine)));
@@ -659,7 +659,7 @@ void spann_query_finish(const spann_context *c, spann_query *q, int64_t *ids, fl
     for (size_t i = 0; i < c->params->k; i++) {
         int hit = i < q->hits.size;
         ids[i] = hit ? (int64_t)q->hits.heap[i].id : -1;
-        distances[i] = hit ? true_distance(q, metric, q->hits.heap[i].distance)
+        distances[i] = hit ? true_distance(q, c->index, q->hits.heap[i].distance)
                            : metric == SPANN_IP ? -INFINITY : INFINITY;
     }
 }

@@ -26,7 +26,7 @@ typedef struct {             /* one level of the navigation graph */
 typedef struct {
     spann_metric metric;
     spann_dtype dtype;
-    uint64_t dim, count, entries; /* entries: of all postings */
+    uint64_t dim, count, entries; /* dim: of bits, their bytes; entries: of all postings */
     uint32_t id_bytes;
     float max_norm; /* largest |v|, used by SPANN_IP to put a scale on pruning */
 

@@ -1,7 +1,8 @@
 """Distances of one query to many rows: the checked door to ext/c/distance.c.
 
-All functions return what ranks rows, smaller is nearer: the squared distance for l2, -(q . v) for ip and -(q . v) / |v|
-for cosine (0 where v is zero), which is the cosine itself where the query has length 1. Integer results are exact up to
+All functions return what ranks rows, smaller is nearer: the squared distance for l2, -(q . v) for ip, -(q . v) / |v|
+for cosine (0 where v is zero), which is the cosine itself where the query has length 1, and the bits that differ for
+hamming. Integer results are exact up to
 2**24 and rounded once above; results are the same, bit for bit, at every SIMD level. Rows must be finite: values are
 not looked at here.
 """
@@ -14,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _distance
+from spann.elements import STORED_TYPES, stored_dtype
 from spann.errors import InputError
-from spann.types import ELEMENT_TYPES, MAX_DIM, Array, Metric, element_type
+from spann.types import MAX_DIM, Array, Metric, element_type
 
 SIMD_LEVELS = ("scalar", "avx2", "avx512")
 TILE = 16
 """Columns of the tile of `dot_tile`."""
 
-_METRIC_NUMBER = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2}
+_METRIC_NUMBER = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2, Metric.HAMMING: 0}
 
 
 def simd_levels() -> tuple[str, ...]:
@@ -44,10 +46,11 @@ def simd_level() -> str:
 def score(query: Array, rows: Array, metric: Metric) -> NDArray[np.float32]:
     """Distance of `query` (dim,) to each of `rows` (n, dim): (n,) float32.
 
-    `rows` are uint8, int8, float16 or float32; `query` has their type, but float32 where they are float16. Both are
-    C-contiguous and not empty. Raises `InputError` for anything else.
+    `rows` are uint8, int8, float16, float32, or uint16 that are bfloat16; `query` has their type, but float32 where
+    they are float16 or bfloat16. Under hamming both are uint8, with 8 bits in each. Both are C-contiguous and not
+    empty. Raises `InputError` for anything else.
     """
-    dtype = _checked(query, rows)
+    dtype = _checked(query, rows, metric)
     out = np.empty(len(rows), np.float32)
     if _distance.score(_METRIC_NUMBER[metric], dtype, _bytes(query), _bytes(rows), query.size, out) < 0:
         simd_level()
@@ -59,7 +62,7 @@ def gather(query: Array, rows: Array, index: NDArray[np.uint32], metric: Metric)
 
     Raises `InputError`, also where `index` leaves `rows`.
     """
-    dtype = _checked(query, rows)
+    dtype = _checked(query, rows, metric)
     if index.dtype != np.uint32 or index.ndim != 1 or index.size == 0 or not _is_plain(index):
         raise InputError(f"row numbers must be a contiguous, non-empty (m,) uint32 array, not {_text(index)}")
     if int(index.max()) >= len(rows):
@@ -86,19 +89,22 @@ def dot_tile(rows: NDArray[np.float32], tile: NDArray[np.float32]) -> NDArray[np
     return out
 
 
-def _checked(query: Array, rows: Array) -> int:
+def _checked(query: Array, rows: Array, metric: Metric) -> int:
     """The native number of the rows' element type."""
-    dtype = element_type(rows.dtype, "rows")
+    dtype = rows.dtype
+    element = "bfloat16" if dtype == stored_dtype("bfloat16") else element_type(dtype, "rows").name
     if rows.ndim != 2 or rows.size == 0 or not _is_plain(rows):
         raise InputError(f"rows must be a C-contiguous, non-empty (n, dim) array, not {_text(rows)}")
+    if metric is Metric.HAMMING and dtype != np.uint8:
+        raise InputError(f"rows are {dtype}; under hamming they must be uint8, 8 bits in each")
     if rows.shape[1] > MAX_DIM:
         raise InputError(f"rows have {rows.shape[1]} dimensions; the limit is {MAX_DIM}")
-    wanted = np.dtype(np.float32) if dtype == np.float16 else dtype
+    wanted = np.dtype(np.float32) if element in ("float16", "bfloat16") else dtype
     if query.dtype != wanted or query.shape != rows.shape[1:] or not _is_plain(query):
         raise InputError(
             f"query must be a contiguous ({rows.shape[1]},) {wanted} array for rows of {dtype}, not {_text(query)}"
         )
-    return ELEMENT_TYPES.index(dtype.name)
+    return STORED_TYPES.index("bit" if metric is Metric.HAMMING else element)
 
 
 def _is_plain(array: Array) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.elements import unpack
 from spann.types import Array, Metric
 
 LANES = 16
@@ -19,7 +20,13 @@ Floats = NDArray[np.float32]
 
 
 def distances(query: Array, rows: Array, metric: Metric) -> Floats:
-    """Twin of `spann._kernels.distances.score`; any integer type takes the place of int8 and uint8."""
+    """Twin of `spann._kernels.distances.score`; any integer type but uint16, which is bfloat16, takes the place of int8
+    and uint8."""
+    if metric is Metric.HAMMING:
+        query, rows, metric = unpack(query[None], "bit")[0], unpack(rows, "bit"), Metric.L2
+        return _sums((query ^ rows).astype(np.int64))
+    if rows.dtype == np.uint16:
+        rows = unpack(rows, "bfloat16")
     wide = np.int64 if np.issubdtype(rows.dtype, np.integer) else np.float32
     q: Array = query.astype(wide)
     v: Array = rows.astype(wide)

@@ -33,6 +33,7 @@ from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
 from spann.build.write import write_pages
 from spann.config import BuildParams, thread_count
+from spann.elements import unpack
 from spann.errors import InputError
 from spann.quantize import Quantizer
 from spann.storage import (
@@ -46,8 +47,8 @@ from spann.storage import (
     ShardedWriter,
     files,
 )
-from spann.types import Metric, Progress
-from spann.vectors import IdList, VectorSource
+from spann.types import Array, Metric, Progress
+from spann.vectors import IdList, VectorSource, for_metric
 
 APPEND_STAGES = ("scan", "partition", "cluster", "assign", "layout", "arrange", "write", "publish")
 """What `append_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
@@ -83,6 +84,7 @@ def append_index(
     with IndexWriter(path, created_by=created_by, overwrite=True) as writer:
         writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
         old = _Old(IndexReader.open(path))
+        source = for_metric(source, old.metric)
         old.check(source)
         names = Ids.more(ids, source, old.ids(), old.count, old.about["id_bytes"])
         workers = threads_to_append(
@@ -93,7 +95,7 @@ def append_index(
         about = {
             "program": created_by,
             "index": f"generation {old.about['generation']}, checksum {old.about['checksum']}",
-            "vectors": f"{source.count} x {source.dim} {source.dtype.name}, checksum {content:08x}",
+            "vectors": f"{source.count} x {source.dim} {source.element}, checksum {content:08x}",
             "ids": "row numbers" if names.user is None else f"checksum {crc32c(names.user):08x}",
         }
         checkpoint = open_checkpoint(writer.temporary, about, TEMPORARY_FILES, restart=restart)
@@ -122,9 +124,9 @@ class _Old:
     def check(self, source: VectorSource) -> None:
         """Raises `InputError` unless the vectors of `source` can be added."""
         about = self.about
-        if (source.dim, source.dtype.name) != (about["dim"], about["dtype"]):
+        if (source.dim, source.element) != (about["dim"], about["dtype"]):
             raise InputError(
-                f"{source.name} holds {source.dtype.name} vectors of dimension {source.dim}; {self.reader.path} holds "
+                f"{source.name} holds {source.element} vectors of dimension {source.dim}; {self.reader.path} holds "
                 f"{about['dtype']} vectors of dimension {about['dim']}, and only such can be added"
             )
         if self.bits and self.count + source.count > 1 << 8 * about["row_bytes"]:
@@ -139,13 +141,17 @@ class _Old:
     def space(self, max_norm: float) -> Space:
         """The working space of the centroids, for vectors up to `max_norm` long."""
         origin = np.zeros(self.about["dim"], np.float32)
-        if self.metric is Metric.L2:
-            vectors = self.reader.read("centroids/vectors")
+        if self.metric.is_euclidean:
+            vectors = self._centroid_vectors()
             origin = np.rint(vectors.mean(axis=0, dtype=np.float64)).astype(np.float32)
         return Space(self.metric, self.about["dim"], max(max_norm, self.about["max_norm"]), origin)
 
+    def _centroid_vectors(self) -> Array:
+        vectors = self.reader.read("centroids/vectors")
+        return vectors if self.bits else unpack(vectors, self.about["dtype"])
+
     def centroids(self, space: Space) -> Centroids:
-        vectors, lift = self.reader.read("centroids/vectors"), None
+        vectors, lift = self._centroid_vectors(), None
         if self.bits and self.metric is Metric.IP:
             was = self.about["max_norm"] ** 2
             if "centroids/lift" in self.reader.arrays():

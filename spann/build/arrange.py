@@ -19,6 +19,7 @@ from spann.build.parallel import ordered_map
 from spann.build.partition import Partition
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
+from spann.elements import pack
 from spann.storage import PAGE, ArrayLayout, PageChecksums, ShardedWriter
 from spann.types import Array, Progress
 
@@ -55,7 +56,7 @@ def arrange(
         start = int(first_row[first])
         bounds = _page_starts(writer.layout, start, start + len(rows)) - start
         order = kernels.arrange(space.plain(vectors), primaries, bounds)
-        return rows[order], vectors[order]
+        return rows[order], pack(vectors[order], source.element)
 
     for rows, vectors in ordered_map(one, _batches(directory, source, entry_end), threads):
         arranged.append(rows)

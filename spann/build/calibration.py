@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.config import DEFAULT_CALIBRATION
+from spann.elements import memory_dtype, unpack
 from spann.errors import InputError
 from spann.search import Engine
 from spann.storage import (
@@ -24,8 +25,8 @@ from spann.storage import (
 )
 from spann.tune import calibrate, exact_search
 from spann.tune.calibrate import FEW, FILL, MOST
-from spann.types import Array, Metric, Progress
-from spann.vectors import VectorSource, sample_rows
+from spann.types import ELEMENT_TYPES, Array, Metric, Progress
+from spann.vectors import StoredSource, VectorSource, for_metric, sample_rows
 
 SEED = 20_241
 """Start of the choice of the vectors that are queries."""
@@ -87,13 +88,15 @@ def recalibrate(
     with IndexWriter(path, created_by=created_by, overwrite=True) as writer:
         reader = IndexReader.open(path)
         about = reader.attributes
-        vectors = _vectors(reader, base)
+        metric = Metric.parse(about["metric"])
+        vectors = _vectors(reader, None if base is None else for_metric(base, metric))
         if queries is None:
             if base is not None:
                 raise InputError(f"{path}: base was given without queries: the ids of its vectors are unknown")
             own = _own_ids(reader)
             found = calibrate_with_own(path, vectors, own, wanted, threads, "auto", report)
         else:
+            queries = for_metric(queries, metric)
             _check_queries(queries, about)
             rows = sample_rows(queries.count, min(wanted, queries.count), SEED)
             order = np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))
@@ -127,19 +130,20 @@ def _vectors(reader: IndexReader, base: VectorSource | None) -> VectorSource:
             raise InputError(
                 f"{reader.path}: the index has no codes, and its vectors only in postings: give them as --base (base=)"
             )
-        return _Store(reader.array("vectors/exact"))
-    if (base.count, base.dim, base.dtype.name) != (about["count"], about["dim"], about["dtype"]):
+        store = _Store(reader.array("vectors/exact"))
+        return store if about["dtype"] in ELEMENT_TYPES else StoredSource(store, about["dtype"])
+    if (base.count, base.dim, base.element) != (about["count"], about["dim"], about["dtype"]):
         raise InputError(
-            f"{base.name} holds {base.count} x {base.dim} {base.dtype.name}; {reader.path} was made of "
+            f"{base.name} holds {base.count} x {base.dim} {base.element}; {reader.path} was made of "
             f"{about['count']} x {about['dim']} {about['dtype']}"
         )
     return base
 
 
 def _check_queries(queries: VectorSource, about: Mapping[str, Any]) -> None:
-    if (queries.dim, queries.dtype.name) != (about["dim"], about["dtype"]):
+    if (queries.dim, queries.dtype) != (about["dim"], memory_dtype(about["dtype"])):
         raise InputError(
-            f"{queries.name} holds {queries.dtype.name} vectors of dimension {queries.dim}; the index needs "
+            f"{queries.name} holds {queries.element} vectors of dimension {queries.dim}; the index needs "
             f"{about['dtype']} of dimension {about['dim']}"
         )
     if queries.count < FEW:
@@ -238,6 +242,7 @@ class Reach:
     def __init__(self, reader: IndexReader, queries: Array) -> None:
         metric, coded = Metric.parse(reader.attributes["metric"]), bool(reader.attributes.get("code_bits", 0))
         centroids, x = reader.read("centroids/vectors"), queries.astype(np.float32)
+        centroids = centroids if coded else unpack(centroids, reader.attributes["dtype"])
         if metric is Metric.COSINE:
             x /= np.linalg.norm(x, axis=1)[:, None]
         nearest = []

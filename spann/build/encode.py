@@ -16,6 +16,7 @@ from spann.build.partition import Partition
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
 from spann.build.write import BATCH_BYTES, page_batches, ranges
+from spann.elements import unpack
 from spann.quantize import Quantizer
 from spann.storage import PAGE, PageChecksums, Record, ShardedArray, ShardedWriter
 from spann.types import Array, Progress
@@ -107,7 +108,7 @@ def write_codes(
             replicas = place_of[replica_rows].astype(np.int64)
             places, rows = _merge(replica, places, replicas), _merge(replica, rows, replica_rows)
         codes = coded.quantizer.encode(
-            coded.space.plain(_gather(coded.store, places)),
+            coded.space.plain(unpack(_gather(coded.store, places), coded.vectors.element)),
             coded.centroids[owner[which]].astype(np.float32),
             length,
         )

@@ -19,6 +19,7 @@ from spann._kernels import clustering
 from spann.build.parallel import ordered_map
 from spann.build.space import Space
 from spann.build.temporary import RecordFile, State
+from spann.elements import pack, stored_dtype, stored_width, unpack
 from spann.types import Array, Progress
 from spann.vectors import VectorSource, sample_rows
 
@@ -54,10 +55,13 @@ class Partition(VectorSource):
     """
 
     def __init__(self, directory: Path, name: str, source: VectorSource, state: dict[str, State] | None = None) -> None:
-        super().__init__(source.name, source.count, source.dim, source.dtype)
+        super().__init__(source.name, source.count, source.dim, source.dtype, source.element)
         self.directory = directory
         known = state or {}
-        self._vectors = RecordFile(directory / f"{name}-vectors", source.dtype, (source.dim,), known.get("vectors"))
+        shape = (stored_width(self.element, self.dim),)
+        self._vectors = RecordFile(
+            directory / f"{name}-vectors", stored_dtype(self.element), shape, known.get("vectors")
+        )
         try:
             self._rows = RecordFile(directory / f"{name}-rows", np.dtype(np.int64), (), known.get("rows"))
         except BaseException:
@@ -66,8 +70,12 @@ class Partition(VectorSource):
 
     def put(self, start: int, vectors: Array, rows: NDArray[np.int64]) -> None:
         """Writes `vectors` (n, dim) and the `rows` (n,) they come from at positions `start` and following."""
-        self._vectors.put(start, vectors)
+        self._vectors.put(start, pack(vectors, self.element))
         self._rows.put(start, rows)
+
+    def take_stored(self, positions: NDArray[np.int64]) -> Array:
+        """The vectors at `positions` (n,) as they lie in an index (`elements.pack`)."""
+        return self._vectors.take(positions)
 
     @property
     def written(self) -> int:
@@ -97,10 +105,10 @@ class Partition(VectorSource):
         self._rows.remove()
 
     def _read(self, start: int, stop: int) -> Array:
-        return self._vectors.read(start, stop)
+        return unpack(self._vectors.read(start, stop), self.element)
 
     def _take(self, rows: NDArray[np.int64]) -> Array:
-        return self._vectors.take(rows)
+        return unpack(self._vectors.take(rows), self.element)
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ from spann.build.temporary import RecordFile
 from spann.build.write import write_pages
 from spann.centroids import Graph, build_graph
 from spann.config import BuildParams, thread_count
+from spann.elements import pack, stored_dtype, stored_width
 from spann.errors import InputError
 from spann.quantize import Quantizer
 from spann.storage import PAGE, SHARD_BYTES, IndexWriter, PageChecksums, Record, ShardedWriter, files
-from spann.types import Metric, Progress
-from spann.vectors import IdList, VectorSource
+from spann.types import ELEMENT_TYPES, Metric, Progress
+from spann.vectors import IdList, VectorSource, for_metric
 
 STAGES = (
     *("scan", "partition", "cluster", "assign", "balance", "graph", "layout", "arrange", "write"),
@@ -80,13 +81,14 @@ def build_index(
     Raises `InputError`, also where that or the disk cannot do, `ExistsError`, `MissingError`, `StorageError`.
     """
     report = progress or (lambda stage, done, total: None)
-    params = params.resolved(source.dtype, source.dim, metric)
+    source = for_metric(source, metric)
+    params = params.resolved(source.element, source.dim, metric)
     names = Ids.check(ids, source)
     plan = plan_build(
         source, metric, params, threads=thread_count(threads), limit=limit_bytes(memory_limit), id_bytes=names.width
     )
     workers = plan.threads
-    record = Record.exact(names.width, source.row_bytes)
+    record = Record.exact(names.width, source.stored_bytes)
     if params.bits:
         record = Record.coded(names.width, 4 if source.count <= 2**32 else 8, source.dim, params.bits)
     _check_sizes(source, params, record)
@@ -99,7 +101,7 @@ def build_index(
         about = {
             "program": created_by,
             "metric": metric.value,
-            "vectors": f"{source.count} x {source.dim} {source.dtype.name}, checksum {content:08x}",
+            "vectors": f"{source.count} x {source.dim} {source.element}, checksum {content:08x}",
             "ids": "row numbers" if names.user is None else f"checksum {crc32c(names.user):08x}",
             **asdict(params),
         }
@@ -162,7 +164,7 @@ def _build(
         about = _attributes(source, space, params, clusters, directory, graph, names)
         if params.bits:
             about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
-        features = ["codes"] if params.bits else []
+        features = features_of(source.element, params)
         queries = params.calibration_count(source.count)
         if queries:
             writer.complete(about, features=features)
@@ -178,6 +180,11 @@ def _build(
             )
     writer.publish(about, features=features)
     report("publish", 1, 1)
+
+
+def features_of(element: str, params: BuildParams) -> list[str]:
+    """What a reader must understand of an index (docs/FORMAT.md)."""
+    return sorted([*(["codes"] if params.bits else []), *([element] if element not in ELEMENT_TYPES else [])])
 
 
 def _search_budget(params: BuildParams, plan: Plan) -> int | str:
@@ -224,7 +231,9 @@ def _write_coded(
     """The exact store, the quantizer and the pages of postings of codes; the checksums of these."""
     vectors, centroids = clusters.vectors, clusters.centroids
     quantizer = Quantizer.make(vectors.dim, params.bits, space.metric, centroids.middle, seed=params.seed)
-    exact = writer.create_array("vectors/exact", vectors.count, vectors.dtype, (vectors.dim,))
+    exact = writer.create_array(
+        "vectors/exact", vectors.count, stored_dtype(vectors.element), (stored_width(vectors.element, vectors.dim),)
+    )
     page_crcs = PageChecksums(exact.layout)
     checksums = write_coded(
         vectors,
@@ -341,7 +350,8 @@ def _graph(clusters: Clusters, params: BuildParams, report: Callable[[int, int],
 
 def _write_centroids(writer: IndexWriter, clusters: Clusters, graph: Graph, names: Ids) -> None:
     centroids = clusters.centroids
-    writer.write_array("centroids/vectors", centroids.vectors)
+    vectors = pack(centroids.vectors, clusters.vectors.element) if centroids.given else centroids.vectors
+    writer.write_array("centroids/vectors", vectors)
     if centroids.given and centroids.rows is not None:
         writer.write_array("centroids/ids", names.of(clusters.vectors.rows_of(centroids.rows)))
     if centroids.lift is not None:
@@ -377,7 +387,7 @@ def _attributes(
 ) -> dict[str, Any]:
     return {
         "metric": space.metric.value,
-        "dtype": source.dtype.name,
+        "dtype": source.element,
         "dim": source.dim,
         "count": source.count,
         "id_bytes": names.width,

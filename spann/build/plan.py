@@ -22,7 +22,7 @@ from spann.errors import InputError
 from spann.search import available_memory
 from spann.storage import SHARD_BYTES, Record, files
 from spann.types import Metric
-from spann.vectors import VectorSource
+from spann.vectors import VectorSource, for_metric
 
 LIMIT_SHARE = 0.5
 """Of the memory available when a build starts: its limit where none is given."""
@@ -123,21 +123,22 @@ def plan_build(
 
     Raises `InputError` where not even one does, naming what would help.
     """
-    params = params.resolved(source.dtype, source.dim, metric)
+    source = for_metric(source, metric)
+    params = params.resolved(source.element, source.dim, metric)
     count, dim, bits = source.count, source.dim, params.bits
     width = id_bytes or (4 if count <= 2**32 else 8)
     centroids = params.centroid_count(count)
     row_width = 4 if count <= 2**32 else 8
-    record = Record.coded(width, row_width, dim, bits) if bits else Record.exact(width, source.row_bytes)
+    record = Record.coded(width, row_width, dim, bits) if bits else Record.exact(width, source.stored_bytes)
     inside = count if bits else count - centroids
     entries = int(inside * (1 if params.replicas == 1 else max(1.0, CLOSURE_SHARE * params.replicas)))
 
-    centroid_width = source.row_bytes if not bits or (metric is Metric.L2 and source.dtype.kind in "iu") else 2 * dim
+    centroid_width = source.stored_bytes if not bits or (metric is Metric.L2 and source.dtype.kind in "iu") else 2 * dim
     kept = centroids * (centroid_width + GRAPH_BYTES + DIRECTORY_BYTES) + (0 if bits else centroids * width)
     postings = int(
         PAGE_LOSS * (record.header * centroids + record.primary * inside + record.replica * (entries - inside))
     )
-    exact = count * source.row_bytes if bits else 0
+    exact = count * source.stored_bytes if bits else 0
     checksums = exact // 1024
     memory = BASE_BYTES + centroids * (CENTROID_COPIES * dim + CENTROID_BYTES) + min(BUCKET_BYTES, entries * 21) * 3
     memory += CLOSURE_BYTES if params.replicas > 1 else 0
@@ -149,7 +150,7 @@ def plan_build(
             f"memory_limit is {limit} bytes; building {count} vectors of {source.name} with {centroids} centroids "
             f"needs about {memory + WORKER_BYTES}: raise the limit, or lower centroids (a larger posting_size does too)"
         )
-    copies = count * (source.row_bytes + 8)
+    copies = count * (source.stored_bytes + 8)
     closure = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
     temporary = max(
         (3 if count > FANOUT * region_rows(dim) else 2) * copies + 2 * count,
@@ -158,7 +159,7 @@ def plan_build(
     return Plan(
         count=count,
         dim=dim,
-        dtype=source.dtype.name,
+        dtype=source.element,
         metric=metric.value,
         code_bits=bits,
         centroids=centroids,
@@ -189,9 +190,9 @@ def threads_to_append(source: VectorSource, about: dict[str, Any], path: Path, *
             f"memory_limit is {limit} bytes; appending {count} vectors of {source.name} to {path} needs about "
             f"{memory + WORKER_BYTES}: raise the limit, or append less at a time"
         )
-    exact = source.row_bytes if params.bits else 0
+    exact = source.stored_bytes if params.bits else 0
     new = count * exact + edges * (record.replica + record.header)
-    needed = new + 2 * SHARD_BYTES + 3 * count * (source.row_bytes + 8) + edges * EDGE.itemsize
+    needed = new + 2 * SHARD_BYTES + 3 * count * (source.stored_bytes + 8) + edges * EDGE.itemsize
     free = files.free_bytes(path.parent)
     if needed > free:
         raise InputError(f"{path}: appending {source.name} needs about {needed} bytes of disk; {free} are free")

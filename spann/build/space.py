@@ -1,6 +1,6 @@
 """The Euclidean space an index is clustered in: every metric is reduced to squared L2 there.
 
-- l2: the vectors as they are.
+- l2: the vectors as they are. So under hamming: the squared distance of vectors of 0 and 1 is the bits that differ.
 - cosine: the vectors divided by their length; sqdist = 2 - 2 cos, so the order is the same.
 - ip: one coordinate more, sqrt(R^2 - |v|^2) with R the largest length, and 0 for queries; sqdist = |q|^2 + R^2 - 2 q.v
   (Bachrach et al., RecSys 2014, "Speeding up the Xbox recommender system", section 3), so nearest is largest product.
@@ -44,7 +44,7 @@ class Space:
     def map(self, block: Array) -> NDArray[np.float32]:
         """Working vectors (n, dim) float32, a copy, of `block` (n, source_dim)."""
         x = np.empty((len(block), self.dim), np.float32)
-        if self.metric is Metric.L2:
+        if self.metric.is_euclidean:
             np.subtract(block, self.origin, out=x)
             return x
         x[:, : self.source_dim] = block
@@ -68,7 +68,7 @@ def scan(source: VectorSource, metric: Metric, threads: int, progress: Progress)
 
     Raises `InputError` for NaN, infinity, lengths that overflow float32 and, under cosine, zero vectors.
     """
-    needs_norms = metric is not Metric.L2 or source.dtype.kind == "f"
+    needs_norms = not metric.is_euclidean or source.dtype.kind == "f"
     rows = max(1, (8 << 20) // source.row_bytes)
 
     def check(start: int) -> tuple[int, int, float, NDArray[np.float64]]:
@@ -84,7 +84,7 @@ def scan(source: VectorSource, metric: Metric, threads: int, progress: Progress)
         sqnorm, total, done = max(sqnorm, largest), total + block_sum, done + count
         progress("scan", done, source.count)
     origin = total / source.count
-    if source.dtype.kind in "iu":
+    if source.dtype.kind in "biu":
         origin = np.rint(origin)
     largest_norm = float(np.sqrt(sqnorm)) if metric is Metric.IP else 0.0
     return Space(metric, source.dim, largest_norm, origin.astype(np.float32)), crc

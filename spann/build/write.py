@@ -45,7 +45,7 @@ def write_pages(
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
         crcs = packing.pack(
             names.of(source.rows_of(distinct))[inverse],
-            source.take(distinct)[inverse] if len(distinct) else np.empty((0, source.dim), source.dtype),
+            source.take_stored(distinct)[inverse],
             length,
             starts + directory.offset[which],
             out,

@@ -18,7 +18,7 @@ from spann.vectors import open_source
 @click.argument("output", type=FILE)
 @click.option(
     "--dtype",
-    type=click.Choice(list(ELEMENT_TYPES)),
+    type=click.Choice([*ELEMENT_TYPES, "bfloat16"]),
     help="Type of the elements; values that it cannot hold are refused. Default: as they are, or that of the format.",
 )
 @ids_option
@@ -36,8 +36,8 @@ def convert(
 ) -> None:
     """Write VECTORS, of any format that can be read, to OUTPUT.
 
-    OUTPUT is .fbin, .f16bin, .u8bin, .i8bin, .fvecs, .bvecs, .npy or .parquet, which alone can hold ids
-    beside them.
+    OUTPUT is .fbin, .f16bin, .bf16bin, .u8bin, .i8bin, .fvecs, .bvecs, .npy or .parquet, which alone can hold
+    ids beside them.
     """
     with open_source(vectors, max_rows=max_rows) as source, progress_report(quiet, progress_form) as progress:
         write(source, output, dtype, progress, ids=given_ids(ids, max_rows))

@@ -118,7 +118,7 @@ def metric_option(default: str | None) -> Decorator:
         "--metric",
         type=click.Choice([metric.value for metric in Metric]),
         default=default,
-        help="Euclidean distance, 1 - cosine, or inner product. Default: l2.",
+        help="Euclidean distance, 1 - cosine, inner product, or, of binary vectors, bits that differ. Default: l2.",
     )
 
 

@@ -111,10 +111,10 @@ def search(
 ) -> None:
     """Find the K nearest neighbours in INDEX of each vector in QUERIES.
 
-    Distances are Euclidean for l2, 1 - cos for cosine, and the inner product for ip. QUERIES is a file, or the folder
-    of a VectorDBBench data set, of which its test.parquet is read. QUERIES - reads JSON lines from
-    standard input, each an array of numbers or an object with one under "vector", and answers each in a line, as they
-    come.
+    Distances are Euclidean for l2, 1 - cos for cosine, the inner product for ip, and bits for hamming. QUERIES is a
+    file, or the folder of a VectorDBBench data set, of which its test.parquet is read. QUERIES - reads JSON lines
+    from standard input, each an array of numbers or an object with one under "vector", and answers each in a line, as
+    they come.
     """
     if output is None and not as_json and not explain:
         raise click.UsageError("nowhere to put the results: give -o OUT, or --json for the statistics alone")
@@ -223,10 +223,10 @@ def _vector(line: bytes, number: int, index: spann.Index) -> Array:
         raise InputError(f'{where} is not a JSON array of numbers, nor an object with one under "vector"') from error
     if values.shape != (index.dim,):
         raise InputError(f"{where} has shape {values.shape}; {index.path} needs ({index.dim},)")
-    if index.dtype.kind in "iu":
-        limits = np.iinfo(index.dtype)
-        if not ((values == np.rint(values)) & (values >= limits.min) & (values <= limits.max)).all():
-            raise InputError(f"{where} holds numbers that are not {index.dtype}")
+    if index.dtype.kind in "biu":
+        low, high = (0, 1) if index.dtype == np.bool_ else (np.iinfo(index.dtype).min, np.iinfo(index.dtype).max)
+        if not ((values == np.rint(values)) & (values >= low) & (values <= high)).all():
+            raise InputError(f"{where} holds numbers that are not {index.element}")
     vector: Array = values.astype(index.dtype)
     return vector
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from spann._kernels import _search
 from spann._kernels.io import BACKENDS
 from spann.config import SearchParams, thread_count
+from spann.elements import in_memory, memory_dtype, pack
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
 from spann.search.budget import MemoryBudget, available_memory
 from spann.search.disk import join_pages
@@ -84,7 +85,8 @@ class Engine:
         budget = MemoryBudget.parse(memory_budget)
         about = reader.attributes
         self.path = reader.path
-        self.metric, self.dtype = Metric.parse(about["metric"]), np.dtype(about["dtype"])
+        self.metric, self.element = Metric.parse(about["metric"]), str(about["dtype"])
+        self.dtype = memory_dtype(self.element)
         self.dim, self.count = int(about["dim"]), int(about["count"])
         self.check = check
         self._closed = False
@@ -243,11 +245,13 @@ class Engine:
         return join_pages(int(self._files.exact[0]), size, direct=self.direct)
 
     def _checked(self, queries: Array) -> NDArray[np.uint8]:
-        """Queries as the bytes the kernels take: float16 is widened, all else must be of the index's dtype."""
+        """Queries as the bytes the kernels take: float16 and bfloat16 widened, bits packed; all else must be of the
+        index's dtype."""
+        queries = in_memory(queries, self.element)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise InputError(f"queries have shape {queries.shape}; {self.path} needs (queries, {self.dim})")
         if queries.dtype != self.dtype:
-            raise InputError(f"queries are {queries.dtype}; {self.path} holds {self.dtype} and needs the same")
+            raise InputError(f"queries are {queries.dtype}; {self.path} holds {self.element} and needs {self.dtype}")
         if len(queries) == 0:
             raise InputError("there are no queries: at least 1 is needed")
         check_finite(queries, 0, "queries")
@@ -255,6 +259,8 @@ class Engine:
             check_lengths(queries, 0, "queries", directions=self.metric is Metric.COSINE)
         if self.dtype == np.float16:
             queries = queries.astype(np.float32)
+        if self.element == "bit":
+            queries = pack(queries, self.element)
         return as_bytes(queries).reshape(len(queries), -1)
 
     def _raise_for(self, status: int, system_error: int, exact: int, where: int) -> None:

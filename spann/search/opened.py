@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from spann._kernels import _search
 from spann.centroids import Graph, Level, check_graph
+from spann.elements import STORED_TYPES, stored_dtype, stored_width
 from spann.errors import CorruptionError, FormatError, InputError
 from spann.quantize import Quantizer
 from spann.search.budget import HEADER_BYTES, MemoryBudget
@@ -22,9 +23,9 @@ from spann.storage import (
     posting_bytes,
     posting_span,
 )
-from spann.types import ELEMENT_TYPES, Array, Metric
+from spann.types import Array, Metric
 
-METRIC_NUMBERS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2}
+METRIC_NUMBERS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2, Metric.HAMMING: 0}
 
 _DIRECTORY = "postings/directory"
 _SLACK = 64
@@ -58,10 +59,16 @@ def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
     """Reads, verifies and pins. Raises `CorruptionError`, `FormatError`, and `InputError` for a budget too small."""
     about, where = reader.attributes, str(reader.path)
     bits, metric = int(about.get("code_bits", 0)), Metric.parse(about["metric"])
+    kind, binary = about["dtype"], metric is Metric.HAMMING
+    if kind not in STORED_TYPES or binary != (kind == "bit") or (binary and (about["dim"] % 8 or bits)):
+        raise CorruptionError(
+            f"{where}: {kind} vectors of dimension {about['dim']} with codes of {bits} bits cannot be under "
+            f"{metric.value}"
+        )
     native = _search.NativeIndex(
         metric=METRIC_NUMBERS[metric],
-        dtype=ELEMENT_TYPES.index(about["dtype"]),
-        dim=about["dim"],
+        dtype=STORED_TYPES.index(about["dtype"]),
+        dim=stored_width(about["dtype"], about["dim"]),
         count=about["count"],
         entries=about["entries"],
         id_bytes=about["id_bytes"],
@@ -112,8 +119,9 @@ def _set_centroids(
     vectors = reader.read("centroids/vectors")
     ids = None if bits else reader.read("centroids/ids")
     # With codes centroids are means in the working space, where cosine is l2 of unit vectors.
-    known = ELEMENT_TYPES if bits else (about["dtype"],)
-    sound = vectors.shape == (about["centroids"], about["dim"]) and vectors.dtype.name in known
+    element = vectors.dtype.name if bits else about["dtype"]
+    sound = vectors.shape == (about["centroids"], stored_width(element, about["dim"]))
+    sound &= element in STORED_TYPES and vectors.dtype == stored_dtype(element)
     if ids is not None:
         sound &= ids.shape == (len(vectors),) and ids.itemsize == about["id_bytes"]
     if not sound:
@@ -123,7 +131,7 @@ def _set_centroids(
     space = Metric.L2 if bits and metric is Metric.COSINE else metric
     native.set_centroids(
         METRIC_NUMBERS[space],
-        ELEMENT_TYPES.index(vectors.dtype.name),
+        STORED_TYPES.index(element),
         as_bytes(vectors),
         len(vectors),
         None if ids is None else as_bytes(ids),
@@ -162,7 +170,7 @@ def _set_codes(
         quantizer = Quantizer(dim, bits, metric, reader.read("quantizer/origin"), reader.read("quantizer/signs"))
     except InputError as error:
         raise CorruptionError(f"{where}: the quantizer's arrays are unsound: {error}") from error
-    sound = exact.layout.shape == (about["count"], dim) and exact.dtype.name == about["dtype"]
+    sound = exact.layout.shape == (about["count"], dim) and exact.dtype == stored_dtype(about["dtype"])
     if not sound or crc.dtype != np.uint32 or crc.shape != (exact_pages(exact.layout),):
         raise CorruptionError(f"{where}: the exact store does not have the shape that the manifest gives")
     sqnorm, query_norm = None, 0.0

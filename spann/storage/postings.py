@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.codes import HEADER, code_bytes
+from spann.elements import stored_bytes
 from spann.errors import CorruptionError
 from spann.types import Array
 
@@ -47,8 +48,7 @@ class Record:
         dim, id_bytes, bits = int(about["dim"]), int(about["id_bytes"]), int(about.get("code_bits", 0))
         if bits:
             return cls.coded(id_bytes, int(about["row_bytes"]), dim, bits)
-        width: int = np.dtype(about["dtype"]).itemsize
-        return cls.exact(id_bytes, dim * width)
+        return cls.exact(id_bytes, stored_bytes(about["dtype"], dim))
 
     @property
     def row_bytes(self) -> int:

@@ -15,12 +15,15 @@ def exact_neighbours(
     """The k nearest rows of `base` (n, dim) for each of `queries` (nq, dim): ids int64 and distances float64 (nq, k).
 
     Distances are in the metric's own unit, as a search returns them: Euclidean for l2, 1 - cos for cosine, the inner
-    product for ip; equal ones in the order of row numbers. One query at a time in float64, so memory is that of a
-    float64 copy of `base`. Raises `InputError` for a k outside 1 to n.
+    product for ip, bits for hamming (of bool, or of uint8 with 8 bits in each); equal ones in the order of row numbers.
+    One query at a time in float64, so memory is that of a float64 copy of `base`. Raises `InputError` for a k outside 1
+    to n.
     """
     metric = Metric.parse(metric)
     if not 1 <= k <= len(base):
         raise InputError(f"k {k} is outside 1 to {len(base)}, the number of vectors")
+    if metric is Metric.HAMMING and base.dtype == np.uint8:
+        base, queries = np.unpackbits(base, axis=1), np.unpackbits(queries, axis=1)
     vectors = base.astype(np.float64)
     if metric is Metric.COSINE:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -31,6 +34,8 @@ def exact_neighbours(
             order = -(vectors * query).sum(axis=1)
         elif metric is Metric.COSINE:
             order = np.square(vectors - query / np.linalg.norm(query)).sum(axis=1) / 2
+        elif metric is Metric.HAMMING:
+            order = (vectors != query).sum(axis=1).astype(np.float64)
         else:
             order = np.sqrt(np.square(vectors - query).sum(axis=1))
         ids[i] = np.argsort(order, kind="stable")[:k]

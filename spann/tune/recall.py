@@ -111,13 +111,13 @@ def _tolerance(a: Array, b: Array, share: float, metric: Metric) -> Array:
 
 
 def _in_our_unit(ids: NDArray[np.int64], ours: Array, truth: Truth, metric: Metric, name: str) -> Array | None:
-    """The truth's distances (squared for l2), or None where no pair is in both, so that nothing shows their unit."""
+    """The truth's distances (squared for l2), or None where nothing shows their unit, for no pair is in both."""
     if truth.distances is None:
         return None
     theirs = truth.distances.astype(np.float64)
     query, place, at = _common(ids, truth.ids)
-    if not len(query):
-        return None
+    if not len(query):  # bits have no other unit, and ties so many that this may be
+        return theirs if metric is Metric.HAMMING else None
     mine, given = ours[query, place], theirs[query, at]
     if _agree(mine, given, metric):
         return theirs

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from spann.config import thread_count
+from spann.elements import in_memory
 from spann.errors import InputError
 from spann.types import Array, Metric, Progress
-from spann.vectors import VectorSource, check_finite, check_nonzero
+from spann.vectors import VectorSource, check_finite, check_nonzero, for_metric
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -63,6 +64,7 @@ def exact_search(
     base : VectorSource
         (n, dim); read from front to back once, for few queries twice, and some rows again by number.
     queries : (nq, dim) array of the element type of `base`
+        Of binary vectors bool, or uint8 with 8 bits in each; `base` too.
     k : int
         From 1 to n.
     metric : Metric or its name
@@ -78,7 +80,8 @@ def exact_search(
     ids : int64 (nq, k)
         Row numbers, nearest first.
     distances : float32 (nq, k)
-        SQUARED Euclidean distance for l2 (the convention of truth files), 1 - cos for cosine, inner product for ip.
+        SQUARED Euclidean distance for l2 (the convention of truth files), 1 - cos for cosine, inner product for ip,
+        bits for hamming.
         Computed in float64 from the differences of the elements, then rounded.
 
     Raises
@@ -88,6 +91,8 @@ def exact_search(
         either; distances beyond float32.
     """
     metric = Metric.parse(metric)
+    base = for_metric(base, metric)
+    queries = in_memory(queries, base.element)
     _check(base, queries, k, metric, block_rows)
     workers = thread_count(threads)
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
@@ -143,8 +148,8 @@ class _Job:
 
 class _Scan:
     """One search. A *key* ranks the rows of one query as the distance does, and costs one matrix product:
-    |b|^2 - 2ab for l2, -ab for ip and, of normalised vectors, for cosine. An *order* value is the distance itself
-    (squared for l2, negated for ip), computed directly. `key_of` maps orders to keys."""
+    |b|^2 - 2ab for l2 and hamming, -ab for ip and, of normalised vectors, for cosine. An *order* value is the distance
+    itself (squared for l2, negated for ip), computed directly. `key_of` maps orders to keys."""
 
     def __init__(
         self,
@@ -235,7 +240,7 @@ class _Scan:
 
     def key_of(self, order: Floats, which: Rows | slice = slice(None)) -> Floats:
         """The exact keys that belong to one order value for each of the queries `which`."""
-        if self._metric is Metric.L2:
+        if self._metric.is_euclidean:
             return order - np.square(self._norms[which])
         exact: Floats = order - 1 if self._metric is Metric.COSINE else order
         return exact
@@ -246,6 +251,8 @@ class _Scan:
         A sum of d products is off by at most d u |a||b|; the constant covers the roundings of |b|^2, of the
         subtraction, of normalising and of the order itself. Products can also underflow, each by less than `tiny`.
         """
+        if self._metric is Metric.HAMMING:  # keys are whole, and exact in float32 as well
+            return np.full(len(self._norms), 0.25)
         info = np.finfo(dtype)
         if self._metric is Metric.L2:
             scale = (self._norms + self._longest) ** 2
@@ -272,7 +279,7 @@ class _Scan:
     def _left(self, queries: Array, dtype: type[np.floating]) -> Array:
         """The queries' side of the matrix product, with the factor of the key: powers of 2 cost no accuracy."""
         left = self._right(queries, dtype)
-        np.multiply(left, -2 if self._metric is Metric.L2 else -1, out=left)
+        np.multiply(left, -2 if self._metric.is_euclidean else -1, out=left)
         return left
 
     def _right(self, vectors: Array, dtype: type[np.floating]) -> Array:
@@ -283,7 +290,7 @@ class _Scan:
     def _keys(self, tile: slice, job: _Job) -> Array:
         """Keys (t, r) of a tile of the queries and the rows of a block."""
         keys: Array = job.left[tile] @ job.right.T
-        if self._metric is Metric.L2:
+        if self._metric.is_euclidean:
             keys += job.squares.astype(keys.dtype)
         return keys
 
@@ -291,7 +298,7 @@ class _Scan:
         """Orders of the pairs (vectors[i], queries[i]), in float64."""
         if self._metric is Metric.IP:
             order: Floats = -np.multiply(vectors, queries, dtype=np.float64).sum(axis=1)
-        elif self._metric is Metric.L2:
+        elif self._metric.is_euclidean:
             order = np.square(np.subtract(vectors, queries, dtype=np.float64)).sum(axis=1)
         else:
             # Half the squared chord is 1 - cos without the cancellation when the two are nearly parallel.

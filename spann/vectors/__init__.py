@@ -6,13 +6,14 @@ from spann.vectors.formats import open_queries, open_source
 from spann.vectors.ids import GivenIds, IdList, as_ids, read_ids
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results
-from spann.vectors.sources import ArraySource, VectorSource
+from spann.vectors.sources import ArraySource, StoredSource, VectorSource, for_metric
 from spann.vectors.truth_files import Truth, read_truth, write_truth
 
 __all__ = [
     "ArraySource",
     "GivenIds",
     "IdList",
+    "StoredSource",
     "Truth",
     "VectorSource",
     "as_ids",
@@ -21,6 +22,7 @@ __all__ = [
     "check_nonzero",
     "check_results_path",
     "convert",
+    "for_metric",
     "open_queries",
     "open_source",
     "read_ids",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.elements import memory_dtype, pack, rounded, stored_dtype
 from spann.errors import InputError
 from spann.types import ELEMENT_TYPES, Array, Progress
 from spann.vectors.formats import BIN_HEADER
@@ -20,11 +21,12 @@ from spann.vectors.sources import VectorSource
 TYPES: dict[str, tuple[str, ...]] = {
     ".fbin": ("float32",),
     ".f16bin": ("float16",),
+    ".bf16bin": ("bfloat16",),
     ".u8bin": ("uint8",),
     ".i8bin": ("int8",),
     ".fvecs": ("float32",),
     ".bvecs": ("uint8",),
-    ".npy": ELEMENT_TYPES,
+    ".npy": (*ELEMENT_TYPES, "bfloat16"),
     ".parquet": ELEMENT_TYPES,
 }
 """What can be written, and the element types it can hold; the first one unless another is asked for."""
@@ -50,8 +52,9 @@ def convert(
     `ids` (count,), an array or the path of a file, go into a column `id`, which only ``.parquet`` has;
     those that come with the vectors do so by themselves.
 
-    Elements become `dtype`, by default their own type where the format has it, else the format's. float32 may lose
-    digits as float16, but nothing becomes infinite; what an integer type cannot hold is refused, naming its row.
+    Elements become `dtype`, by default their own type where the format has it, else the format's; for bfloat16 that is
+    float32 where it has that. float32 may lose digits as float16 and bfloat16, but nothing becomes infinite; what an
+    integer type cannot hold is refused, naming its row.
     Raises `InputError`, `MissingError`, and `StorageError`, after which nothing is at `path` that was not.
 
     >>> import numpy as np
@@ -64,7 +67,8 @@ def convert(
     path = Path(path)
     check_path(path, TYPES)
     known = TYPES[path.suffix.lower()]
-    wanted = dtype or (source.dtype.name if source.dtype.name in known else known[0])
+    own = [element for element in (source.element, source.dtype.name) if element in known]
+    wanted = dtype or (own[0] if own else known[0])
     if wanted not in known:
         raise InputError(f"{path}: {path.suffix} cannot hold {wanted}; it holds {', '.join(known)}")
     names = as_ids(ids)
@@ -74,26 +78,29 @@ def convert(
         raise InputError(f"{path}: {path.suffix} cannot hold ids; {' '.join(WITH_IDS)} can")
     named = None if names is None else names.of(source)
     write = _WRITERS[path.suffix.lower()]
-    write_whole(path, lambda file: write(file, source, _blocks(source, np.dtype(wanted), progress), named))
+    write_whole(path, lambda file: write(file, source, _blocks(source, wanted, progress), named))
 
 
-def _blocks(source: VectorSource, dtype: np.dtype[Any], progress: Progress | None) -> Iterator[Array]:
+def _blocks(source: VectorSource, element: str, progress: Progress | None) -> Iterator[Array]:
+    """All vectors as they are to lie in the file."""
     for start, block in source.blocks(max(1, BLOCK_BYTES // source.row_bytes)):
-        yield _as_type(block, dtype, start, source.name)
+        same = element == source.element
+        yield pack(block if same else _as_type(block, element, start, source.name), element)
         if progress:
             progress("convert", start + len(block), source.count)
 
 
-def _as_type(block: Array, dtype: np.dtype[Any], first: int, name: str) -> Array:
-    if block.dtype == dtype:
-        return block
+def _as_type(block: Array, element: str, first: int, name: str) -> Array:
+    dtype = memory_dtype(element)
     with np.errstate(over="ignore", invalid="ignore"):
         values = block.astype(dtype)
+        if element == "bfloat16":
+            values = rounded(values)
     wrong = np.isfinite(block) & ~np.isfinite(values) if dtype.kind == "f" else values.astype(np.float64) != block
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
         value = block[row, column]
-        raise InputError(f"row {first + row} column {column} of {name} is {value}, which {dtype} cannot hold")
+        raise InputError(f"row {first + row} column {column} of {name} is {value}, which {element} cannot hold")
     return values
 
 
@@ -116,8 +123,11 @@ def _write_vecs(file: BinaryIO, source: VectorSource, blocks: Iterator[Array], i
 def _write_npy(file: BinaryIO, source: VectorSource, blocks: Iterator[Array], ids: Named) -> None:
     for number, block in enumerate(blocks):
         if number == 0:
+            # As numpy writes what ml_dtypes calls bfloat16; uint16 are never vectors.
+            halves = block.dtype == stored_dtype("bfloat16")
+            descr = "<V2" if halves else np.lib.format.dtype_to_descr(block.dtype)
             header = {
-                "descr": np.lib.format.dtype_to_descr(block.dtype),
+                "descr": descr,
                 "fortran_order": False,
                 "shape": (source.count, source.dim),
             }
@@ -146,7 +156,7 @@ def _write_parquet(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]
 
 
 _WRITERS = {
-    **dict.fromkeys((".fbin", ".f16bin", ".u8bin", ".i8bin"), _write_bin),
+    **dict.fromkeys((".fbin", ".f16bin", ".bf16bin", ".u8bin", ".i8bin"), _write_bin),
     **dict.fromkeys((".fvecs", ".bvecs"), _write_vecs),
     ".npy": _write_npy,
     ".parquet": _write_parquet,

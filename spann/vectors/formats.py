@@ -2,8 +2,9 @@
 
 =================================  ==================================================================================
 ``.fbin .f16bin .u8bin .i8bin``    uint32 n, uint32 d, then n rows of d float32, float16, uint8 or int8
+``.bf16bin``                       the same with bfloat16
 ``.fvecs .bvecs``                  rows of int32 d, then d float32 or uint8
-``.npy``                           NumPy's own, 2-D in C order
+``.npy``                           NumPy's own, 2-D in C order; elements of two bytes without a name are bfloat16
 ``.h5 .hdf5``                      HDF5 (h5py): dataset "train", or the only 2-D one, or FILE#DATASET
 ``.parquet``                       Parquet (pyarrow): the list column "vector", "embedding" or "emb", the only one, or
                                    FILE#COLUMN
@@ -28,11 +29,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from spann.elements import is_bfloat16, stored_dtype
 from spann.errors import InputError
+from spann.types import Array
 from spann.vectors import data_set
 from spann.vectors.containers import CONTAINERS, library_of, split_part
 from spann.vectors.files import PREFIX, FileSource, RowFile, is_directory
-from spann.vectors.sources import ArraySource, VectorSource, check_dim, usable_rows, vector_dtype
+from spann.vectors.sources import ArraySource, StoredSource, VectorSource, check_dim, usable_rows, vector_dtype
 
 BIN_HEADER = struct.Struct("<II")
 """Head of the .*bin files: rows, elements in a row."""
@@ -40,7 +43,7 @@ BIN_HEADER = struct.Struct("<II")
 _NPY_HEAD = 64 << 10
 """Bytes looked at for a .npy header; NumPy itself refuses headers beyond 10,000."""
 
-_BIN_TYPES = {".fbin": "float32", ".f16bin": "float16", ".u8bin": "uint8", ".i8bin": "int8"}
+_BIN_TYPES = {".fbin": "float32", ".f16bin": "float16", ".bf16bin": "bfloat16", ".u8bin": "uint8", ".i8bin": "int8"}
 _VECS_TYPES = {".fvecs": "float32", ".bvecs": "uint8"}
 _SPARSE = (".spmat", ".csr", ".mtx")
 _TRUTH_ONLY = (".ibin", ".ivecs", ".npz")
@@ -52,7 +55,9 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
     Parameters
     ----------
     obj : str, os.PathLike, zarr.Array, h5py.Dataset, numpy.ndarray, or any object with ``__array__``
-        A path to one of the formats above, or a 2-D array of uint8, int8, float16 or float32, one vector a row.
+        A path to one of the formats above, or a 2-D array of uint8, int8, float16, float32 or
+        bfloat16 (of ml_dtypes, or two bytes without a name), one vector a row. Binary vectors, for the metric hamming,
+        are uint8 with 8 bits in each (`numpy.packbits`), or bool.
     max_rows : int, optional
         Serve only the first `max_rows` rows, at least 1 and no more than there are. Needed to read a file that holds
         fewer rows than its header says.
@@ -91,13 +96,21 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
         return Hdf5Source(obj, max_rows=max_rows, name="dataset" if name is None else name)
     name = "array" if name is None else name
     if isinstance(obj, np.ndarray):
-        return ArraySource(obj, max_rows=max_rows, name=name)
+        return _array_source(obj, max_rows, name)
     if not hasattr(obj, "__array__"):
         raise InputError(f"{name} is a {type(obj).__name__}: vectors must be a path, a NumPy array or a Zarr array")
     try:
         array = np.asarray(obj)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is a {type(obj).__name__} that NumPy cannot convert: {error}") from error
+    return _array_source(array, max_rows, name)
+
+
+def _array_source(array: Array, max_rows: int | None, name: str) -> VectorSource:
+    if is_bfloat16(array.dtype) and array.ndim == 2:
+        stored = stored_dtype("bfloat16")
+        inner = ArraySource(array.view(stored), max_rows=max_rows, name=name, element=stored.name)
+        return StoredSource(inner, "bfloat16")
     return ArraySource(array, max_rows=max_rows, name=name)
 
 
@@ -153,9 +166,9 @@ def _open_container(path: Path, part: str, max_rows: int | None, name: str) -> V
         return open_hdf5(path, part, max_rows=max_rows, name=name)
 
 
-def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], FileSource]:
+def _opener(suffix: str, name: str) -> Callable[[RowFile, int | None], VectorSource]:
     if suffix in _BIN_TYPES:
-        return lambda file, max_rows: _open_bin(file, np.dtype(_BIN_TYPES[suffix]), max_rows)
+        return lambda file, max_rows: _open_bin(file, _BIN_TYPES[suffix], max_rows)
     if suffix in _VECS_TYPES:
         return lambda file, max_rows: open_vecs(file, np.dtype(_VECS_TYPES[suffix]), max_rows, check_dim)
     if suffix == ".npy":
@@ -172,38 +185,38 @@ def _known() -> str:
     return f"vectors come from {files} files, Zarr directories and folders of VectorDBBench"
 
 
-def _open_bin(file: RowFile, dtype: np.dtype[Any], max_rows: int | None) -> FileSource:
+def _open_bin(file: RowFile, element: str, max_rows: int | None) -> VectorSource:
     head = file.head(BIN_HEADER.size)
     if len(head) < BIN_HEADER.size:
         raise InputError(f"{file.name} is {len(head)} bytes, shorter than its {BIN_HEADER.size}-byte header")
     rows, dim = BIN_HEADER.unpack(head)
-    return _open_table(file, rows, dim, dtype, BIN_HEADER.size, max_rows)
+    return _open_table(file, rows, dim, element, BIN_HEADER.size, max_rows)
 
 
-def _open_npy(file: RowFile, max_rows: int | None) -> FileSource:
+def _open_npy(file: RowFile, max_rows: int | None) -> VectorSource:
     head = io.BytesIO(file.head(_NPY_HEAD))
     shape, dtype, fortran = read_npy_header(head, file.name)
     if len(shape) != 2:
         raise InputError(f"{file.name} has {len(shape)} dimensions (shape {shape}): vectors must be a 2-D array")
-    dtype = vector_dtype(dtype, file.name)
+    element = "bfloat16" if is_bfloat16(dtype) else vector_dtype(dtype, file.name).name
     if fortran:
         raise InputError(f"{file.name} is in Fortran order: save it again with np.save(path, np.ascontiguousarray(a))")
-    return _open_table(file, *shape, dtype, head.tell(), max_rows)
+    return _open_table(file, *shape, element, head.tell(), max_rows)
 
 
-def _open_table(
-    file: RowFile, rows: int, dim: int, dtype: np.dtype[Any], offset: int, max_rows: int | None
-) -> FileSource:
+def _open_table(file: RowFile, rows: int, dim: int, element: str, offset: int, max_rows: int | None) -> VectorSource:
     """Vectors that follow a header which says how many there are."""
     check_dim(dim, file.name)
+    dtype = stored_dtype(element)
     stride = dim * dtype.itemsize
     size, expected = file.size, offset + rows * stride
     if size > expected:
         raise InputError(
-            f"{file.name} is {size} bytes where its header ({rows} rows of {dim} {dtype.name}) calls for {expected}"
+            f"{file.name} is {size} bytes where its header ({rows} rows of {dim} {element}) calls for {expected}"
         )
     count = usable_rows(file.name, announced=rows, present=(size - offset) // stride, max_rows=max_rows)
-    return FileSource(file, count, dim, dtype, offset=offset, prefix=0)
+    found = FileSource(file, count, dim, dtype, offset=offset, prefix=0)
+    return found if element == dtype.name else StoredSource(found, element)
 
 
 def open_vecs(

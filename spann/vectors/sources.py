@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.elements import memory_dtype, stored_bytes, unpack
 from spann.errors import InputError
-from spann.types import MAX_DIM, Array, element_type
+from spann.types import MAX_DIM, Array, Metric, element_type
 from spann.vectors import paging
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 def vector_dtype(dtype: Any, name: str) -> np.dtype[Any]:
     """The element type of the vectors in `name`; `InputError` tells how to convert one that is not supported."""
+    if np.dtype(dtype) == np.bool_:
+        return np.dtype(np.bool_)
     try:
         return element_type(dtype, name)
     except InputError as error:
@@ -65,19 +68,28 @@ class VectorSource(ABC):
     count, dim : int
         Rows, and elements in a row; both at least 1.
     dtype : numpy.dtype
-        uint8, int8, float16 or float32.
+        Of the arrays that are read: uint8, int8, float16 or float32.
+    element : str
+        What its elements are: the name of `dtype`, or "bfloat16", which is read as the float32 of the same value, or
+        "bit", read as bool.
     """
 
-    def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any], element: str | None = None) -> None:
         self.name = name
         self.count = count
         self.dim = dim
         self.dtype = dtype
+        self.element: str = element or ("bit" if dtype == np.bool_ else dtype.name)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one vector in memory."""
         return self.dim * self.dtype.itemsize
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of one vector in an index."""
+        return stored_bytes(self.element, self.dim)
 
     def read(self, start: int, stop: int) -> Array:
         """Rows `start` to `stop` (exclusive): C-contiguous (stop - start, dim) of `dtype`; do not write to it.
@@ -124,7 +136,7 @@ class VectorSource(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, count={self.count}, dim={self.dim}, dtype={self.dtype.name})"
+        return f"{type(self).__name__}({self.name!r}, count={self.count}, dim={self.dim}, dtype={self.element})"
 
     def _blocks(self, rows_per_block: int) -> Iterator[tuple[int, Array]]:
         for piece in paging.pieces(self.count, rows_per_block):
@@ -140,15 +152,19 @@ class VectorSource(ABC):
 class ArraySource(VectorSource):
     """Vectors of a 2-D NumPy array or memory map; `read` gives read-only views where the rows are contiguous."""
 
-    def __init__(self, array: Array, *, max_rows: int | None = None, name: str = "array") -> None:
+    def __init__(
+        self, array: Array, *, max_rows: int | None = None, name: str = "array", element: str | None = None
+    ) -> None:
+        """`element` is what the elements are where the type of the array does not say so: that is then not checked."""
         if isinstance(array, np.ma.MaskedArray):
             raise InputError(f"{name} is a masked array: vectors cannot have missing values")
         if array.ndim != 2:
             raise InputError(f"{name} has {array.ndim} dimensions (shape {array.shape}): vectors must be a 2-D array")
-        dtype = vector_dtype(array.dtype, name)
+        dtype = array.dtype if element else vector_dtype(array.dtype, name)
         rows, dim = array.shape
         check_dim(dim, name)
-        super().__init__(name, usable_rows(name, announced=rows, present=rows, max_rows=max_rows), dim, dtype)
+        count = usable_rows(name, announced=rows, present=rows, max_rows=max_rows)
+        super().__init__(name, count, dim, dtype, element)
         self._map = _evictable_map(array)
         self._touched = 0
         self._array = np.asarray(array)[: self.count].view()
@@ -173,6 +189,54 @@ class ArraySource(VectorSource):
         if self._map is not None and self._touched > paging.MAX_TOUCHED:
             self._touched = 0
             self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class StoredSource(VectorSource):
+    """Vectors whose elements numpy has no type for: `stored` reads what there is of them on disk."""
+
+    def __init__(self, stored: VectorSource, element: str) -> None:
+        dim = 8 * stored.dim if element == "bit" else stored.dim
+        check_dim(dim, stored.name)
+        super().__init__(stored.name, stored.count, dim, memory_dtype(element), element)
+        self._stored = stored
+
+    def close(self) -> None:
+        self._stored.close()
+
+    def _read(self, start: int, stop: int) -> Array:
+        return unpack(self._stored.read(start, stop), self.element)
+
+    def _take(self, rows: NDArray[np.int64]) -> Array:
+        return unpack(self._stored.take(rows), self.element)
+
+    def _blocks(self, rows_per_block: int) -> Iterator[tuple[int, Array]]:
+        for start, block in self._stored.blocks(rows_per_block):
+            yield start, unpack(block, self.element)
+
+
+def for_metric(source: VectorSource, metric: Metric) -> VectorSource:
+    """`source` as `metric` takes its vectors: under hamming uint8 are bits, packed. Closing `source` is left to the
+    caller.
+
+    Raises `InputError` for vectors that are not binary under hamming, and for bits under all else.
+    """
+    if metric is not Metric.HAMMING:
+        if source.element == "bit":
+            raise InputError(
+                f"{source.name} holds bool, which metric hamming compares; under {metric.value} convert the vectors "
+                "with .astype(np.uint8)"
+            )
+        return source
+    if source.element == "uint8":
+        return StoredSource(source, "bit")
+    if source.element != "bit":
+        raise InputError(
+            f"{source.name} holds {source.element} vectors; metric hamming needs binary ones: uint8 with 8 bits in "
+            "each (numpy.packbits), or bool"
+        )
+    if source.dim % 8:
+        raise InputError(f"{source.name} holds vectors of {source.dim} bits; under hamming it must be a multiple of 8")
+    return source
 
 
 def _evictable_map(array: Array) -> mmap.mmap | None:

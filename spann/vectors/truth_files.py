@@ -1,7 +1,7 @@
 """Ground truth: the exact neighbours of each query, computed once and compared with often.
 
 Distances here are squared Euclidean for the metric l2 (the convention of big-ann-benchmarks, whose files these can
-be), 1 - cos for cosine and the inner product for ip. This module carries the numbers and computes none.
+be), 1 - cos for cosine, the inner product for ip, bits for hamming. This module carries the numbers and computes none.
 """
 
 from __future__ import annotations

@@ -105,6 +105,18 @@ def byte_after_the_last(arrays: Arrays, about: Arrays) -> None:
     arrays["postings/pages"] = np.vstack([arrays["postings/pages"], np.eye(1, PAGE, 17, dtype=np.uint8)])
 
 
+def bits_under_l2(arrays: Arrays, about: Arrays) -> None:
+    about["dtype"] = "bit"
+
+
+def numbers_under_hamming(arrays: Arrays, about: Arrays) -> None:
+    about["metric"] = "hamming"
+
+
+def codes_of_bits(arrays: Arrays, about: Arrays) -> None:
+    about |= {"dtype": "bit", "metric": "hamming"}
+
+
 LOST = 599
 
 
@@ -120,6 +132,8 @@ LOST = 599
         (overlap, "two postings overlap"),
         (byte_after_the_last, "are not 0"),
         (wrong_checksum, "does not match its checksum"),
+        (bits_under_l2, "bit vectors of dimension 8 with codes of 0 bits cannot be under l2"),
+        (numbers_under_hamming, "uint8 vectors of dimension 8 with codes of 0 bits cannot be under hamming"),
     ],
 )
 def test_wrong_content_under_right_checksums_is_found(sound, tmp_path, change, says):
@@ -235,6 +249,7 @@ def coded_centroid(arrays: Arrays, about: Arrays) -> None:
     ("change", "says"),
     [
         (wrong_checksum, "does not match its checksum"),
+        (codes_of_bits, "with codes of 2 bits cannot be under hamming"),
         (coded_alien_id, "holds id 999, which no vector has"),
         (coded_id_twice, "is in no posting and represents no centroid"),
         (coded_other_replica, "which is not that vector"),

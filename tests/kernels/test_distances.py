@@ -15,30 +15,34 @@ from numpy.typing import NDArray
 
 from spann._kernels import twins
 from spann._kernels.distances import SIMD_LEVELS, dot_tile, gather, score, simd_level, simd_levels
+from spann.elements import STORED_TYPES, memory_dtype, pack, unpack
 from spann.errors import InputError
-from spann.types import ELEMENT_TYPES, MAX_DIM, Array, Metric
+from spann.types import MAX_DIM, Array, Metric
 
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 384, 960, 4096)
 RANGES = {"uint8": (0, 255), "int8": (-128, 127)}
-METRICS = pytest.mark.parametrize("metric", list(Metric), ids=lambda m: m.value)
-DTYPES = pytest.mark.parametrize("dtype", ELEMENT_TYPES)
+OF_NUMBERS = [metric for metric in Metric if metric is not Metric.HAMMING]
+METRICS = pytest.mark.parametrize("metric", OF_NUMBERS, ids=lambda m: m.value)
+NUMBERS = [element for element in STORED_TYPES if element != "bit"]
+DTYPES = pytest.mark.parametrize("dtype", NUMBERS)
 
 
 def make(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
     if dtype in RANGES:
         low, high = RANGES[dtype]
         return rng.integers(low, high, shape, endpoint=True).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
+    values = rng.standard_normal(shape).astype(memory_dtype(dtype))
+    return pack(values, dtype)
 
 
 def make_pair(dtype: str, n: int, dim: int, seed: int = 0) -> tuple[Array, Array]:
-    """A query and rows of `dtype`, the query of float32 where rows are float16."""
+    """A query and rows of `dtype`, the query of float32 where rows are float16 or bfloat16."""
     rng = np.random.default_rng([seed, dim])
     return make(rng, query_type(dtype), (dim,)), make(rng, dtype, (n, dim))
 
 
 def query_type(dtype: str) -> str:
-    return "float32" if dtype == "float16" else dtype
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def assert_same_bits(found: Array, expected: Array) -> None:
@@ -65,7 +69,7 @@ def test_score_and_gather_equal_their_twin(level: str, dtype: str, metric: Metri
 @pytest.mark.parametrize("dim", DIMS)
 def test_twin_is_near_the_true_value(dtype: str, metric: Metric, dim: int) -> None:
     query, rows = make_pair(dtype, 7, dim)
-    q, v = query.astype(np.float64), rows.astype(np.float64)
+    q, v = query.astype(np.float64), unpack(rows, dtype).astype(np.float64)
     if metric is Metric.L2:
         terms, scale = (q - v) ** 2, np.ones(7)
     else:
@@ -96,6 +100,38 @@ def test_float16_subnormals_and_largest_are_exact(level: str, metric: Metric) ->
         part = np.ascontiguousarray(rows.reshape(-1)[: rows.size // dim * dim].reshape(-1, dim))
         query = np.full(dim, query_value, np.float32)
         assert_same_bits(score(query, part, metric), twins.distances(query, part, metric))
+
+
+@METRICS
+@pytest.mark.parametrize("dim", [1, 15, 16, 31, 100])
+def test_bfloat16_scores_as_the_same_values_in_float32(level: str, metric: Metric, dim: int) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+    finite = every[np.abs(unpack(every, "bfloat16")) < 1e15]
+    assert len(finite) > 30_000
+    rows = np.random.default_rng(dim).permutation(finite)[: len(finite) // dim * dim].reshape(-1, dim)
+    query = np.random.default_rng(dim).standard_normal(dim).astype(np.float32)
+    assert_same_bits(score(query, rows, metric), score(query, unpack(rows, "bfloat16"), metric))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 16, 31, 32, 33, 63, 64, 65, 127, 128, 129, 500, MAX_DIM // 8])
+def test_hamming_equals_its_twin(level: str, size: int, guarded: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    rng = np.random.default_rng(size)
+    query, rows = guarded(rng.integers(0, 256, size, np.uint8)), guarded(rng.integers(0, 256, (6, size), np.uint8))
+    rows[4], rows[5] = query, ~query
+    expected = twins.distances(query, rows, Metric.HAMMING)
+    assert expected[4:].tolist() == [0, 8 * size]
+    flipped = np.unpackbits(query) != np.unpackbits(rows, axis=1)
+    np.testing.assert_array_equal(expected, flipped.sum(axis=1))
+    for n in range(1, 7):
+        assert_same_bits(score(query, rows[:n], Metric.HAMMING), expected[:n])
+    index = np.array([5, 0, 0, 3, 1, 2, 4, 4, 2], np.uint32)
+    for m in range(1, 10):
+        assert_same_bits(gather(query, rows, index[:m], Metric.HAMMING), expected[index[:m]])
+
+
+def test_hamming_is_of_bytes() -> None:
+    with pytest.raises(InputError, match=r"rows are float32; under hamming they must be uint8"):
+        score(ROWS[0], ROWS, Metric.HAMMING)
 
 
 @DTYPES
@@ -134,8 +170,8 @@ def test_rows_may_start_anywhere(level: str, dtype: str, metric: Metric, shift: 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_levels_agree_bit_for_bit(data: st.DataObject) -> None:
-    dtype = data.draw(st.sampled_from(ELEMENT_TYPES))
-    metric = data.draw(st.sampled_from(list(Metric)))
+    dtype = data.draw(st.sampled_from(NUMBERS))
+    metric = data.draw(st.sampled_from(OF_NUMBERS))
     n, dim = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 300))
     query, rows = make_pair(dtype, n, dim, data.draw(st.integers(0, 2**32 - 1)))
     expected = twins.distances(query, rows, metric)

@@ -21,7 +21,7 @@ from spann.types import ELEMENT_TYPES, QUERY_STATS, Array, Metric
 PAGE = 4096
 OK, READ_SHORT, DAMAGED = 0, 3, 4
 EVERYTHING = 10**6
-METRICS = list(Metric)
+METRICS = [metric for metric in Metric if metric is not Metric.HAMMING]
 NATIVE_METRIC = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2}
 
 

@@ -48,10 +48,14 @@ def parameters():
     )
 
 
-@given(collections(), parameters(), st.sampled_from(["l2", "cosine", "ip"]), st.booleans(), st.integers(1, 700))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    collections(), parameters(), st.sampled_from(["l2", "cosine", "ip", "hamming"]), st.booleans(), st.integers(1, 700)
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_build_verify_search(check_neighbours, collection, params, metric, named, k):
     base, rng = collection
+    if metric == "hamming":  # any bytes are bits
+        base = base.view(np.uint8)
     queries = base[rng.integers(0, len(base), 3)]
     ids = rng.choice(2**40, len(base), replace=False) if named else None
     with tempfile.TemporaryDirectory() as place:

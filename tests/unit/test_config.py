@@ -132,10 +132,10 @@ def test_centroids_for_a_collection(given, count, expected):
     ],
 )
 def test_what_is_left_open_is_decided_from_the_vectors(given, dtype, dim, metric, expected):
-    made = BuildParams(seed=3, **given).resolved(np.dtype(dtype), dim, Metric(metric))
+    made = BuildParams(seed=3, **given).resolved(dtype, dim, Metric(metric))
     assert (made.code_bits, made.posting_size, made.centroids, made.max_replicas, made.seed) == (*expected, 3)
     assert (made.bits, made.replicas) == (made.code_bits, made.max_replicas)
-    assert made.resolved(np.dtype(dtype), dim, Metric(metric)) == made
+    assert made.resolved(dtype, dim, Metric(metric)) == made
 
 
 def test_bits_that_codes_can_have():

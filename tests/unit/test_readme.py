@@ -16,6 +16,7 @@ from click.testing import CliRunner
 import spann
 from spann import config
 from spann.cli import cli
+from spann.elements import pack, rounded
 from spann.storage import IndexReader
 from spann.testing import clustered
 
@@ -114,6 +115,22 @@ def test_the_example_of_the_format_decodes_postings(tmp_path, decode, dtype, ids
         assert np.array_equal(found_vectors, expected_vectors)
         rows = found_ids.astype(np.int64) - (0 if ids is None else 2**40)
         assert np.array_equal(found_vectors, base[rows])
+
+
+def test_the_example_of_the_format_decodes_bfloat16(tmp_path):
+    base = rounded(clustered(500, 20, 0, 1)[0])
+    spann.build(pack(base, "bfloat16").view("V2"), tmp_path / "i", params=spann.BuildParams(code_bits=0)).close()
+    for p in range(70):
+        ids, vectors = format_examples()["read_posting"](tmp_path / "i", p)
+        assert np.array_equal(vectors, base[ids])
+
+
+def test_the_example_of_the_format_decodes_bits(tmp_path):
+    base = np.random.default_rng(0).random((500, 40)) < 0.5
+    spann.build(base, tmp_path / "i", metric="hamming").close()
+    for p in range(70):
+        ids, vectors = format_examples()["read_posting"](tmp_path / "i", p)
+        assert np.array_equal(vectors, base[ids])
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,9 @@ def test_a_newer_version_is_refused_before_its_checksum_is_looked_at(tmp_path):
 def test_an_unknown_feature_is_refused(tmp_path):
     build(tmp_path / "i")
     rewrite(tmp_path / "i", features=["deletions"])
-    with pytest.raises(FormatError, match="needs feature 'deletions'; this spann knows appended, codes: upgrade spann"):
+    with pytest.raises(
+        FormatError, match="needs feature 'deletions'; this spann knows appended, bfloat16, bit, codes: upgrade spann"
+    ):
         IndexReader.open(tmp_path / "i")
     with pytest.raises(InputError, match="'deletions'"):
         build(tmp_path / "j", features=["deletions"])

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from spann.elements import memory_dtype, pack, rounded, unpack
 from spann.errors import InputError, MissingError
 from spann.vectors import convert, open_source
 from spann.vectors.conversion import TYPES
@@ -18,6 +19,7 @@ VALUES = {
     "float16": RNG.standard_normal((1000, 7)).astype(np.float16),
     "float32": RNG.standard_normal((1000, 7)).astype(np.float32),
 }
+VALUES["bfloat16"] = pack(VALUES["float32"], "bfloat16").view("V2")
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +33,11 @@ def test_written_and_read_back(tmp_path, suffix, dtype):
         pytest.importorskip("pyarrow")
     seen = []
     path = tmp_path / f"v{suffix}"
-    convert(open_source(VALUES[dtype]), path, progress=lambda *told: seen.append(told))
+    given = open_source(VALUES[dtype])
+    convert(given, path, progress=lambda *told: seen.append(told))
     with open_source(path) as source:
-        assert source.dtype == dtype
-        np.testing.assert_array_equal(source.read(0, 1000), VALUES[dtype])
+        assert source.element == dtype
+        np.testing.assert_array_equal(source.read(0, 1000), given.read(0, 1000))
     assert seen[-1] == ("convert", 1000, 1000)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -69,6 +72,7 @@ def test_types_change_where_values_allow_it(tmp_path):
         (128.0, "int8", ".i8bin"),
         (1e5, "float16", ".f16bin"),
         (np.nan, "int8", ".i8bin"),
+        (3.4e38, "bfloat16", ".bf16bin"),
     ],
 )
 def test_values_that_do_not_fit(tmp_path, value, dtype, suffix):
@@ -94,3 +98,42 @@ def test_sparse_vectors_are_refused_with_the_reason(tmp_path, suffix):
     (tmp_path / f"v{suffix}").write_bytes(b"\0" * 64)
     with pytest.raises(InputError, match="hold sparse vectors, and spann searches dense ones"):
         open_source(tmp_path / f"v{suffix}")
+
+
+def test_bfloat16_from_ml_dtypes_and_back(tmp_path):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    given = VALUES["float32"].astype(ml_dtypes.bfloat16)
+    np.save(tmp_path / "saved.npy", given)
+    convert(open_source(given), tmp_path / "written.npy")
+    assert (tmp_path / "saved.npy").read_bytes()[128:] == (tmp_path / "written.npy").read_bytes()[128:]
+    convert(open_source(VALUES["float32"]), tmp_path / "rounded.bf16bin")
+    for place in (given, given[::-1][::-1], *(tmp_path / name for name in ("saved.npy", "rounded.bf16bin"))):
+        with open_source(place) as source:
+            assert (source.element, source.dtype, source.stored_bytes) == ("bfloat16", np.float32, 14)
+            np.testing.assert_array_equal(source.read(0, 1000), given.astype(np.float32))
+            rows = np.array([5, 3, 5, 999])
+            np.testing.assert_array_equal(source.take(rows), given[rows].astype(np.float32))
+    back = np.load(tmp_path / "written.npy").view(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(back.astype(np.float32), given.astype(np.float32))
+
+
+def test_rounding_to_bfloat16_is_that_of_ml_dtypes():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    bits = np.random.default_rng(1).integers(0, 1 << 32, 100_000, dtype=np.uint32)
+    bits[:5] = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0xFFFFFFFF, 0x7F800001]  # ties, beyond the largest, NaN
+    values = bits.view(np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = values.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(rounded(values), expected)
+    np.testing.assert_array_equal(unpack(pack(rounded(values), "bfloat16"), "bfloat16"), expected)
+    exact = expected[~np.isnan(expected)]
+    np.testing.assert_array_equal(unpack(pack(exact, "bfloat16"), "bfloat16"), exact)
+
+
+def test_parquet_has_float32_for_bfloat16(tmp_path):
+    pytest.importorskip("pyarrow")
+    source = open_source(VALUES["bfloat16"])
+    convert(source, tmp_path / "v.parquet")
+    with open_source(tmp_path / "v.parquet") as back:
+        assert back.dtype == memory_dtype("bfloat16")
+        np.testing.assert_array_equal(back.read(0, 1000), source.read(0, 1000))

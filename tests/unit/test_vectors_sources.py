@@ -178,7 +178,7 @@ def test_cropped_file_needs_max_rows(tmp_path: Path) -> None:
         (
             "a.csv",
             b"1,2",
-            "extension '.csv' is unknown; vectors come from .fbin .f16bin .u8bin .i8bin .fvecs .bvecs .npy",
+            "extension '.csv' is unknown; vectors come from .fbin .f16bin .bf16bin .u8bin .i8bin .fvecs .bvecs .npy",
         ),
         ("plain", b"1,2", "extension '' is unknown"),
         ("a.npy", b"", "a.npy does not start with a valid .npy header"),
