@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Made:
             epsilon2=epsilon2,
             rerank=1,
             error_bound=1.0,
+            radius=math.inf,
             join=0,
             in_flight=in_flight,
             depth=depth,
