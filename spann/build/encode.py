@@ -20,7 +20,7 @@ from spann.quantize import Quantizer
 from spann.storage import PAGE, PageChecksums, Record, ShardedArray, ShardedWriter
 from spann.types import Array, Progress
 
-GAP_BYTES = 4096
+GAP_BYTES = 512
 """Vectors of the exact store with no more between them are read together."""
 
 READ_ROWS = 1 << 20
@@ -160,10 +160,5 @@ def _merge(second: NDArray[np.bool_], a: NDArray[np.int64], b: NDArray[np.int64]
 def _gather(store: ShardedArray, places: NDArray[np.int64]) -> Array:
     """The vectors at `places` of the exact store."""
     distinct, inverse = np.unique(places, return_inverse=True)
-    out = np.empty((len(distinct), *store.row_shape), store.dtype)
-    gap = max(1, GAP_BYTES // store.layout.row_bytes)
-    runs = np.flatnonzero(np.diff(distinct, prepend=-gap - 1) > gap)
-    for first, last in zip(runs, [*runs[1:], len(distinct)], strict=True):
-        low, high = int(distinct[first]), int(distinct[last - 1]) + 1
-        out[first:last] = store.read_rows(low, high)[distinct[first:last] - low]
-    return out if len(distinct) == len(places) and (np.diff(places) > 0).all() else out[inverse]
+    found = store.take_rows(distinct, gap_bytes=GAP_BYTES)
+    return found if len(distinct) == len(places) and (np.diff(places) > 0).all() else found[inverse]

@@ -287,6 +287,24 @@ class ShardedArray:
             position += part.size
         return out
 
+    def take_rows(self, rows: NDArray[np.int64], *, gap_bytes: int) -> Array:
+        """The `rows` (n,), ascending, as (n, *row_shape), not verified; those with at most `gap_bytes` between them in
+        one read."""
+        layout = self.layout
+        out = np.empty((len(rows), *layout.row_shape), dtype=layout.dtype)
+        data = out.reshape(-1).view(np.uint8).reshape(len(rows), layout.row_bytes)
+        shard = rows // layout.shard_rows
+        for number in np.unique(shard).tolist():
+            first, last = np.searchsorted(shard, (number, number + 1))
+            path = self.shard_path(number)
+            fd = files.open_read(path)
+            try:
+                inside = rows[first:last] - number * layout.shard_rows
+                data[first:last] = files.read_rows(fd, inside, layout.row_bytes, path, gap_bytes=gap_bytes)
+            finally:
+                files.close(fd)
+        return out
+
     def checked_rows(self, first: int, crcs: NDArray[np.uint32]) -> Iterator[Array]:
         """Rows from `first` on, which begins a chunk, some at a time. After the last, raises `CorruptionError` if any
         did not match the CRC-32C `crcs` (chunks,) of all chunks."""

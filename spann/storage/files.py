@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.io import read_many
 from spann.errors import CorruptionError, ExistsError, MissingError, SpannError, StorageError
 
 system = os
@@ -181,6 +182,25 @@ def read_exact(fd: int, out: NDArray[np.uint8], offset: int, path: Path) -> None
         if got == 0:
             raise CorruptionError(f"{path}: ends at byte {offset}, {len(view)} bytes too early")
         view, offset = view[got:], offset + got
+
+
+def read_rows(fd: int, rows: NDArray[np.int64], row_bytes: int, path: Path, *, gap_bytes: int) -> NDArray[np.uint8]:
+    """The `rows` (n,), ascending, n at least 1, of a file that holds rows of `row_bytes`: (n, row_bytes).
+
+    Those with at most `gap_bytes` between them are one read, of less than 4 GiB, and all reads one native call: with a
+    call each, threads spend their time waiting for the interpreter. Raises as `read_exact`."""
+    ends = np.append(np.flatnonzero(np.diff(rows) > max(1, gap_bytes // row_bytes)), len(rows) - 1)
+    begins = np.append(0, ends[:-1] + 1)
+    offset, length = rows[begins] * row_bytes, (rows[ends] + 1 - rows[begins]) * row_bytes
+    data, results = read_many(fd, offset, length.astype(np.uint32))
+    for bad in np.flatnonzero(results != length)[:1]:
+        at, wanted, got = int(offset[bad]), int(length[bad]), int(results[bad])
+        if got < 0:
+            raise _explain(OSError(-got, os.strerror(-got)), path, f"read {wanted} bytes at {at}")
+        raise CorruptionError(f"{path}: ends at byte {at + got}, {wanted - got} bytes too early")
+    skipped = rows[begins] - (np.cumsum(length) - length) // row_bytes  # between what is read and before it
+    found: NDArray[np.uint8] = data.reshape(-1, row_bytes)[rows - np.repeat(skipped, ends - begins + 1)]
+    return found
 
 
 def read_file(path: Path) -> bytes:

@@ -316,3 +316,27 @@ def test_checksums_of_another_array_are_refused(tmp_path):
     array = ShardedArray.open(tmp_path / "a")
     with pytest.raises(FormatError, match="checksums"):
         array.read_all(np.zeros(3, dtype=np.uint32))
+
+
+@pytest.mark.parametrize("gap", [0, 40, 10_000])
+@pytest.mark.parametrize(
+    "rows", [[0], [999], [0, 1, 2, 500, 501, 999], [3, 3, 7, 64, 64, 65, 700], list(range(1000)), []]
+)
+def test_rows_here_and_there(tmp_path, gap, rows):
+    values = sample("float32", (1000, 5))
+    write(tmp_path / "a", values, shard_bytes=64 * 20, chunk_bytes=160)
+    array = ShardedArray.open(tmp_path / "a")
+    np.testing.assert_array_equal(array.take_rows(np.array(rows, np.int64), gap_bytes=gap), values[rows])
+
+
+def test_rows_that_cannot_be_read(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(bytes(1000))
+    fd = files.open_read(path)
+    with pytest.raises(CorruptionError, match=r"f: ends at byte 1000, 40 bytes too early"):
+        files.read_rows(fd, np.array([0, 2, 24, 25]), 40, path, gap_bytes=0)
+    files.close(fd)
+    fd = files.open_again(path, 1000)
+    with pytest.raises(StorageError, match=r"f: cannot read 80 bytes at 120: Bad file descriptor"):
+        files.read_rows(fd, np.array([3, 4]), 40, path, gap_bytes=0)
+    files.close(fd)
