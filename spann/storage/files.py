@@ -66,7 +66,7 @@ def open_read(path: Path) -> int:
 
 
 def open_again(path: Path, length: int) -> int:
-    """Opens an existing file for writing, cut to `length` bytes; `CorruptionError` where it is shorter."""
+    """Opens an existing file for writing at its end, cut to `length` bytes; `CorruptionError` where it is shorter."""
     with explained(path, "open for writing"):
         fd = system.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -75,6 +75,7 @@ def open_again(path: Path, length: int) -> int:
             raise CorruptionError(f"{path}: {found} bytes long, expected at least {length}")
         with explained(path, "cut"):
             system.ftruncate(fd, length)
+            system.lseek(fd, length, os.SEEK_SET)
     except BaseException:
         close(fd)
         raise

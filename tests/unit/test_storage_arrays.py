@@ -340,3 +340,40 @@ def test_rows_that_cannot_be_read(tmp_path):
     with pytest.raises(StorageError, match=r"f: cannot read 80 bytes at 120: Bad file descriptor"):
         files.read_rows(fd, np.array([3, 4]), 40, path, gap_bytes=0)
     files.close(fd)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 20, 55, 60, 61, 999, 1000])
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_array_goes_on(tmp_path, content, rows, finished):
+    """20 rows a shard, 2 a chunk."""
+    values, sizes = sample("float32", (1000, 5)), {"shard_bytes": 400, "chunk_bytes": 40}
+    expected = write(tmp_path / "whole", values, **sizes)
+    more = {"rows": 1000, **sizes}
+    with ShardedWriter(tmp_path / "a", np.float32, (5,), **more) as writer:
+        writer.append(values[:rows])
+        state = writer.state()
+        writer.append(values[rows:])
+        if finished:
+            writer.finish()
+            assert rows < 1000 or writer.state() == state
+    with ShardedWriter(tmp_path / "a", np.float32, (5,), **more, state=state) as writer:
+        assert writer.rows == rows
+        writer.append(values[rows:])
+        np.testing.assert_array_equal(writer.finish(), expected)
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
+
+
+def test_an_array_that_was_damaged_does_not_go_on(tmp_path):
+    values, sizes = sample("float32", (1000, 5)), {"shard_bytes": 400, "chunk_bytes": 40}
+    with ShardedWriter(tmp_path / "a", np.float32, (5,), rows=1000, **sizes) as writer:
+        writer.append(values[:55])
+        state = writer.state()
+    path = tmp_path / "a" / "c" / "1" / "0"
+    sound = path.read_bytes()
+    for at, error in ((7, "a: its first 55 rows are not those that were written"), (len(sound) - 1, "shard index")):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+        with pytest.raises(CorruptionError, match=error):
+            ShardedWriter(tmp_path / "a", np.float32, (5,), rows=1000, **sizes, state=state)
+    path.unlink()
+    with pytest.raises(MissingError):
+        ShardedWriter(tmp_path / "a", np.float32, (5,), rows=1000, **sizes, state=state)
