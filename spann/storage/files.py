@@ -193,15 +193,26 @@ def read_rows(fd: int, rows: NDArray[np.int64], row_bytes: int, path: Path, *, g
     ends = np.append(np.flatnonzero(np.diff(rows) > max(1, gap_bytes // row_bytes)), len(rows) - 1)
     begins = np.append(0, ends[:-1] + 1)
     offset, length = rows[begins] * row_bytes, (rows[ends] + 1 - rows[begins]) * row_bytes
+    data = _read_pieces(fd, offset, length, path)
+    skipped = rows[begins] - (np.cumsum(length) - length) // row_bytes  # between what is read and before it
+    found: NDArray[np.uint8] = data.reshape(-1, row_bytes)[rows - np.repeat(skipped, ends - begins + 1)]
+    return found
+
+
+def _read_pieces(fd: int, offset: NDArray[np.int64], length: NDArray[np.int64], path: Path) -> NDArray[np.uint8]:
+    """The bytes of all these reads, one after another."""
+    if system.preadv is not os.preadv:  # whoever stands in for the system sees every read
+        out, end = np.empty(int(length.sum()), np.uint8), np.cumsum(length)
+        for at, start, stop in zip(offset.tolist(), end - length, end, strict=True):
+            read_exact(fd, out[start:stop], at, path)
+        return out
     data, results = read_many(fd, offset, length.astype(np.uint32))
     for bad in np.flatnonzero(results != length)[:1]:
         at, wanted, got = int(offset[bad]), int(length[bad]), int(results[bad])
         if got < 0:
             raise _explain(OSError(-got, os.strerror(-got)), path, f"read {wanted} bytes at {at}")
         raise CorruptionError(f"{path}: ends at byte {at + got}, {wanted - got} bytes too early")
-    skipped = rows[begins] - (np.cumsum(length) - length) // row_bytes  # between what is read and before it
-    found: NDArray[np.uint8] = data.reshape(-1, row_bytes)[rows - np.repeat(skipped, ends - begins + 1)]
-    return found
+    return data
 
 
 def read_file(path: Path) -> bytes:

@@ -17,6 +17,7 @@ from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError, ExistsError, FormatError, InputError, MissingError, StorageError
 from spann.storage import ArrayLayout, ShardedArray, ShardedWriter, files
 from spann.storage.layout import DTYPES
+from spann.testing import ShortDisk
 
 
 def write(path, values, *, pieces=1, **sizes):
@@ -322,14 +323,18 @@ def test_checksums_of_another_array_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "rows", [[0], [999], [0, 1, 2, 500, 501, 999], [3, 3, 7, 64, 64, 65, 700], list(range(1000)), []]
 )
-def test_rows_here_and_there(tmp_path, gap, rows):
+@pytest.mark.parametrize("system", [files.system, ShortDisk(7)])
+def test_rows_here_and_there(tmp_path, monkeypatch, gap, rows, system):
     values = sample("float32", (1000, 5))
     write(tmp_path / "a", values, shard_bytes=64 * 20, chunk_bytes=160)
     array = ShardedArray.open(tmp_path / "a")
+    monkeypatch.setattr(files, "system", system)
     np.testing.assert_array_equal(array.take_rows(np.array(rows, np.int64), gap_bytes=gap), values[rows])
 
 
-def test_rows_that_cannot_be_read(tmp_path):
+@pytest.mark.parametrize("system", [files.system, ShortDisk(10**9)])
+def test_rows_that_cannot_be_read(tmp_path, monkeypatch, system):
+    monkeypatch.setattr(files, "system", system)
     path = tmp_path / "f"
     path.write_bytes(bytes(1000))
     fd = files.open_read(path)
