@@ -359,23 +359,36 @@ static ranked pop(ranked *heap, size_t n) {
 
 #define SAMPLE_STEP 16
 
-/* A min-heap that holds at least the `near` smallest of m values (all, if there are no more): those below a bar guessed
- * from every 16th value. Closure mostly stops before it has seen half of them, so they are not sorted. Keeping the best
- * in a bounded heap and sorting it took three times as long (128 of 4000, 45 us a row against 15). */
-static size_t gather_near(const float *sqdist, size_t m, size_t near, ranked *heap) {
+static inline float not_negative(float v) { return v > 0 ? v : 0; } /* fmaxf is a call */
+
+/* A min-heap of those of m values that are at most `reach` times the least, or at least the `near` smallest of them:
+ * those below a bar guessed from every 16th value. Closure mostly stops before it has seen half of them, so they are not
+ * sorted. Keeping the best in a bounded heap and sorting it took three times as long (128 of 4000, 45 us a row against
+ * 15). */
+static size_t gather_near(const float *sqdist, size_t m, size_t near, float reach, ranked *heap) {
+    float least[TILE];
+    size_t whole = m - m % TILE;
+    for (size_t c = 0; c < TILE; c++) least[c] = INFINITY;
+    for (size_t i = 0; i < whole; i += TILE)
+        for (size_t c = 0; c < TILE; c++) least[c] = sqdist[i + c] < least[c] ? sqdist[i + c] : least[c];
+    for (size_t i = whole; i < m; i++) least[0] = sqdist[i] < least[0] ? sqdist[i] : least[0];
+    float limit = not_negative(least[argmin(least, TILE)]) * reach, bar = limit;
     size_t found = 0, samples = 0;
-    float bar = INFINITY;
     if (m > 4 * near && m > 64 * SAMPLE_STEP) {
-        for (size_t i = 0; i < m; i += SAMPLE_STEP) heap[samples++] = (ranked){fmaxf(sqdist[i], 0), (uint32_t)i};
-        for (size_t i = samples / 2; i-- > 0;) sift_down(heap, samples, i, heap[i]);
-        for (size_t rank = near * 3 / 2 / SAMPLE_STEP + 4; rank-- > 0 && samples > 1; samples--)
-            bar = pop(heap, samples).cost;
+        size_t rank = near * 3 / 2 / SAMPLE_STEP + 4;
+        for (size_t i = 0; i < m; i += SAMPLE_STEP)
+            if (sqdist[i] <= limit) heap[samples++] = (ranked){not_negative(sqdist[i]), (uint32_t)i};
+        if (samples > rank) {
+            for (size_t i = samples / 2; i-- > 0;) sift_down(heap, samples, i, heap[i]);
+            while (rank-- > 0) bar = pop(heap, samples--).cost;
+        }
     }
     for (size_t i = 0; i < m; i++)
-        if (fmaxf(sqdist[i], 0) < bar) heap[found++] = (ranked){fmaxf(sqdist[i], 0), (uint32_t)i};
-    if (found < near && found < m) { /* the sample misled */
+        if (sqdist[i] <= bar) heap[found++] = (ranked){not_negative(sqdist[i]), (uint32_t)i};
+    if (found < near && bar < limit) { /* the sample misled */
         found = 0;
-        for (size_t i = 0; i < m; i++) heap[found++] = (ranked){fmaxf(sqdist[i], 0), (uint32_t)i};
+        for (size_t i = 0; i < m; i++)
+            if (sqdist[i] <= limit) heap[found++] = (ranked){not_negative(sqdist[i]), (uint32_t)i};
     }
     for (size_t i = found / 2; i-- > 0;) sift_down(heap, found, i, heap[i]);
     return found;
@@ -388,13 +401,11 @@ int spann_closure(const spann_kernels *kernels, const float *sqdist, const float
     if (heap == NULL) return -1;
     spann_score_fn score = kernels->score[SPANN_L2][SPANN_F32];
     for (size_t i = 0; i < n; i++) {
-        size_t left = gather_near(sqdist + i * m, m, params->near, heap), count = 0;
+        size_t left = gather_near(sqdist + i * m, m, params->near, params->reach, heap), count = 0;
         uint32_t *out = chosen + i * params->replicas;
         float *out_sqdist = chosen_sqdist + i * params->replicas;
-        float reach = heap[0].cost * params->reach;
         for (size_t looked = 0; looked < params->near && left && count < params->replicas; looked++) {
             ranked next = pop(heap, left--);
-            if (next.cost > reach) break;
             const float *candidate = centroids + (size_t)next.row * stride;
             int hidden = 0;
             for (size_t a = 0; a < count && !hidden; a++) {

@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
+from spann.build.arrange import arrange
 from spann.build.assign import assign_nearest
 from spann.build.centroids import Centroids
 from spann.build.checkpoint import FILE as CHECKPOINT
-from spann.build.checkpoint import Checkpoint, open_checkpoint
+from spann.build.checkpoint import Batches, Checkpoint, open_checkpoint
 from spann.build.cluster import Clusters, TreeFiles, group_ends
 from spann.build.edges import EdgeSpool
-from spann.build.encode import write_coded
+from spann.build.encode import Coded, write_codes
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out_more
 from spann.build.pipeline import TEMPORARY_FILES, grow_tree
@@ -44,6 +45,7 @@ from spann.storage import (
     IndexWriter,
     PageChecksums,
     Record,
+    ShardedArray,
     ShardedWriter,
     files,
 )
@@ -81,7 +83,7 @@ def append_index(
     report = progress or (lambda stage, done, total: None)
     path = Path(path).resolve()
     IndexReader.open(path)
-    with IndexWriter(path, created_by=created_by, overwrite=True) as writer:
+    with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
         writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
         old = _Old(IndexReader.open(path))
         source = for_metric(source, old.metric)
@@ -100,6 +102,7 @@ def append_index(
         }
         checkpoint = open_checkpoint(writer.temporary, about, TEMPORARY_FILES, restart=restart)
         try:
+            writer.clear()
             _append(source, space, old, names, writer, checkpoint, workers, report)
         except BaseException as error:
             writer.keep = checkpoint.begun
@@ -181,6 +184,7 @@ def _append(
         TreeFiles(writer.temporary, source, space, checkpoint.of("cluster")) as tree,
         EdgeSpool(writer.temporary, len(centroids), source.count * old.params.replicas) as spool,
         RecordFile(writer.temporary / "kept", np.dtype(np.int64)) as kept,
+        RecordFile(writer.temporary / "checksums", np.dtype(np.uint32)) as crcs,
     ):
         grow_tree(source, space, old.params, writer.temporary, tree, checkpoint, workers, report)
         clusters = _clusters(tree, centroids)
@@ -197,9 +201,9 @@ def _append(
         )
         pages = old.extended(writer, "postings/pages", directory.pages - old.pages)
         if old.bits:
-            checksums = _add_coded(old, clusters, space, names, directory, kept, writer, pages, workers, report)
+            checksums = _add_coded(old, clusters, space, names, directory, kept, writer, pages, crcs, workers, report)
         else:
-            checksums = write_pages(clusters.vectors, names, directory, kept, pages, workers, report)
+            checksums = write_pages(clusters.vectors, names, directory, kept, pages, crcs, Batches(), workers, report)
         pages.finish()
     _extend_directory(old, writer, directory, checksums)
     if names.user is not None:
@@ -237,6 +241,7 @@ def _add_coded(
     kept: RecordFile,
     writer: IndexWriter,
     pages: ShardedWriter,
+    crcs: RecordFile,
     workers: int,
     report: Progress,
 ) -> NDArray[np.uint32]:
@@ -247,21 +252,23 @@ def _add_coded(
     exact = old.extended(writer, "vectors/exact", clusters.vectors.count)
     page_crcs = PageChecksums(exact.layout)
     page_crcs.begin_with(reader.array("vectors/exact"), reader.read("vectors/exact_crc32c"))
-    checksums = write_coded(
-        clusters.vectors,
-        space,
-        quantizer,
-        clusters.centroids.vectors,
-        names,
-        old.record,
-        directory,
-        kept,
-        exact,
-        page_crcs,
-        pages,
-        workers,
-        report,
-    )
+    vectors = clusters.vectors
+    with RecordFile(writer.temporary / "arranged", np.dtype(np.int64)) as arranged:
+        arrange(vectors, space, directory, kept, arranged, exact, page_crcs, Batches(), workers, report)
+        exact.finish()
+        coded = Coded(
+            vectors,
+            ShardedArray(exact.path, exact.layout),
+            old.count,
+            arranged,
+            kept,
+            space,
+            quantizer,
+            clusters.centroids.vectors,
+            names,
+            old.record.row_bytes,
+        )
+        checksums = write_codes(coded, directory, pages, crcs, Batches(), workers, report)
     writer.write_array("vectors/exact_crc32c", page_crcs.values)
     return checksums
 

@@ -9,11 +9,13 @@ up to 3 pages apart, otherwise on 44 in 23.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import postings as kernels
+from spann.build.checkpoint import Batches
 from spann.build.layout import Directory
 from spann.build.parallel import ordered_map
 from spann.build.partition import Partition
@@ -35,10 +37,12 @@ def arrange(
     arranged: RecordFile,
     writer: ShardedWriter,
     checksums: PageChecksums,
+    batches: Batches,
     threads: int,
     progress: Progress,
 ) -> None:
-    """Appends all vectors to `writer` and tells `checksums` of them; `arranged` gets their positions (int64).
+    """Appends all vectors to `writer` and tells `checksums` of them; `arranged` gets their positions (int64); goes on
+    after those of the `batches` that are done.
 
     `kept` holds the entries of all postings, primaries first in each.
     """
@@ -58,11 +62,13 @@ def arrange(
         order = kernels.arrange(space.plain(vectors), primaries, bounds)
         return rows[order], pack(vectors[order], source.element)
 
-    for rows, vectors in ordered_map(one, _batches(directory, source, entry_end), threads):
+    for rows, vectors in ordered_map(one, islice(_batches(directory, source, entry_end), batches.done, None), threads):
         arranged.append(rows)
         writer.append(vectors)
         checksums.update(vectors)
+        batches.add()
         progress("arrange", arranged.count, source.count)
+    batches.end()
 
 
 def _batches(directory: Directory, source: Partition, entry_end: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

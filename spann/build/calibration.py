@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.build.checkpoint import Checkpoint
 from spann.config import DEFAULT_CALIBRATION
 from spann.elements import memory_dtype, unpack
 from spann.errors import InputError
@@ -52,15 +53,16 @@ def calibrate_with_own(
     threads: int,
     memory_budget: int | str,
     progress: Progress,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any] | None:
     """Calibrates the index at `path` with `queries` of its own vectors: `vectors` has all of them, in any order, and
     `ids_of` tells the ids of its rows. `memory_budget` is that of the search. JSON for the attribute `calibration`;
-    None where there are too few vectors."""
+    None where there are too few vectors. The truth is kept in the `checkpoint`."""
     rows = sample_rows(vectors.count, min(queries, vectors.count), SEED)
     # The first of them serve every k, and rows that follow each other may be neighbours.
     rows = rows[np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))]
     own = ids_of(rows).astype(np.int64), rows
-    return _calibrate(path, vectors, vectors.take(rows), own, threads, memory_budget, progress)
+    return _calibrate(path, vectors, vectors.take(rows), own, threads, memory_budget, progress, checkpoint)
 
 
 def recalibrate(
@@ -183,31 +185,18 @@ def _calibrate(
     threads: int,
     memory_budget: int | str,
     progress: Progress,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any] | None:
     """`own`: ids of the queries and their rows of `vectors`, where they are from there."""
     reader = IndexReader.open(path)
-    metric, skipped = Metric.parse(reader.attributes["metric"]), int(own is not None)
-    own_rows = np.empty(0, np.int64) if own is None else own[1]
-    kth: dict[int, NDArray[np.float64]] = {}
-    # Truth for few neighbours of many queries, and for many of few: two passes over all vectors.
-    for ks, count in (((1, 10, 100), len(queries)), ((1000,), FEW // 2)):
-        usable = [k for k in ks if k + skipped <= vectors.count]
-        if not usable:
-            break
-        rows, distances = exact_search(
-            vectors,
-            queries[:count],
-            usable[-1] + skipped,
-            metric,
-            threads=threads,
-            progress=lambda stage, done, total: progress("truth", done, total),
-        )
-        unit = np.sqrt(distances, dtype=np.float64) if metric is Metric.L2 else distances.astype(np.float64)
-        for k in usable:
-            # Under ip a vector need not be among its own nearest.
-            at = k - 1 if own is None else k - 1 + (rows[:, :k] == own_rows[:count, None]).any(axis=1)
-            enough = len(unit) if k <= 10 else min(len(unit), FEW)
-            kth[k] = (unit[np.arange(len(unit)), at] + (COSINE_NOISE if metric is Metric.COSINE else 0))[:enough]
+    metric = Metric.parse(reader.attributes["metric"])
+    known = checkpoint.part("truth", "kth") if checkpoint else None
+    if known is None:
+        kth = _truth(vectors, queries, own, metric, threads, progress)
+        if checkpoint:
+            checkpoint.completed("truth", lambda: {"kth": {str(k): found.tolist() for k, found in kth.items()}})
+    else:
+        kth = {int(k): np.array(found) for k, found in sorted(known.items(), key=lambda item: int(item[0]))}
     if not kth:
         return None
     reach = Reach(reader, queries[:FEW])
@@ -233,6 +222,41 @@ def _calibrate(
     finally:
         engine.close()
     return found.to_json()
+
+
+def _truth(
+    vectors: VectorSource,
+    queries: Array,
+    own: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    metric: Metric,
+    threads: int,
+    progress: Progress,
+) -> dict[int, NDArray[np.float64]]:
+    """For each k of the calibration that there are vectors for, the exact distance of the k-th neighbour of as many
+    `queries` as it takes."""
+    skipped = int(own is not None)
+    own_rows = np.empty(0, np.int64) if own is None else own[1]
+    kth: dict[int, NDArray[np.float64]] = {}
+    # Truth for few neighbours of many queries, and for many of few: two passes over all vectors.
+    for ks, count in (((1, 10, 100), len(queries)), ((1000,), FEW // 2)):
+        usable = [k for k in ks if k + skipped <= vectors.count]
+        if not usable:
+            break
+        rows, distances = exact_search(
+            vectors,
+            queries[:count],
+            usable[-1] + skipped,
+            metric,
+            threads=threads,
+            progress=lambda stage, done, total: progress("truth", done, total),
+        )
+        unit = np.sqrt(distances, dtype=np.float64) if metric is Metric.L2 else distances.astype(np.float64)
+        for k in usable:
+            # Under ip a vector need not be among its own nearest.
+            at = k - 1 if own is None else k - 1 + (rows[:, :k] == own_rows[:count, None]).any(axis=1)
+            enough = len(unit) if k <= 10 else min(len(unit), FEW)
+            kth[k] = (unit[np.arange(len(unit)), at] + (COSINE_NOISE if metric is Metric.COSINE else 0))[:enough]
+    return kth
 
 
 class Reach:

@@ -2,9 +2,8 @@
 
 A checkpoint is a file of lines, each a JSON object after the CRC-32C of its bytes: first what the build is of, then
 marks. A mark says how far a stage is, with count and checksum of its temporary files, which are made durable before it
-is written; so it never promises what is not on the disk. A line cut short by a power cut ends the file. The stages
-up to assignment and the graph are marked: what follows is less than half of the time, and writes the index front to
-back.
+is written; so it never promises what is not on the disk. A line cut short by a power cut ends the file. Not marked are
+the stages that take a few seconds, or seconds that do not grow with the collection: scan, balance, layout, calibrate.
 """
 
 from __future__ import annotations
@@ -56,6 +55,11 @@ class Checkpoint:
         """The last mark of the stage."""
         return self._marks.get(stage)
 
+    def part(self, stage: str, name: str) -> Any:
+        """What the last mark of the stage says of `name`; None where there is no mark."""
+        mark = self.of(stage)
+        return None if mark is None else mark[name]
+
     def reached(self, stage: str, mark: Callable[[], Mark]) -> None:
         """Marks the stage, if a mark is due; `mark` makes what it speaks of durable."""
         if time.monotonic() - self._last >= MARK_SECONDS:
@@ -97,6 +101,32 @@ class Checkpoint:
                     f"{directory.parent}: holds an unfinished build whose {name} is {found.get(name)}, not "
                     f"{self._about.get(name)}; finish that one first, or start anew with --restart (restart=True)"
                 )
+
+
+class Batches:
+    """Batches of a stage that were done one after the other, and marks of how many: `state` makes durable what they
+    made. Without a checkpoint there are no marks."""
+
+    def __init__(
+        self, checkpoint: Checkpoint | None = None, stage: str = "", state: Callable[[], Mark] | None = None
+    ) -> None:
+        self._checkpoint, self._stage, self._state = checkpoint, stage, state or dict
+        known = checkpoint.of(stage) if checkpoint else None
+        self.done: int = known["batches"] if known else 0
+
+    def add(self) -> None:
+        """One more was done."""
+        self.done += 1
+        if self._checkpoint:
+            self._checkpoint.reached(self._stage, self._mark)
+
+    def end(self) -> None:
+        """All were."""
+        if self._checkpoint:
+            self._checkpoint.completed(self._stage, self._mark)
+
+    def _mark(self) -> Mark:
+        return {"batches": self.done, **self._state()}
 
 
 def open_checkpoint(

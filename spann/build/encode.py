@@ -8,20 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import postings as packing
-from spann.build.arrange import arrange
+from spann.build.checkpoint import Batches
 from spann.build.ids import Ids
 from spann.build.layout import Directory
-from spann.build.parallel import ordered_map
 from spann.build.partition import Partition
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
-from spann.build.write import BATCH_BYTES, page_batches, ranges
+from spann.build.write import BATCH_BYTES, Run, fill, ranges
 from spann.elements import unpack
 from spann.quantize import Quantizer
-from spann.storage import PAGE, PageChecksums, Record, ShardedArray, ShardedWriter
+from spann.storage import PAGE, ShardedArray, ShardedWriter
 from spann.types import Array, Progress
 
-GAP_BYTES = 4096
+GAP_BYTES = 512
 """Vectors of the exact store with no more between them are read together."""
 
 READ_ROWS = 1 << 20
@@ -50,53 +49,23 @@ class Coded:
     row_bytes: int
 
 
-def write_coded(
-    vectors: Partition,
-    space: Space,
-    quantizer: Quantizer,
-    centroids: Array,
-    names: Ids,
-    record: Record,
+def write_codes(
+    coded: Coded,
     directory: Directory,
-    kept: RecordFile,
-    exact: ShardedWriter,
-    page_crcs: PageChecksums,
-    pages: ShardedWriter,
+    writer: ShardedWriter,
+    crcs: RecordFile,
+    batches: Batches,
     threads: int,
     progress: Progress,
 ) -> NDArray[np.uint32]:
-    """Fills the exact store, the checksums of its pages, and the pages of all postings; returns the crc32c of each
-    posting (postings,)."""
-    with RecordFile(vectors.directory / "arranged", np.dtype(np.int64)) as arranged:
-        arrange(vectors, space, directory, kept, arranged, exact, page_crcs, threads, progress)
-        exact.finish()
-        store = ShardedArray(exact.path, exact.layout)
-        coded = Coded(
-            vectors,
-            store,
-            directory.rows_before,
-            arranged,
-            kept,
-            space,
-            quantizer,
-            centroids,
-            names,
-            record.row_bytes,
-        )
-        return write_codes(coded, directory, pages, threads, progress)
-
-
-def write_codes(
-    coded: Coded, directory: Directory, writer: ShardedWriter, threads: int, progress: Progress
-) -> NDArray[np.uint32]:
-    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,)."""
+    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,). What is done goes
+    to `crcs` (`fill`)."""
     entry_end = np.cumsum(directory.length, dtype=np.int64)
     first_row, owner = directory.first_row, directory.owner
     place_of = _places(coded) if entry_end[-1] > coded.vectors.count else None
-    order = np.lexsort((directory.offset, directory.page))
 
-    def assemble(batch: tuple[NDArray[np.int64], int, int]) -> tuple[Array, NDArray[np.int64], NDArray[np.uint32]]:
-        which, first_page, last_page = batch
+    def assemble(run: Run) -> tuple[Array, NDArray[np.uint32]]:
+        which, first_page, last_page = run
         length, primaries = directory.length[which].astype(np.int64), directory.primaries[which].astype(np.int64)
         places = ranges(first_row[which], primaries)
         rows = coded.arranged.take(places - coded.rows_before)
@@ -124,22 +93,14 @@ def write_codes(
         )
         out = np.zeros((last_page - first_page) * PAGE, np.uint8)
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
-        crcs = packing.pack_coded(lists, starts + directory.offset[which], out)
-        return out.reshape(-1, PAGE), which, crcs
+        found = packing.pack_coded(lists, starts + directory.offset[which], out)
+        return out.reshape(-1, PAGE), found
 
     # An entry takes far less room in its posting than while it is made.
     entry = coded.names.width + coded.quantizer.code_bytes
     work = coded.store.layout.row_bytes + 8 * coded.quantizer.dim
-    checksums = np.zeros(len(order), np.uint32)
-    done = 0
-    for pages, which, crcs in ordered_map(
-        assemble, page_batches(directory, order, max(1, BATCH_BYTES * entry // (work * PAGE))), threads
-    ):
-        writer.append(pages)
-        checksums[which] = crcs
-        done += len(pages)
-        progress("write", done, directory.pages - directory.pages_before)
-    return checksums
+    pages = max(1, BATCH_BYTES * entry // (work * PAGE))
+    return fill(assemble, directory, pages, writer, crcs, batches, threads, progress)
 
 
 def _places(coded: Coded) -> Array:
@@ -161,10 +122,5 @@ def _merge(second: NDArray[np.bool_], a: NDArray[np.int64], b: NDArray[np.int64]
 def _gather(store: ShardedArray, places: NDArray[np.int64]) -> Array:
     """The vectors at `places` of the exact store."""
     distinct, inverse = np.unique(places, return_inverse=True)
-    out = np.empty((len(distinct), *store.row_shape), store.dtype)
-    gap = max(1, GAP_BYTES // store.layout.row_bytes)
-    runs = np.flatnonzero(np.diff(distinct, prepend=-gap - 1) > gap)
-    for first, last in zip(runs, [*runs[1:], len(distinct)], strict=True):
-        low, high = int(distinct[first]), int(distinct[last - 1]) + 1
-        out[first:last] = store.read_rows(low, high)[distinct[first:last] - low]
-    return out if len(distinct) == len(places) and (np.diff(places) > 0).all() else out[inverse]
+    found = store.take_rows(distinct, gap_bytes=GAP_BYTES)
+    return found if len(distinct) == len(places) and (np.diff(places) > 0).all() else found[inverse]

@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
+from spann.build.arrange import arrange
 from spann.build.assign import assign_closure, assign_leaves
 from spann.build.balance import balance
 from spann.build.calibration import calibrate_with_own
 from spann.build.checkpoint import FILE as CHECKPOINT
-from spann.build.checkpoint import Checkpoint, open_checkpoint
+from spann.build.checkpoint import Batches, Checkpoint, open_checkpoint
 from spann.build.cluster import Clusters, TreeFiles, cluster, gather
 from spann.build.edges import Candidates, EdgeSpool
-from spann.build.encode import write_coded
+from spann.build.encode import Coded, write_codes
 from spann.build.graph_file import NAME as GRAPH
 from spann.build.graph_file import keep_graph, kept_graph
 from spann.build.ids import Ids
@@ -34,7 +35,7 @@ from spann.config import BuildParams, thread_count
 from spann.elements import pack, stored_dtype, stored_width
 from spann.errors import InputError
 from spann.quantize import Quantizer
-from spann.storage import PAGE, SHARD_BYTES, IndexWriter, PageChecksums, Record, ShardedWriter, files
+from spann.storage import PAGE, SHARD_BYTES, IndexWriter, PageChecksums, Record, ShardedArray, files
 from spann.types import ELEMENT_TYPES, Metric, Progress
 from spann.vectors import IdList, VectorSource, for_metric
 
@@ -49,8 +50,13 @@ TEMPORARY_FILES = {
     "cluster": ("tree-vectors", "tree-rows", "leaves", "means"),
     "assign": ("candidates",),
     "graph": (GRAPH,),
+    "arrange": ("arranged",),
+    "write": ("checksums",),
 }
 """The files that a stage's mark in the checkpoint speaks of."""
+
+ARRAYS = {"arrange": "vectors/exact", "write": "postings/pages"}
+"""The array of the index that a stage's mark speaks of."""
 
 CALIBRATION_BYTES = 256 << 20
 """Of the truth and of searches, beside the open index."""
@@ -93,7 +99,7 @@ def build_index(
         record = Record.coded(names.width, 4 if source.count <= 2**32 else 8, source.dim, params.bits)
     _check_sizes(source, params, record)
 
-    writing = IndexWriter(path, created_by=created_by, overwrite=overwrite)
+    writing = IndexWriter(path, created_by=created_by, overwrite=overwrite, resumes=True)
     check_disk(plan, writing.path, writing.work)
     with writing as writer:
         writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
@@ -107,6 +113,7 @@ def build_index(
         }
         checkpoint = open_checkpoint(writer.temporary, about, TEMPORARY_FILES, restart=restart)
         try:
+            writer.clear(but=[name for stage, name in ARRAYS.items() if checkpoint.of(stage)])
             _build(source, space, metric, params, record, names, writer, checkpoint, plan, report)
         except BaseException as error:
             writer.keep = checkpoint.begun
@@ -133,13 +140,17 @@ def _build(
     with TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree:
         grow_tree(source, space, params, temporary, tree, checkpoint, workers, report)
         clusters = gather(tree, space, params)
+        vectors = clusters.vectors
         with (
             EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,
+            Candidates(temporary, checkpoint.part("assign", "candidates")) as candidates,
             RecordFile(temporary / "kept", np.dtype(np.int64)) as kept,
+            RecordFile(temporary / "arranged", np.dtype(np.int64), (), checkpoint.part("arrange", "rows")) as arranged,
+            RecordFile(temporary / "checksums", np.dtype(np.uint32), (), checkpoint.part("write", "checksums")) as crcs,
         ):
             graph = _centroid_graph(
                 clusters, params, temporary, checkpoint, workers, report,
-                lambda: _assign(space, clusters, params, temporary, spool, workers, checkpoint, report),
+                lambda: _assign(space, clusters, params, candidates, spool, workers, checkpoint, report),
             )  # fmt: skip
             directory = lay_out(
                 spool,
@@ -149,35 +160,44 @@ def _build(
                 kept,
                 lambda done, total: report("layout", done, total),
             )
-            pages = writer.create_array("postings/pages", directory.pages, np.uint8, (PAGE,))
             if params.bits:
-                checksums = _write_coded(
-                    writer, pages, clusters, space, params, record, names, directory, kept, workers, report
-                )
-            else:
-                checksums = write_pages(clusters.vectors, names, directory, kept, pages, workers, report)
-            pages.finish()
-        _write_centroids(writer, clusters, graph, names)
-        _write_directory(writer, directory, checksums, len(clusters.centroids))
-        if names.user is not None:
-            writer.write_array("vectors/ids", names.user)
-        about = _attributes(source, space, params, clusters, directory, graph, names)
-        if params.bits:
-            about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
-        features = features_of(source.element, params)
-        queries = params.calibration_count(source.count)
-        if queries:
-            writer.complete(about, features=features)
-            vectors = clusters.vectors
-            about["calibration"] = calibrate_with_own(
-                writer.work,
-                vectors,
-                lambda positions: names.of(vectors.rows_of(positions)),
-                queries,
-                workers,
-                _search_budget(params, plan),
-                report,
+                exact = _exact_store(writer, clusters, space, directory, kept, arranged, checkpoint, workers, report)
+            name = ARRAYS["write"]
+            pages = writer.create_array(
+                name, directory.pages, np.uint8, (PAGE,), state=checkpoint.part("write", "array")
             )
+            batches = Batches(
+                checkpoint, "write", lambda: {"array": writer.array_state(name), "checksums": crcs.state()}
+            )
+            if params.bits:
+                quantizer = _quantizer(writer, clusters, space, params)
+                centroids = clusters.centroids.vectors
+                coded = Coded(vectors, exact, 0, arranged, kept, space, quantizer, centroids, names, record.row_bytes)
+                checksums = write_codes(coded, directory, pages, crcs, batches, workers, report)
+            else:
+                checksums = write_pages(vectors, names, directory, kept, pages, crcs, batches, workers, report)
+            pages.finish()
+            _write_centroids(writer, clusters, graph, names)
+            _write_directory(writer, directory, checksums, len(clusters.centroids))
+            if names.user is not None:
+                writer.write_array("vectors/ids", names.user)
+            about = _attributes(source, space, params, clusters, directory, graph, names)
+            if params.bits:
+                about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
+            features = features_of(source.element, params)
+            queries = params.calibration_count(source.count)
+            if queries:
+                writer.complete(about, features=features)
+                about["calibration"] = calibrate_with_own(
+                    writer.work,
+                    vectors,
+                    lambda positions: names.of(vectors.rows_of(positions)),
+                    queries,
+                    workers,
+                    _search_budget(params, plan),
+                    report,
+                    checkpoint,
+                )
     writer.publish(about, features=features)
     report("publish", 1, 1)
 
@@ -215,45 +235,42 @@ def grow_tree(
         regions.remove()
 
 
-def _write_coded(
+def _exact_store(
     writer: IndexWriter,
-    pages: ShardedWriter,
     clusters: Clusters,
     space: Space,
-    params: BuildParams,
-    record: Record,
-    names: Ids,
     directory: Directory,
     kept: RecordFile,
+    arranged: RecordFile,
+    checkpoint: Checkpoint,
     workers: int,
     report: Progress,
-) -> NDArray[np.uint32]:
-    """The exact store, the quantizer and the pages of postings of codes; the checksums of these."""
-    vectors, centroids = clusters.vectors, clusters.centroids
-    quantizer = Quantizer.make(vectors.dim, params.bits, space.metric, centroids.middle, seed=params.seed)
+) -> ShardedArray:
+    """Every vector and the checksums of their pages, as `arrange` says; goes on after those that are there."""
+    vectors, name = clusters.vectors, ARRAYS["arrange"]
+    width = stored_width(vectors.element, vectors.dim)
     exact = writer.create_array(
-        "vectors/exact", vectors.count, stored_dtype(vectors.element), (stored_width(vectors.element, vectors.dim),)
+        name,
+        vectors.count,
+        stored_dtype(vectors.element),
+        (width,),
+        state=checkpoint.part("arrange", "array"),
     )
-    page_crcs = PageChecksums(exact.layout)
-    checksums = write_coded(
-        vectors,
-        space,
-        quantizer,
-        centroids.vectors,
-        names,
-        record,
-        directory,
-        kept,
-        exact,
-        page_crcs,
-        pages,
-        workers,
-        report,
-    )
+    store, page_crcs = ShardedArray(exact.path, exact.layout), PageChecksums(exact.layout)
+    page_crcs.read(store, 0, exact.rows)
+    batches = Batches(checkpoint, "arrange", lambda: {"array": writer.array_state(name), "rows": arranged.state()})
+    arrange(vectors, space, directory, kept, arranged, exact, page_crcs, batches, workers, report)
+    exact.finish()
     writer.write_array("vectors/exact_crc32c", page_crcs.values)
+    return store
+
+
+def _quantizer(writer: IndexWriter, clusters: Clusters, space: Space, params: BuildParams) -> Quantizer:
+    dim, middle = clusters.vectors.dim, clusters.centroids.middle
+    quantizer = Quantizer.make(dim, params.bits, space.metric, middle, seed=params.seed)
     writer.write_array("quantizer/origin", quantizer.origin)
     writer.write_array("quantizer/signs", quantizer.signs)
-    return checksums
+    return quantizer
 
 
 def _check_sizes(source: VectorSource, params: BuildParams, record: Record) -> None:
@@ -328,7 +345,7 @@ def _assign(
     space: Space,
     clusters: Clusters,
     params: BuildParams,
-    temporary: Path,
+    candidates: Candidates,
     spool: EdgeSpool,
     workers: int,
     checkpoint: Checkpoint,
@@ -337,10 +354,8 @@ def _assign(
     if params.replicas == 1:
         assign_leaves(space, clusters, spool, workers, report)
         return
-    known = checkpoint.of("assign")
-    with Candidates(temporary, known and known["candidates"]) as candidates:
-        assign_closure(space, clusters, params, candidates, workers, checkpoint, report)
-        balance(candidates, len(clusters.centroids), params.replicas, params.posting_bound, spool, report)
+    assign_closure(space, clusters, params, candidates, workers, checkpoint, report)
+    balance(candidates, len(clusters.centroids), params.replicas, params.posting_bound, spool, report)
 
 
 def _graph(clusters: Clusters, params: BuildParams, report: Callable[[int, int], None]) -> Graph:

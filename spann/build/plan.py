@@ -66,7 +66,7 @@ PASS_SECONDS = 16e-9
 COORDINATE_SECONDS = 86e-9
 """Of one thread for each coordinate: clustering within regions, arranging and coding."""
 
-CLOSURE_SECONDS = 300e-6
+CLOSURE_SECONDS = 100e-6
 """Of one thread for each vector of 128 dimensions, where it joins several postings."""
 
 GRAPH_SECONDS = 90e-6

@@ -15,7 +15,7 @@ from spann.errors import CorruptionError
 from spann.storage import files
 from spann.types import Array
 
-GAP_BYTES = 4096
+GAP_BYTES = 512
 """Records with no more between them are read together."""
 
 TAKEN_BYTES = 16 << 20
@@ -86,18 +86,13 @@ class RecordFile:
 
     def take(self, numbers: NDArray[np.int64]) -> Array:
         """The records of these numbers (n,), in any order, repeats allowed: those near each other in one read."""
-        if len(numbers) == 0:
-            return np.empty((0, *self._shape), self._dtype)
-        order = np.argsort(numbers, kind="stable")
-        ascending = numbers[order]
-        piece = ascending // max(1, TAKEN_BYTES // self._bytes)
-        apart = np.diff(ascending) > max(1, GAP_BYTES // self._bytes)
-        runs = np.flatnonzero(np.concatenate([[True], apart | (piece[1:] != piece[:-1])]))
         records = np.empty((len(numbers), *self._shape), self._dtype)
-        for first, last in zip(runs, [*runs[1:], len(numbers)], strict=True):
-            low = int(ascending[first])
-            found = self.read(low, int(ascending[last - 1]) + 1)
-            records[order[first:last]] = found[ascending[first:last] - low]
+        order = np.argsort(numbers, kind="stable")
+        step = max(1, TAKEN_BYTES // (self._bytes + GAP_BYTES))
+        for start in range(0, len(order), step):
+            part = order[start : start + step]
+            found = files.read_rows(self._reading, numbers[part], self._bytes, self.path, gap_bytes=GAP_BYTES)
+            records[part] = found.view(self._dtype).reshape(-1, *self._shape)
         return records
 
     def close(self) -> None:

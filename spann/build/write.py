@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import postings as packing
+from spann.build.checkpoint import Batches
 from spann.build.ids import Ids
 from spann.build.layout import Directory
 from spann.build.parallel import ordered_map
@@ -19,6 +21,9 @@ from spann.types import Array, Progress
 BATCH_BYTES = 16 << 20
 """Pages assembled at a time by one thread. Neighbouring postings share vectors, which are then read once."""
 
+Run = tuple[NDArray[np.int64], int, int]
+"""Of whole pages: postings that begin in them, first page, last page exclusive."""
+
 
 def write_pages(
     source: Partition,
@@ -26,16 +31,17 @@ def write_pages(
     directory: Directory,
     kept: RecordFile,
     writer: ShardedWriter,
+    crcs: RecordFile,
+    batches: Batches,
     threads: int,
     progress: Progress,
 ) -> NDArray[np.uint32]:
-    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,)."""
+    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,). What is done goes
+    to `crcs` (`fill`)."""
     entry_end = np.cumsum(directory.length, dtype=np.int64)
-    # Within a window postings are placed out of order, so batches are cut where pages are complete.
-    order = np.lexsort((directory.offset, directory.page))
 
-    def assemble(batch: tuple[NDArray[np.int64], int, int]) -> tuple[Array, NDArray[np.int64], NDArray[np.uint32]]:
-        which, first_page, last_page = batch
+    def assemble(run: Run) -> tuple[Array, NDArray[np.uint32]]:
+        which, first_page, last_page = run
         length = directory.length[which]
         entries = ranges(entry_end[which] - length, length.astype(np.int64))
         low, high = (int(entries.min()), int(entries.max()) + 1) if len(entries) else (0, 0)
@@ -43,29 +49,46 @@ def write_pages(
         distinct, inverse = np.unique(rows, return_inverse=True)
         out = np.zeros((last_page - first_page) * PAGE, np.uint8)
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
-        crcs = packing.pack(
+        found = packing.pack(
             names.of(source.rows_of(distinct))[inverse],
             source.take_stored(distinct)[inverse],
             length,
             starts + directory.offset[which],
             out,
         )
-        return out.reshape(-1, PAGE), which, crcs
+        return out.reshape(-1, PAGE), found
 
+    return fill(assemble, directory, BATCH_BYTES // PAGE, writer, crcs, batches, threads, progress)
+
+
+def fill(
+    assemble: Callable[[Run], tuple[Array, NDArray[np.uint32]]],
+    directory: Directory,
+    pages: int,
+    writer: ShardedWriter,
+    crcs: RecordFile,
+    batches: Batches,
+    threads: int,
+    progress: Progress,
+) -> NDArray[np.uint32]:
+    """Appends to `writer` what `assemble` makes of each run of about `pages` pages: its bytes, and the crc32c of its
+    postings, which go to `crcs`. Goes on after the `batches` that are done; returns the crc32c of all (postings,)."""
+    order = np.lexsort((directory.offset, directory.page))
+    total = directory.pages - directory.pages_before
+    runs = islice(page_batches(directory, order, pages), batches.done, None)
+    for made, found in ordered_map(assemble, runs, threads):
+        writer.append(made)
+        crcs.append(found)
+        batches.add()
+        progress("write", writer.rows - directory.pages_before, total)
+    batches.end()
     checksums = np.zeros(len(order), np.uint32)
-    done = 0
-    for pages, which, crcs in ordered_map(assemble, page_batches(directory, order, BATCH_BYTES // PAGE), threads):
-        writer.append(pages)
-        checksums[which] = crcs
-        done += len(pages)
-        progress("write", done, directory.pages - directory.pages_before)
+    checksums[order[: crcs.count]] = crcs.read(0, crcs.count)
     return checksums
 
 
-def page_batches(
-    directory: Directory, order: NDArray[np.int64], pages: int
-) -> Iterator[tuple[NDArray[np.int64], int, int]]:
-    """Runs of about `pages` whole pages: (postings that begin in them, first page, last page exclusive).
+def page_batches(directory: Directory, order: NDArray[np.int64], pages: int) -> Iterator[Run]:
+    """Runs of about `pages` whole pages; `order` is that of the postings on disk, which they cut into pieces.
 
     A run ends only before a page in which a posting begins at byte 0, so no posting lies across two runs.
     """

@@ -25,6 +25,9 @@ from spann.types import Array
 
 METADATA = "zarr.json"
 
+State = dict[str, int]
+"""Of a `ShardedWriter`: `rows` that were appended, and the CRC-32C of their bytes."""
+
 _SCAN_BYTES = 8 << 20
 """Bytes read at once when everything is verified: beyond some MB a disk gets no faster."""
 
@@ -71,7 +74,9 @@ class ShardedWriter:
 
     ``path`` is the array's directory, which must not exist in a parent that does. Exactly `rows` rows of `row_shape`
     and `dtype` are to be appended before `finish`. As a context manager it lets go of its file, finished or not.
-    Raises `InputError` for what cannot be stored, `ExistsError`, and `StorageError` when the system refuses.
+    With the `state` that an earlier one had, in a process that may have been killed since, it goes on after the rows
+    there were then. Raises `InputError` for what cannot be stored, `ExistsError`, `CorruptionError` where the rows are
+    not those that `state` speaks of, and `StorageError` when the system refuses.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class ShardedWriter:
         rows: int,
         shard_bytes: int = SHARD_BYTES,
         chunk_bytes: int = CHUNK_BYTES,
+        state: State | None = None,
     ) -> None:
         self.path = Path(path)
         self.layout = ArrayLayout.plan(rows, dtype, row_shape, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes)
@@ -91,7 +97,11 @@ class ShardedWriter:
         self._written = 0  # bytes of the array so far, indexes not counted
         self._complete = False  # down to the padding of the last chunk
         self._fd: int | None = None  # of the shard being written, if any
-        files.make_dir(self.path)
+        self._crc = 0  # of all rows that were appended
+        if state is None:
+            files.make_dir(self.path)
+        else:
+            self._go_on(state)
 
     def begin_with(self, old: ShardedArray, crcs: NDArray[np.uint32]) -> None:
         """Begins with all rows of `old`, an array of the same type whose chunks have the CRC-32C `crcs` (chunks,).
@@ -114,6 +124,46 @@ class ShardedWriter:
         for rows in old.checked_rows(first, crcs):
             self.append(rows)
 
+    def state(self) -> State:
+        """Makes durable what was appended, in a directory that is durable itself; what another one goes on from."""
+        if self._fd is not None:
+            path = self.path / self.layout.shard_key(self._written // self.layout.shard_bytes)
+            files.sync_file(self._fd, path)
+            self._sync_directories(path)
+        files.sync_dir(self.path)
+        return {"rows": self.rows, "crc": self._crc}
+
+    @property
+    def rows(self) -> int:
+        """Rows so far."""
+        return min(self._written // self.layout.row_bytes, self.layout.rows)
+
+    def _go_on(self, state: State) -> None:
+        layout, array = self.layout, ShardedArray(self.path, self.layout)
+        size = state["rows"] * layout.row_bytes
+        full, used = divmod(size, layout.shard_bytes)
+        shards = [array.shard_path(shard) for shard in range(full + (used > 0))]
+        for path, _ in list(files.walk_files(self.path)):
+            if path not in shards:
+                files.remove_file(path)
+        for shard in range(full):
+            array.check_size(shard)
+            array.check_index(shard)
+        if used:
+            self._fd = files.open_again(shards[full], used)
+        try:
+            step = max(1, _SCAN_BYTES // layout.row_bytes)
+            for start in range(0, state["rows"], step):
+                data = array.read_rows(start, min(start + step, state["rows"])).reshape(-1).view(np.uint8)
+                self._checksums.update(data)
+                self._crc = crc32c(data, self._crc)
+            if self._crc != state["crc"]:
+                raise CorruptionError(f"{self.path}: its first {state['rows']} rows are not those that were written")
+        except BaseException:
+            self.close()
+            raise
+        self._written = size
+
     def append(self, rows: Array) -> None:
         """Appends (n, *row_shape) rows of exactly the array's dtype; other values are refused, never cast."""
         layout = self.layout
@@ -125,6 +175,7 @@ class ShardedWriter:
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
         if self._written + data.size > layout.rows * layout.row_bytes:
             raise InputError(f"{self.path}: more than the promised {layout.rows} rows were appended")
+        self._crc = crc32c(data, self._crc)
         self._write(data)
 
     def finish(self) -> NDArray[np.uint32]:
@@ -285,6 +336,24 @@ class ShardedArray:
             part, rest = np.split(rest, [layout.shard_bytes - offset])
             self._read_into(part, shard, offset)
             position += part.size
+        return out
+
+    def take_rows(self, rows: NDArray[np.int64], *, gap_bytes: int) -> Array:
+        """The `rows` (n,), ascending, as (n, *row_shape), not verified; those with at most `gap_bytes` between them in
+        one read."""
+        layout = self.layout
+        out = np.empty((len(rows), *layout.row_shape), dtype=layout.dtype)
+        data = out.reshape(-1).view(np.uint8).reshape(len(rows), layout.row_bytes)
+        shard = rows // layout.shard_rows
+        for number in np.unique(shard).tolist():
+            first, last = np.searchsorted(shard, (number, number + 1))
+            path = self.shard_path(number)
+            fd = files.open_read(path)
+            try:
+                inside = rows[first:last] - number * layout.shard_rows
+                data[first:last] = files.read_rows(fd, inside, layout.row_bytes, path, gap_bytes=gap_bytes)
+            finally:
+                files.close(fd)
         return out
 
     def checked_rows(self, first: int, crcs: NDArray[np.uint32]) -> Iterator[Array]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,8 +40,13 @@ class PageChecksums:
             shard.values[:] = values[at : at + shard.values.size]
             at += shard.values.size
         self._seen = full * self._layout.shard_bytes
-        for rows in _blocks(array, full * array.shard_rows):
-            self.update(rows)
+        self.read(array, full * array.shard_rows, array.rows)
+
+    def read(self, array: ShardedArray, start: int, stop: int) -> None:
+        """Takes the next rows, `start` to `stop` (exclusive) of those on disk."""
+        step = max(1, _SCAN_BYTES // array.layout.row_bytes)
+        for first in range(start, stop, step):
+            self.update(array.read_rows(first, min(first + step, stop)))
 
     def update(self, rows: Array) -> None:
         """Takes the next rows, (n, *row_shape) of the array's dtype."""
@@ -63,12 +66,5 @@ class PageChecksums:
 def page_checksums(array: ShardedArray) -> NDArray[np.uint32]:
     """The checksums that the rows on disk have, (pages,) uint32."""
     found = PageChecksums(array.layout)
-    for rows in _blocks(array, 0):
-        found.update(rows)
+    found.read(array, 0, array.rows)
     return found.values
-
-
-def _blocks(array: ShardedArray, first: int) -> Iterator[Array]:
-    step = max(1, _SCAN_BYTES // array.layout.row_bytes)
-    for start in range(first, array.rows, step):
-        yield array.read_rows(start, min(start + step, array.rows))

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.io import read_many
 from spann.errors import CorruptionError, ExistsError, MissingError, SpannError, StorageError
 
 system = os
@@ -65,7 +66,7 @@ def open_read(path: Path) -> int:
 
 
 def open_again(path: Path, length: int) -> int:
-    """Opens an existing file for writing, cut to `length` bytes; `CorruptionError` where it is shorter."""
+    """Opens an existing file for writing at its end, cut to `length` bytes; `CorruptionError` where it is shorter."""
     with explained(path, "open for writing"):
         fd = system.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -74,6 +75,7 @@ def open_again(path: Path, length: int) -> int:
             raise CorruptionError(f"{path}: {found} bytes long, expected at least {length}")
         with explained(path, "cut"):
             system.ftruncate(fd, length)
+            system.lseek(fd, length, os.SEEK_SET)
     except BaseException:
         close(fd)
         raise
@@ -181,6 +183,36 @@ def read_exact(fd: int, out: NDArray[np.uint8], offset: int, path: Path) -> None
         if got == 0:
             raise CorruptionError(f"{path}: ends at byte {offset}, {len(view)} bytes too early")
         view, offset = view[got:], offset + got
+
+
+def read_rows(fd: int, rows: NDArray[np.int64], row_bytes: int, path: Path, *, gap_bytes: int) -> NDArray[np.uint8]:
+    """The `rows` (n,), ascending, n at least 1, of a file that holds rows of `row_bytes`: (n, row_bytes).
+
+    Those with at most `gap_bytes` between them are one read, of less than 4 GiB, and all reads one native call: with a
+    call each, threads spend their time waiting for the interpreter. Raises as `read_exact`."""
+    ends = np.append(np.flatnonzero(np.diff(rows) > max(1, gap_bytes // row_bytes)), len(rows) - 1)
+    begins = np.append(0, ends[:-1] + 1)
+    offset, length = rows[begins] * row_bytes, (rows[ends] + 1 - rows[begins]) * row_bytes
+    data = _read_pieces(fd, offset, length, path)
+    skipped = rows[begins] - (np.cumsum(length) - length) // row_bytes  # between what is read and before it
+    found: NDArray[np.uint8] = data.reshape(-1, row_bytes)[rows - np.repeat(skipped, ends - begins + 1)]
+    return found
+
+
+def _read_pieces(fd: int, offset: NDArray[np.int64], length: NDArray[np.int64], path: Path) -> NDArray[np.uint8]:
+    """The bytes of all these reads, one after another."""
+    if system.preadv is not os.preadv:  # whoever stands in for the system sees every read
+        out, end = np.empty(int(length.sum()), np.uint8), np.cumsum(length)
+        for at, start, stop in zip(offset.tolist(), end - length, end, strict=True):
+            read_exact(fd, out[start:stop], at, path)
+        return out
+    data, results = read_many(fd, offset, length.astype(np.uint32))
+    for bad in np.flatnonzero(results != length)[:1]:
+        at, wanted, got = int(offset[bad]), int(length[bad]), int(results[bad])
+        if got < 0:
+            raise _explain(OSError(-got, os.strerror(-got)), path, f"read {wanted} bytes at {at}")
+        raise CorruptionError(f"{path}: ends at byte {at + got}, {wanted - got} bytes too early")
+    return data
 
 
 def read_file(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from spann.errors import CorruptionError, ExistsError, InputError, MissingError, SpannError, StorageError
 from spann.storage import files
-from spann.storage.arrays import METADATA, ShardedArray, ShardedWriter
+from spann.storage.arrays import METADATA, ShardedArray, ShardedWriter, State
 from spann.storage.json_text import parse_json, to_json
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES
 from spann.storage.manifest import (
@@ -48,18 +48,19 @@ class IndexWriter:
 
     `created_by` names the program and its version; `overwrite` allows an existing index, and nothing else, to be
     replaced. Leaving the context without `publish` removes what was written, unless `keep` is set: then the next one
-    finds what is in `temporary`, and only that. The constructor touches nothing and
-    raises `ExistsError`, `InputError` or `MissingError` when `path` can be seen not to do; entering raises
+    finds what is in `temporary`, and only that; one that `resumes` finds all of it, and says with `clear` which arrays
+    it goes on with. The constructor touches nothing and raises `ExistsError`, `InputError` or `MissingError` when
+    `path` can be seen not to do; entering raises
     `ExistsError` while another process makes the same index, and `StorageError` where the system refuses.
     """
 
-    def __init__(self, path: Path | str, *, created_by: str, overwrite: bool = False) -> None:
+    def __init__(self, path: Path | str, *, created_by: str, overwrite: bool = False, resumes: bool = False) -> None:
         self.path = Path(path).resolve()  # a link to an index stays, and what it leads to is replaced
         self.work = self.path.with_name(self.path.name + BUILDING)
         self._lock_path = self.path.with_name(self.path.name + LOCK)
         self._replaced = self.path.with_name(self.path.name + REPLACED)
         self._created_by = created_by
-        self._overwrite = overwrite
+        self._overwrite, self._resumes = overwrite, resumes
         self.temporary = self.work / TEMPORARY
         self.keep = False
         self._writers: dict[str, ShardedWriter] = {}
@@ -93,6 +94,27 @@ class IndexWriter:
         with suppress(SpannError):
             self._release()
 
+    def clear(self, but: Sequence[str] = ()) -> None:
+        """Removes what an earlier process left, except in `temporary`, and the arrays named `but`."""
+        kept = {self.temporary, *(self.work / name for name in but)}
+        above = {parent for path in kept for parent in path.parents}
+
+        def remove(directory: Path) -> None:
+            for entry in sorted(directory.iterdir()):
+                if entry in above:
+                    remove(entry)
+                elif entry not in kept:
+                    files.remove_tree(entry) if entry.is_dir() else files.remove_file(entry)
+
+        remove(self.work)
+
+    def array_state(self, name: str) -> State:
+        """Makes durable what was appended to array `name`; the `state` to create it with in a later process."""
+        state = self._writers[name].state()
+        for group in [*groups_of([name]), ""]:
+            files.sync_dir(self.work / group)
+        return state
+
     @property
     def names(self) -> list[str]:
         """Names of the arrays that were started."""
@@ -107,13 +129,15 @@ class IndexWriter:
         *,
         shard_bytes: int = SHARD_BYTES,
         chunk_bytes: int = CHUNK_BYTES,
+        state: State | None = None,
     ) -> ShardedWriter:
-        """Starts array `name` ("group/array", at any depth), which the caller fills and finishes before `publish`.
+        """Starts array `name` ("group/array", at any depth), which the caller fills and finishes before `publish`; with
+        a `state`, goes on with one that an earlier process began.
 
         Raises `InputError` for a name that cannot be used or an array that cannot be stored."""
         self._check_open()
         check_name(name, self._writers)
-        return self._create(name, rows, dtype, row_shape, shard_bytes, chunk_bytes)
+        return self._create(name, rows, dtype, row_shape, shard_bytes, chunk_bytes, state)
 
     def extend_array(self, name: str, old: ShardedArray, crcs: NDArray[np.uint32], rows: int = 0) -> ShardedWriter:
         """Starts array `name` with all rows of `old`, whose chunks have the CRC-32C `crcs` (chunks,); the caller adds
@@ -182,13 +206,22 @@ class IndexWriter:
             writer.finish()
 
     def _create(
-        self, name: str, rows: int, dtype: DTypeLike, row_shape: Sequence[int], shard_bytes: int, chunk_bytes: int
+        self,
+        name: str,
+        rows: int,
+        dtype: DTypeLike,
+        row_shape: Sequence[int],
+        shard_bytes: int,
+        chunk_bytes: int,
+        state: State | None = None,
     ) -> ShardedWriter:
         self._check_entered()
         for group in groups_of([name]):
             files.ensure_dir(self.work / group)
         path = self.work / name
-        writer = ShardedWriter(path, dtype, row_shape, rows=rows, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes)
+        writer = ShardedWriter(
+            path, dtype, row_shape, rows=rows, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes, state=state
+        )
         self._writers[name] = writer
         return writer
 
@@ -226,10 +259,8 @@ class IndexWriter:
             else:
                 files.rename(self._replaced, self.path)
             self._check_target()
-        if self.work.exists():
-            for entry in sorted(self.work.iterdir()):
-                if entry != self.temporary:
-                    files.remove_tree(entry) if entry.is_dir() else files.remove_file(entry)
+        if self.work.exists() and not self._resumes:
+            self.clear()
 
     def _swap(self) -> None:
         """Gives the finished directory its name; the only moment at which anything outside `work` changes."""

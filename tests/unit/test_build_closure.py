@@ -7,6 +7,8 @@ import pytest
 
 import spann
 from spann._kernels import twins
+from spann.build import assign
+from spann.build.assign import _joined
 from spann.build.balance import ROUNDS, SPARE
 from spann.build.layout import TAIL_CUT
 from spann.storage import PAGE, IndexReader, Record
@@ -178,3 +180,32 @@ def test_the_number_of_centroids_is_what_was_asked(tmp_path):
     ):
         with spann.build(base, tmp_path / "i", params=params, overwrite=True) as index:
             assert index.info()["centroids"] == pytest.approx(wanted, rel=0.02)
+
+
+def test_runs_are_joined_as_far_as_they_fit():
+    ends = np.array([3, 5, 9, 30, 31, 40, 41])
+    np.testing.assert_array_equal(_joined(ends, 10), [9, 30, 40, 41])
+    np.testing.assert_array_equal(_joined(ends, 1), ends)
+    np.testing.assert_array_equal(_joined(ends, 100), [41])
+    assert len(_joined(ends[:0], 10)) == 0
+
+
+def test_closure_finds_what_comparing_with_all_centroids_finds(tmp_path, decode, monkeypatch):
+    """Where centroids are far more than are looked at: groups of few leaves, runs of many centroids."""
+    monkeypatch.setattr(assign, "CANDIDATES", 150)
+    monkeypatch.setattr(assign, "REACHED", 400)
+    base = exact_data(20_000, 12, 5)
+    params = spann.BuildParams(code_bits=0, centroids=0.05, posting_size=1000)
+    spann.build(base, tmp_path / "i", params=params).close()
+    ids, owner, rows = memberships(decode, tmp_path / "i")
+    members = np.setdiff1d(np.arange(len(base)), rows)[::50]
+    centroids = base[rows].astype(np.float32)
+    sqdist = np.square(base[members, None].astype(np.float32) - centroids).sum(axis=2)
+    chosen, _, counts = twins.closure(
+        sqdist, centroids, near=params.closure_candidates, replicas=params.replicas, reach=(1 + params.epsilon1) ** 2,
+        rng=params.rng_factor,
+    )  # fmt: skip
+    wanted = {(m, c) for i, m in enumerate(members.tolist()) for c in chosen[i, : counts[i]].tolist()}
+    found = set(zip(ids.tolist(), owner.tolist(), strict=True))
+    assert len(rows) > 5 * assign.CANDIDATES
+    assert len(wanted & found) > 0.8 * len(wanted)

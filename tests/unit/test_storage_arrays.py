@@ -17,6 +17,7 @@ from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError, ExistsError, FormatError, InputError, MissingError, StorageError
 from spann.storage import ArrayLayout, ShardedArray, ShardedWriter, files
 from spann.storage.layout import DTYPES
+from spann.testing import ShortDisk
 
 
 def write(path, values, *, pieces=1, **sizes):
@@ -316,3 +317,68 @@ def test_checksums_of_another_array_are_refused(tmp_path):
     array = ShardedArray.open(tmp_path / "a")
     with pytest.raises(FormatError, match="checksums"):
         array.read_all(np.zeros(3, dtype=np.uint32))
+
+
+@pytest.mark.parametrize("gap", [0, 40, 10_000])
+@pytest.mark.parametrize(
+    "rows", [[0], [999], [0, 1, 2, 500, 501, 999], [3, 3, 7, 64, 64, 65, 700], list(range(1000)), []]
+)
+@pytest.mark.parametrize("system", [files.system, ShortDisk(7)])
+def test_rows_here_and_there(tmp_path, monkeypatch, gap, rows, system):
+    values = sample("float32", (1000, 5))
+    write(tmp_path / "a", values, shard_bytes=64 * 20, chunk_bytes=160)
+    array = ShardedArray.open(tmp_path / "a")
+    monkeypatch.setattr(files, "system", system)
+    np.testing.assert_array_equal(array.take_rows(np.array(rows, np.int64), gap_bytes=gap), values[rows])
+
+
+@pytest.mark.parametrize("system", [files.system, ShortDisk(10**9)])
+def test_rows_that_cannot_be_read(tmp_path, monkeypatch, system):
+    monkeypatch.setattr(files, "system", system)
+    path = tmp_path / "f"
+    path.write_bytes(bytes(1000))
+    fd = files.open_read(path)
+    with pytest.raises(CorruptionError, match=r"f: ends at byte 1000, 40 bytes too early"):
+        files.read_rows(fd, np.array([0, 2, 24, 25]), 40, path, gap_bytes=0)
+    files.close(fd)
+    fd = files.open_again(path, 1000)
+    with pytest.raises(StorageError, match=r"f: cannot read 80 bytes at 120: Bad file descriptor"):
+        files.read_rows(fd, np.array([3, 4]), 40, path, gap_bytes=0)
+    files.close(fd)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 20, 55, 60, 61, 999, 1000])
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_array_goes_on(tmp_path, content, rows, finished):
+    """20 rows a shard, 2 a chunk."""
+    values, sizes = sample("float32", (1000, 5)), {"shard_bytes": 400, "chunk_bytes": 40}
+    expected = write(tmp_path / "whole", values, **sizes)
+    more = {"rows": 1000, **sizes}
+    with ShardedWriter(tmp_path / "a", np.float32, (5,), **more) as writer:
+        writer.append(values[:rows])
+        state = writer.state()
+        writer.append(values[rows:])
+        if finished:
+            writer.finish()
+            assert rows < 1000 or writer.state() == state
+    with ShardedWriter(tmp_path / "a", np.float32, (5,), **more, state=state) as writer:
+        assert writer.rows == rows
+        writer.append(values[rows:])
+        np.testing.assert_array_equal(writer.finish(), expected)
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
+
+
+def test_an_array_that_was_damaged_does_not_go_on(tmp_path):
+    values, sizes = sample("float32", (1000, 5)), {"shard_bytes": 400, "chunk_bytes": 40}
+    with ShardedWriter(tmp_path / "a", np.float32, (5,), rows=1000, **sizes) as writer:
+        writer.append(values[:55])
+        state = writer.state()
+    path = tmp_path / "a" / "c" / "1" / "0"
+    sound = path.read_bytes()
+    for at, error in ((7, "a: its first 55 rows are not those that were written"), (len(sound) - 1, "shard index")):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+        with pytest.raises(CorruptionError, match=error):
+            ShardedWriter(tmp_path / "a", np.float32, (5,), rows=1000, **sizes, state=state)
+    path.unlink()
+    with pytest.raises(MissingError):
+        ShardedWriter(tmp_path / "a", np.float32, (5,), rows=1000, **sizes, state=state)
