@@ -1,19 +1,11 @@
 #include "query.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "crc32c.h"
 #include "memory.h"
-
-/* Candidates in the first wave, as a share of k: 16 for the best 10. Those that the estimates place behind are read only
- * if their bound lets them in; on SIFT (2 bits) 12 to 20 differ by under a page at equal recall. */
-#define FIRST_WAVE 1.6
-
-/* Reads of the exact store are joined up to this size: beyond it joining only makes the wave's last read later. */
-#define LONGEST_FETCH (64 << 10)
 
 #define HEADER_BYTES 20
 
@@ -31,9 +23,7 @@ int spann_fail(spann_context *c, int status, int exact, uint64_t where, int syst
     return status;
 }
 
-static int no_memory(spann_context *c) { return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0); }
-
-#define GROW(array, capacity, needed) spann_reserve((void **)&(array), &(capacity), needed, sizeof *(array))
+int spann_no_memory(spann_context *c) { return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0); }
 
 int spann_context_init(spann_context *c, const spann_index *index) {
     *c = (spann_context){.index = index};
@@ -174,7 +164,7 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
         spann_topk_free(&q->hits);
         if (spann_topk_init(&q->hits, k)) {
             q->hits.k = 0;
-            return no_memory(c);
+            return spann_no_memory(c);
         }
     }
     spann_topk_clear(&q->hits);
@@ -216,7 +206,7 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
     spann_topk *hits = index->centroid_ids ? &q->hits : NULL;
     if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, query, wanted, limit, hits,
                        &q->stats->centroid_distances))
-        return no_memory(c);
+        return spann_no_memory(c);
     const spann_selection *found = &c->navigator.found;
     double reach = 1 + (double)p->epsilon2;
     size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
@@ -230,19 +220,19 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
         uint32_t end = index->chain ? index->chain[centroid + 1] : centroid + 1;
         for (; first < end && budget > 0; first++) {
             if (index->posting_length[first] == 0) continue;
-            if (visit(q, first, centroid, value)) return no_memory(c);
+            if (visit(q, first, centroid, value)) return spann_no_memory(c);
             budget--;
         }
         if (index->appended == NULL) continue;
         for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++)
-            if (visit(q, index->appended[j], centroid, value)) return no_memory(c);
+            if (visit(q, index->appended[j], centroid, value)) return spann_no_memory(c);
     }
     q->stats->postings_scored = (uint32_t)q->visit_count;
     if (index->code_bits) {
         uint64_t wanted = p->rerank > q->hits.k ? p->rerank : q->hits.k, entries = index->entries;
         for (uint32_t i = 0; i < q->attempt && wanted < entries; i++) wanted *= 4;
         q->ids_size = q->wave_rows = q->chosen_count = q->span_count = 0;
-        if (spann_selection_start(&q->candidates, wanted < entries ? wanted : entries)) return no_memory(c);
+        if (spann_selection_start(&q->candidates, wanted < entries ? wanted : entries)) return spann_no_memory(c);
     }
     q->stats->navigate_ns += spann_now_ns() - start;
     return SPANN_OK;
@@ -258,8 +248,7 @@ static size_t posting_bytes(const spann_context *c, uint32_t posting) {
     return n ? HEADER_BYTES + n * (index->id_bytes + 4 + c->code_bytes) + replicas * index->row_bytes : 0;
 }
 
-/* What must be read of a file for `content` bytes from byte `at` of its pages on. */
-static spann_place place(const spann_context *c, int file, uint64_t at, size_t content) {
+spann_place spann_file_place(const spann_context *c, int file, uint64_t at, size_t content) {
     if (!c->params->direct) return (spann_place){file, at, content, 0, content};
     size_t skip = at % SPANN_PAGE;
     size_t bytes = (skip + content + SPANN_PAGE - 1) / SPANN_PAGE * SPANN_PAGE;
@@ -270,7 +259,7 @@ spann_place spann_posting_place(const spann_context *c, uint32_t posting) {
     const spann_index *index = c->index;
     uint64_t page = index->posting_page[posting];
     uint64_t at = page % index->pages_per_shard * SPANN_PAGE + index->posting_offset[posting];
-    return place(c, index->posting_files[page / index->pages_per_shard], at, posting_bytes(c, posting));
+    return spann_file_place(c, index->posting_files[page / index->pages_per_shard], at, posting_bytes(c, posting));
 }
 
 static int room_for_scores(spann_context *c, size_t n) {
@@ -279,8 +268,15 @@ static int room_for_scores(spann_context *c, size_t n) {
 
 static int offer(spann_context *c, spann_query *q, const unsigned char *ids, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (spann_topk_push(&q->hits, c->scores[i], spann_read_id(ids, c->index->id_bytes, i))) return no_memory(c);
+        if (spann_topk_push(&q->hits, c->scores[i], spann_read_id(ids, c->index->id_bytes, i))) return spann_no_memory(c);
     return SPANN_OK;
+}
+
+int spann_score_rows(spann_context *c, spann_query *q, const unsigned char *rows, size_t n, const unsigned char *ids) {
+    if (room_for_scores(c, n)) return spann_no_memory(c);
+    c->score(q->raw, rows, n, c->index->dim, c->scores);
+    q->stats->distances += (uint32_t)n;
+    return offer(c, q, ids, n);
 }
 
 /* One entry of a posting and its estimates: what is needed to make candidates of them. */
@@ -367,12 +363,8 @@ int spann_check_posting(spann_context *c, uint32_t posting, const unsigned char 
 int spann_query_posting(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content) {
     const spann_index *index = c->index;
     size_t n = index->posting_length[visit->posting];
-    if (room_for_scores(c, n)) return no_memory(c);
-    if (index->code_bits == 0) {
-        c->score(q->raw, content + n * index->id_bytes, n, index->dim, c->scores);
-        q->stats->distances += (uint32_t)n;
-        return offer(c, q, content, n);
-    }
+    if (index->code_bits == 0) return spann_score_rows(c, q, content + n * index->id_bytes, n, content);
+    if (room_for_scores(c, n)) return spann_no_memory(c);
     parts p = parts_of(index, visit->posting, content);
     entries e = {.ids = p.ids, .scale = p.scale, .replica_rows = p.replica_rows, .n = n};
     e.primaries = index->posting_primaries[visit->posting];
@@ -381,7 +373,7 @@ int spann_query_posting(spann_context *c, spann_query *q, spann_visit *visit, co
     c->codes->estimate(&q->code, p.codes, p.add, p.scale, &e.header, visit->value, n, c->scores);
     if (c->posting_ids == NULL) {
         size_t kept = e.primaries * index->id_bytes;
-        if (spann_reserve((void **)&q->ids, &q->ids_capacity, q->ids_size + kept, 1)) return no_memory(c);
+        if (spann_reserve((void **)&q->ids, &q->ids_capacity, q->ids_size + kept, 1)) return spann_no_memory(c);
         if (kept) memcpy(q->ids + q->ids_size, e.ids, kept);
         visit->ids = q->ids_size;
         q->ids_size += kept;
@@ -409,222 +401,13 @@ int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visi
     uint64_t row = index->first_row[visit->posting];
     size_t n = index->first_row[visit->posting + 1] - row;
     if (n == 0) return SPANN_OK;
-    if (room_for_scores(c, n)) return no_memory(c);
+    if (room_for_scores(c, n)) return spann_no_memory(c);
     entries e = {.n = n, .primaries = n, .first_row = row};
     memcpy(&e.header, index->pinned_headers + (size_t)visit->posting * HEADER_BYTES, HEADER_BYTES);
     e.scale = index->pinned_scale + 2 * row;
     c->codes->estimate(&q->code, index->pinned_codes + row * c->code_bytes, index->pinned_add + 2 * row, e.scale,
                        &e.header, visit->value, n, c->scores);
     return propose(c, q, visit, &e);
-}
-
-/* ---- re-rank ---- */
-
-static int by_posting(const void *a, const void *b) {
-    const spann_visit *x = a, *y = b;
-    return x->posting < y->posting ? -1 : x->posting > y->posting;
-}
-
-/* The visit whose posting's primaries begin at `row` or last before it; visit_count if none does. Rows count up with the
- * numbers of postings. */
-static size_t visit_at(const spann_context *c, const spann_query *q, uint64_t row) {
-    size_t low = 0, high = q->visit_count;
-    while (low < high) {
-        size_t mid = (low + high) / 2;
-        if (c->index->first_row[q->visits[mid].posting] <= row) low = mid + 1;
-        else high = mid;
-    }
-    return low ? low - 1 : q->visit_count;
-}
-
-/* Whether the row is of a posting that was scored, so that its id is at hand. */
-static int is_known(const spann_context *c, const spann_query *q, uint64_t row) {
-    size_t at = visit_at(c, q, row);
-    return at < q->visit_count && row < c->index->first_row[q->visits[at].posting + 1];
-}
-
-/* First page that holds a byte of `row`, and the first after it. */
-static void pages_of(const spann_context *c, uint64_t row, uint64_t *first, uint64_t *last) {
-    uint64_t shard = row / c->index->exact_shard_rows;
-    uint64_t at = row % c->index->exact_shard_rows * c->exact_row_bytes;
-    *first = shard * c->exact_shard_pages + at / SPANN_PAGE;
-    *last = shard * c->exact_shard_pages + (at + c->exact_row_bytes + SPANN_PAGE - 1) / SPANN_PAGE;
-}
-
-/* Whether the pages read in the wave before cover the row and its distance was taken from them. */
-static int was_scored(const spann_context *c, const spann_query *q, uint64_t row) {
-    uint64_t first, last;
-    pages_of(c, row, &first, &last);
-    size_t low = 0, high = q->span_count;
-    while (low < high) {
-        size_t mid = (low + high) / 2;
-        if (q->spans[mid].last <= first) low = mid + 1;
-        else high = mid;
-    }
-    return low < q->span_count && q->spans[low].first <= first && last <= q->spans[low].last && is_known(c, q, row);
-}
-
-/* Marks a candidate that needs no (further) look; no bound is as large. */
-#define DONE INFINITY
-
-/* Chooses the candidates of the next wave: the best by estimate whose bound lets them be a result. */
-static int choose(spann_context *c, spann_query *q) {
-    spann_candidate *items = q->candidates.items;
-    size_t first = (size_t)ceil(FIRST_WAVE * (double)q->hits.k);
-    size_t wave = q->wave_rows ? 2 * q->wave_rows : first;
-    size_t limit = q->candidates.size;
-    if (wave > limit) wave = limit;
-    if (GROW(q->chosen, q->chosen_capacity, wave)) return no_memory(c);
-    float bar = q->hits.size == q->hits.k ? (float)(q->a + q->b * q->hits.heap[0].distance) : INFINITY;
-    q->chosen_count = 0;
-    for (size_t i = 0; i < limit; i++) {
-        if (items[i].lower >= bar || items[i].lower > q->reach) continue;
-        if (q->wave_rows && was_scored(c, q, items[i].row)) {
-            items[i].lower = DONE;
-        } else if (q->chosen_count < wave) {
-            items[i].lower = DONE;
-            q->chosen[q->chosen_count++] = items[i];
-        }
-    }
-    q->wave_rows = wave;
-    return SPANN_OK;
-}
-
-static int by_row(const void *a, const void *b) {
-    const spann_candidate *x = a, *y = b;
-    return x->row < y->row ? -1 : x->row > y->row;
-}
-
-int spann_query_plan(spann_context *c, spann_query *q) {
-    if (c->index->code_bits == 0) return SPANN_OK;
-    uint64_t start = spann_now_ns();
-    if (q->wave_rows == 0) {
-        spann_selection_finish(&q->candidates);
-        if (q->visit_count) qsort(q->visits, q->visit_count, sizeof *q->visits, by_posting);
-    }
-    int status = choose(c, q);
-    if (status) return status;
-    if (q->chosen_count) qsort(q->chosen, q->chosen_count, sizeof *q->chosen, by_row);
-
-    q->span_count = 0;
-    for (size_t i = 0; i < q->chosen_count; i++) {
-        uint64_t first, last;
-        pages_of(c, q->chosen[i].row, &first, &last);
-        spann_span *open = q->span_count ? &q->spans[q->span_count - 1] : NULL;
-        if (open && first <= open->last && first / c->exact_shard_pages == open->first / c->exact_shard_pages) {
-            if (last > open->last) open->last = last;
-            open->chosen_to = (uint32_t)i + 1;
-        } else {
-            if (GROW(q->spans, q->span_capacity, q->span_count + 1)) return no_memory(c);
-            q->spans[q->span_count++] = (spann_span){first, last, (uint32_t)i, (uint32_t)i + 1};
-        }
-    }
-    q->fetch_count = 0;
-    for (size_t i = 0; i < q->span_count; i++) {
-        spann_fetch *open = q->fetch_count ? &q->fetches[q->fetch_count - 1] : NULL;
-        const spann_span *span = &q->spans[i];
-        if (open && span->first - q->spans[open->span_to - 1].last <= c->params->join &&
-            span->first / c->exact_shard_pages == q->spans[open->span_from].first / c->exact_shard_pages &&
-            (span->last - q->spans[open->span_from].first) * SPANN_PAGE <= LONGEST_FETCH) {
-            open->span_to = (uint32_t)i + 1;
-        } else {
-            if (GROW(q->fetches, q->fetch_capacity, q->fetch_count + 1)) return no_memory(c);
-            q->fetches[q->fetch_count++] = (spann_fetch){(uint32_t)i, (uint32_t)i + 1};
-        }
-    }
-    q->stats->rerank_ns += spann_now_ns() - start;
-    return SPANN_OK;
-}
-
-/* Rows of the exact store in its shard number `shard`. */
-static uint64_t shard_rows(const spann_index *index, uint64_t shard) {
-    uint64_t left = index->count - shard * index->exact_shard_rows;
-    return left < index->exact_shard_rows ? left : index->exact_shard_rows;
-}
-
-spann_place spann_pages_place(const spann_context *c, uint64_t first, uint64_t last) {
-    uint64_t shard = first / c->exact_shard_pages, at = first % c->exact_shard_pages * SPANN_PAGE;
-    uint64_t end = (last - shard * c->exact_shard_pages) * SPANN_PAGE;
-    uint64_t rows_end = shard_rows(c->index, shard) * c->exact_row_bytes;
-    return place(c, c->index->exact_files[shard], at, (size_t)((end < rows_end ? end : rows_end) - at));
-}
-
-spann_place spann_fetch_place(const spann_context *c, const spann_query *q, const spann_fetch *fetch) {
-    return spann_pages_place(c, q->spans[fetch->span_from].first, q->spans[fetch->span_to - 1].last);
-}
-
-static int score_rows(spann_context *c, spann_query *q, const unsigned char *rows, size_t n, const unsigned char *ids) {
-    if (room_for_scores(c, n)) return no_memory(c);
-    c->score(q->raw, rows, n, c->index->dim, c->scores);
-    q->stats->distances += (uint32_t)n;
-    return offer(c, q, ids, n);
-}
-
-/* Ids of the rows of a visited posting from `row` on. */
-static const unsigned char *ids_from(const spann_context *c, const spann_query *q, const spann_visit *v, uint64_t row) {
-    const spann_index *index = c->index;
-    if (v->posting < index->pinned) return index->pinned_ids + row * index->id_bytes;
-    const unsigned char *ids = c->posting_ids ? c->posting_ids[v->posting] : q->ids + v->ids;
-    return ids + (row - index->first_row[v->posting]) * index->id_bytes;
-}
-
-/* Rows that lie whole in the span: all whose ids are at hand, chosen or not, for they cost no read; and those chosen
- * that lie elsewhere (a replica brought them). On SIFT the rows beside the chosen ones raise recall@10 of 12 pages from
- * 0.888 to 0.906. */
-int spann_query_span(spann_context *c, spann_query *q, const spann_span *span, const unsigned char *content) {
-    const spann_index *index = c->index;
-    uint64_t shard = span->first / c->exact_shard_pages, width = c->exact_row_bytes;
-    uint64_t begin = span->first % c->exact_shard_pages * SPANN_PAGE;
-    uint64_t end = (span->last - shard * c->exact_shard_pages) * SPANN_PAGE;
-    uint64_t base = shard * index->exact_shard_rows, rows = shard_rows(index, shard);
-    uint64_t first = base + (begin + width - 1) / width, last = base + (end / width < rows ? end / width : rows);
-    size_t at = visit_at(c, q, first);
-    if (at == q->visit_count) at = 0;
-    for (; at < q->visit_count; at++) {
-        const spann_visit *visit = &q->visits[at];
-        uint64_t from = index->first_row[visit->posting], to = index->first_row[visit->posting + 1];
-        if (from >= last) break;
-        if (from < first) from = first;
-        if (to > last) to = last;
-        if (from >= to) continue;
-        const unsigned char *vectors = content + ((from - base) * width - begin);
-        int status = score_rows(c, q, vectors, (size_t)(to - from), ids_from(c, q, visit, from));
-        if (status) return status;
-    }
-    for (uint32_t i = span->chosen_from; i < span->chosen_to; i++) {
-        const spann_candidate *chosen = &q->chosen[i];
-        if (is_known(c, q, chosen->row)) continue;
-        unsigned char id[8];
-        memcpy(id, &chosen->id, sizeof id);
-        int status = score_rows(c, q, content + ((chosen->row - base) * width - begin), 1, id);
-        if (status) return status;
-    }
-    return SPANN_OK;
-}
-
-int spann_check_pages(spann_context *c, uint64_t first, uint64_t last, const unsigned char *content) {
-    if (!c->params->check) return SPANN_OK;
-    uint64_t shard = first / c->exact_shard_pages;
-    uint64_t rows_end = shard_rows(c->index, shard) * c->exact_row_bytes;
-    for (uint64_t page = first; page < last; page++) {
-        uint64_t at = page % c->exact_shard_pages * SPANN_PAGE;
-        size_t bytes = rows_end - at < SPANN_PAGE ? (size_t)(rows_end - at) : SPANN_PAGE;
-        if (spann_crc32c(0, content + (page - first) * SPANN_PAGE, bytes) != c->index->exact_crc[page])
-            return spann_fail(c, SPANN_DAMAGED, 1, page, 0);
-    }
-    return SPANN_OK;
-}
-
-int spann_query_exact(spann_context *c, spann_query *q, const spann_fetch *fetch, const unsigned char *content) {
-    uint64_t first = q->spans[fetch->span_from].first;
-    for (uint32_t i = fetch->span_from; i < fetch->span_to; i++) {
-        const spann_span *span = &q->spans[i];
-        const unsigned char *pages = content + (span->first - first) * SPANN_PAGE;
-        int status = spann_check_pages(c, span->first, span->last, pages);
-        if (status == SPANN_OK) status = spann_query_span(c, q, span, pages);
-        if (status) return status;
-    }
-    return SPANN_OK;
 }
 
 /* ---- collect ---- */

@@ -122,4 +122,14 @@ void spann_query_finish(const spann_context *c, spann_query *q, int64_t *ids, fl
 
 int spann_fail(spann_context *c, int status, int exact, uint64_t where, int system_error);
 
+/* ---- what query.c and rerank.c share ---- */
+
+#define GROW(array, capacity, needed) spann_reserve((void **)&(array), &(capacity), needed, sizeof *(array))
+
+int spann_no_memory(spann_context *c);
+/* What must be read of a file for `content` bytes from byte `at` of its pages on. */
+spann_place spann_file_place(const spann_context *c, int file, uint64_t at, size_t content);
+/* Offers n rows of exact vectors, with their ids, to the hits. */
+int spann_score_rows(spann_context *c, spann_query *q, const unsigned char *rows, size_t n, const unsigned char *ids);
+
 #endif
