@@ -87,8 +87,8 @@ def _report(error: Exception) -> tuple[int, str]:
 def cli() -> None:
     """Approximate nearest-neighbour search for vector collections too large for memory.
 
-    Vectors are read from .fbin .f16bin .u8bin .i8bin .fvecs .bvecs .npy .hdf5 .parquet files, Zarr arrays and folders
-    of VectorDBBench.
+    Vectors are read from .fbin .f16bin .bf16bin .u8bin .i8bin .fvecs .bvecs .npy .hdf5 .parquet files, Zarr arrays and
+    folders of VectorDBBench.
     """
 
 
