@@ -32,7 +32,7 @@ from spann.build.pipeline import TEMPORARY_FILES, grow_tree
 from spann.build.plan import limit_bytes, threads_to_append
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
-from spann.build.write import write_pages
+from spann.build.write import Pages, write_pages
 from spann.config import BuildParams, thread_count
 from spann.elements import unpack
 from spann.errors import InputError
@@ -200,10 +200,11 @@ def _append(
             lambda done, total: report("layout", done, total),
         )
         pages = old.extended(writer, "postings/pages", directory.pages - old.pages)
+        out = Pages(directory, pages, crcs, Batches(), workers, report)
         if old.bits:
-            checksums = _add_coded(old, clusters, space, names, directory, kept, writer, pages, crcs, workers, report)
+            checksums = _add_coded(old, clusters, space, names, kept, writer, out)
         else:
-            checksums = write_pages(clusters.vectors, names, directory, kept, pages, crcs, Batches(), workers, report)
+            checksums = write_pages(clusters.vectors, names, kept, out)
         pages.finish()
     _extend_directory(old, writer, directory, checksums)
     if names.user is not None:
@@ -237,13 +238,9 @@ def _add_coded(
     clusters: Clusters,
     space: Space,
     names: Ids,
-    directory: Directory,
     kept: RecordFile,
     writer: IndexWriter,
-    pages: ShardedWriter,
-    crcs: RecordFile,
-    workers: int,
-    report: Progress,
+    out: Pages,
 ) -> NDArray[np.uint32]:
     """Extends the exact store and the pages of postings of codes; the checksums of the new postings."""
     reader = old.reader
@@ -254,7 +251,7 @@ def _add_coded(
     page_crcs.begin_with(reader.array("vectors/exact"), reader.read("vectors/exact_crc32c"))
     vectors = clusters.vectors
     with RecordFile(writer.temporary / "arranged", np.dtype(np.int64)) as arranged:
-        arrange(vectors, space, directory, kept, arranged, exact, page_crcs, Batches(), workers, report)
+        arrange(vectors, space, out.directory, kept, arranged, exact, page_crcs, Batches(), out.threads, out.progress)
         exact.finish()
         coded = Coded(
             vectors,
@@ -268,7 +265,7 @@ def _add_coded(
             names,
             old.record.row_bytes,
         )
-        checksums = write_codes(coded, directory, pages, crcs, Batches(), workers, report)
+        checksums = write_codes(coded, out)
     writer.write_array("vectors/exact_crc32c", page_crcs.values)
     return checksums
 

@@ -8,17 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import postings as packing
-from spann.build.checkpoint import Batches
 from spann.build.ids import Ids
-from spann.build.layout import Directory
 from spann.build.partition import Partition
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
-from spann.build.write import BATCH_BYTES, Run, fill, ranges
+from spann.build.write import BATCH_BYTES, Pages, Run, ranges
 from spann.elements import unpack
 from spann.quantize import Quantizer
-from spann.storage import PAGE, ShardedArray, ShardedWriter
-from spann.types import Array, Progress
+from spann.storage import PAGE, ShardedArray
+from spann.types import Array
 
 GAP_BYTES = 512
 """Vectors of the exact store with no more between them are read together."""
@@ -49,17 +47,9 @@ class Coded:
     row_bytes: int
 
 
-def write_codes(
-    coded: Coded,
-    directory: Directory,
-    writer: ShardedWriter,
-    crcs: RecordFile,
-    batches: Batches,
-    threads: int,
-    progress: Progress,
-) -> NDArray[np.uint32]:
-    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,). What is done goes
-    to `crcs` (`fill`)."""
+def write_codes(coded: Coded, out: Pages) -> NDArray[np.uint32]:
+    """Fills the pages of `out`; returns the crc32c of each posting (postings,)."""
+    directory = out.directory
     entry_end = np.cumsum(directory.length, dtype=np.int64)
     first_row, owner = directory.first_row, directory.owner
     place_of = _places(coded) if entry_end[-1] > coded.vectors.count else None
@@ -91,16 +81,16 @@ def write_codes(
             replicas.astype(f"<u{coded.row_bytes}"),
             codes.codes,
         )
-        out = np.zeros((last_page - first_page) * PAGE, np.uint8)
+        made = np.zeros((last_page - first_page) * PAGE, np.uint8)
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
-        found = packing.pack_coded(lists, starts + directory.offset[which], out)
-        return out.reshape(-1, PAGE), found
+        found = packing.pack_coded(lists, starts + directory.offset[which], made)
+        return made.reshape(-1, PAGE), found
 
     # An entry takes far less room in its posting than while it is made.
     entry = coded.names.width + coded.quantizer.code_bytes
     work = coded.store.layout.row_bytes + 8 * coded.quantizer.dim
     pages = max(1, BATCH_BYTES * entry // (work * PAGE))
-    return fill(assemble, directory, pages, writer, crcs, batches, threads, progress)
+    return out.fill(assemble, pages)
 
 
 def _places(coded: Coded) -> Array:

@@ -29,7 +29,7 @@ from spann.build.partition import Partition, partition
 from spann.build.plan import Plan, check_disk, limit_bytes, plan_build, resident_bytes
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
-from spann.build.write import write_pages
+from spann.build.write import Pages, write_pages
 from spann.centroids import Graph, build_graph
 from spann.config import BuildParams, thread_count
 from spann.elements import pack, stored_dtype, stored_width
@@ -169,13 +169,14 @@ def _build(
             batches = Batches(
                 checkpoint, "write", lambda: {"array": writer.array_state(name), "checksums": crcs.state()}
             )
+            out = Pages(directory, pages, crcs, batches, workers, report)
             if params.bits:
                 quantizer = _quantizer(writer, clusters, space, params)
                 centroids = clusters.centroids.vectors
                 coded = Coded(vectors, exact, 0, arranged, kept, space, quantizer, centroids, names, record.row_bytes)
-                checksums = write_codes(coded, directory, pages, crcs, batches, workers, report)
+                checksums = write_codes(coded, out)
             else:
-                checksums = write_pages(vectors, names, directory, kept, pages, crcs, batches, workers, report)
+                checksums = write_pages(vectors, names, kept, out)
             pages.finish()
             _write_centroids(writer, clusters, graph, names)
             _write_directory(writer, directory, checksums, len(clusters.centroids))

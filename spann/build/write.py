@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -25,19 +26,40 @@ Run = tuple[NDArray[np.int64], int, int]
 """Of whole pages: postings that begin in them, first page, last page exclusive."""
 
 
-def write_pages(
-    source: Partition,
-    names: Ids,
-    directory: Directory,
-    kept: RecordFile,
-    writer: ShardedWriter,
-    crcs: RecordFile,
-    batches: Batches,
-    threads: int,
-    progress: Progress,
-) -> NDArray[np.uint32]:
-    """Fills `writer` with the pages of all postings; returns the crc32c of each posting (postings,). What is done goes
-    to `crcs` (`fill`)."""
+@dataclass(frozen=True)
+class Pages:
+    """The pages of all postings of ``directory``, on their way to ``writer``; the crc32c of each posting goes to
+    ``crcs``, and ``batches`` says what is done."""
+
+    directory: Directory
+    writer: ShardedWriter
+    crcs: RecordFile
+    batches: Batches
+    threads: int
+    progress: Progress
+
+    def fill(self, assemble: Callable[[Run], tuple[Array, NDArray[np.uint32]]], pages: int) -> NDArray[np.uint32]:
+        """Appends what `assemble` makes of each run of about `pages` pages: its bytes, and the crc32c of its postings.
+        Goes on after the batches that are done; returns the crc32c of all (postings,)."""
+        directory, writer, crcs = self.directory, self.writer, self.crcs
+        order = np.lexsort((directory.offset, directory.page))
+        total = directory.pages - directory.pages_before
+        runs = islice(page_batches(directory, order, pages), self.batches.done, None)
+        for made, found in ordered_map(assemble, runs, self.threads):
+            writer.append(made)
+            crcs.append(found)
+            self.batches.add()
+            self.progress("write", writer.rows - directory.pages_before, total)
+        self.batches.end()
+        checksums = np.zeros(len(order), np.uint32)
+        checksums[order[: crcs.count]] = crcs.read(0, crcs.count)
+        return checksums
+
+
+def write_pages(source: Partition, names: Ids, kept: RecordFile, out: Pages) -> NDArray[np.uint32]:
+    """Fills the pages of `out` with the vectors at the positions `kept`; returns the crc32c of each posting
+    (postings,)."""
+    directory = out.directory
     entry_end = np.cumsum(directory.length, dtype=np.int64)
 
     def assemble(run: Run) -> tuple[Array, NDArray[np.uint32]]:
@@ -47,44 +69,18 @@ def write_pages(
         low, high = (int(entries.min()), int(entries.max()) + 1) if len(entries) else (0, 0)
         rows = kept.read(low, high)[entries - low]
         distinct, inverse = np.unique(rows, return_inverse=True)
-        out = np.zeros((last_page - first_page) * PAGE, np.uint8)
+        made = np.zeros((last_page - first_page) * PAGE, np.uint8)
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
         found = packing.pack(
             names.of(source.rows_of(distinct))[inverse],
             source.take_stored(distinct)[inverse],
             length,
             starts + directory.offset[which],
-            out,
+            made,
         )
-        return out.reshape(-1, PAGE), found
+        return made.reshape(-1, PAGE), found
 
-    return fill(assemble, directory, BATCH_BYTES // PAGE, writer, crcs, batches, threads, progress)
-
-
-def fill(
-    assemble: Callable[[Run], tuple[Array, NDArray[np.uint32]]],
-    directory: Directory,
-    pages: int,
-    writer: ShardedWriter,
-    crcs: RecordFile,
-    batches: Batches,
-    threads: int,
-    progress: Progress,
-) -> NDArray[np.uint32]:
-    """Appends to `writer` what `assemble` makes of each run of about `pages` pages: its bytes, and the crc32c of its
-    postings, which go to `crcs`. Goes on after the `batches` that are done; returns the crc32c of all (postings,)."""
-    order = np.lexsort((directory.offset, directory.page))
-    total = directory.pages - directory.pages_before
-    runs = islice(page_batches(directory, order, pages), batches.done, None)
-    for made, found in ordered_map(assemble, runs, threads):
-        writer.append(made)
-        crcs.append(found)
-        batches.add()
-        progress("write", writer.rows - directory.pages_before, total)
-    batches.end()
-    checksums = np.zeros(len(order), np.uint32)
-    checksums[order[: crcs.count]] = crcs.read(0, crcs.count)
-    return checksums
+    return out.fill(assemble, BATCH_BYTES // PAGE)
 
 
 def page_batches(directory: Directory, order: NDArray[np.int64], pages: int) -> Iterator[Run]:

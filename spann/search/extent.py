@@ -88,8 +88,13 @@ def search_within(search: Search, queries: Array, k: int, within: Within, count:
         if not len(pending):
             return out
         found = search(queries[pending], wide)
-        for name in QUERY_STATS.names or ():
-            out.stats[name][pending] += found.stats[name]
+        _count(out.stats, pending, found)
+
+
+def _count(stats: NDArray[np.void], queries: NDArray[np.int64], result: SearchResult) -> None:
+    """Adds what one more search of `queries` (n,) cost."""
+    for name in QUERY_STATS.names or ():
+        stats[name][queries] += result.stats[name]
 
 
 def search_range(
@@ -109,8 +114,7 @@ def search_range(
         some = pending[expected[pending] == wide]
         k = min(wide * spare, most)
         result = search(queries[some], k, wide)
-        for name in QUERY_STATS.names or ():
-            stats[name][some] += result.stats[name]
+        _count(stats, some, result)
         near = within.near(result)
         many = near.sum(axis=1)
         full = many == k
