@@ -24,7 +24,7 @@ MODULES = {
     "_codes": ["codes.c", "simd.c"],
     "_io": ["io.c", "io_uring.c", "io_pool.c"],
     "_search": [
-        *("pipeline.c", "batch.c", "query.c", "rerank.c", "navigate.c", "candidates.c", "topk.c"),
+        *("pipeline.c", "batch.c", "query.c", "prune.c", "rerank.c", "navigate.c", "candidates.c", "topk.c"),
         *("io.c", "io_uring.c", "io_pool.c", "codes.c", "distance.c", "simd.c", "crc32c.c"),
     ],
 }

@@ -17,6 +17,7 @@ base.fbin beside them gives truth for k 1000 and for ranges. Measures
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
@@ -27,6 +28,7 @@ import numpy as np
 
 import spann
 from spann.build.calibration import Reach
+from spann.search import Engine
 from spann.storage import IndexReader
 from spann.tune import exact_search, recall_at_k
 from spann.tune.calibrate import POSTING_COST, ROW_COST
@@ -179,7 +181,8 @@ def main() -> None:
         queries = source.read(0, source.count).copy()
     with spann.open(args.index, memory_budget=1 << 40) as index:
         measure = Measure(index, queries, read_truth(args.data / "truth.ibin"))
-        reach = Reach(IndexReader.open(args.index), queries[:200])
+        with contextlib.closing(Engine(IndexReader.open(args.index), memory_budget=1 << 40)) as engine:
+            reach = Reach(engine, queries[:200])
         out: dict[str, Any] = {"index": index.info()["created_by"], "count": len(index), "dim": index.dim}
         out["saved"] = saved(measure)
         print(json.dumps(out["saved"]), file=sys.stderr)

@@ -36,6 +36,7 @@ cdef extern from "search.h" nogil:
         const spann_level *graph
         uint32_t entry
         uint64_t postings
+        uint64_t own_postings
         const uint32_t *chain
         const uint32_t *appended
         const uint32_t *appended_end
@@ -54,6 +55,9 @@ cdef extern from "search.h" nogil:
         const float *origin
         const unsigned char *signs
         const uint64_t *first_row
+        uint32_t directions
+        size_t shape_bytes
+        const unsigned char *shapes
         uint64_t pinned
         const unsigned char *pinned_ids
         const unsigned char *pinned_add
@@ -92,6 +96,8 @@ cdef extern from "search.h" nogil:
     void spann_searcher_free(spann_searcher *)
     int spann_searcher_run(spann_searcher *, const spann_search_params *, const void *, size_t, size_t, int64_t *,
                            int64_t *, float *, spann_query_stats *, spann_failure *)
+    int spann_searcher_expected(spann_searcher *, const spann_search_params *, const void *, size_t, size_t, float *,
+                                spann_failure *)
     ctypedef struct spann_batch:
         pass
     spann_batch *spann_batch_new(const spann_index *, const spann_search_params *, const void *, size_t, size_t,
@@ -170,6 +176,7 @@ cdef class NativeIndex:
         """`chain` None where posting i is centroid i's only one, `appended` (postings that were appended, by centroid,
         with their end for each) None where there are none, `primaries` None without codes."""
         self.index.postings = page.shape[0]
+        self.index.own_postings = page.shape[0] - (appended.shape[0] if appended is not None else 0)
         self.index.chain = &chain[0] if chain is not None else NULL
         self.index.appended = &appended[0] if appended is not None else NULL
         self.index.appended_end = &appended_end[0] if appended is not None else NULL
@@ -199,6 +206,13 @@ cdef class NativeIndex:
         self.index.exact_crc = &exact_crc[0]
         self.index.exact_files = &exact_files[0]
         self.kept += [origin, signs, first_row, centroid_sqnorm, exact_crc, exact_files]
+
+    def set_shapes(self, uint32_t directions, uint64_t shape_bytes, const unsigned char[::1] shapes):
+        """Of all postings, with the slack that codes.h asks for."""
+        self.index.directions = directions
+        self.index.shape_bytes = shape_bytes
+        self.index.shapes = &shapes[0]
+        self.kept.append(shapes)
 
     def unpack(self, const uint32_t[::1] postings, const uint64_t[::1] starts, const unsigned char[::1] block,
                unsigned char[::1] ids, unsigned char[::1] add, unsigned char[::1] scale, unsigned char[::1] codes,
@@ -276,6 +290,16 @@ cdef class Searcher:
             status = spann_searcher_run(self.searcher, &params.params, &queries[0, 0], queries.shape[1],
                                         queries.shape[0], &cursor[0], &ids[0, 0], &distances[0, 0],
                                         <spann_query_stats *> &stats[0, 0], &failure)
+        return status, failure.system_error, failure.exact, failure.where
+
+    def expected(self, Params params, const unsigned char[:, ::1] queries, float[:, ::1] out):
+        """What pruning goes by, for each query of as many postings as `params` allow; returns as `run`."""
+        cdef spann_failure failure
+        cdef int status
+        memset(&failure, 0, sizeof(failure))
+        with nogil:
+            status = spann_searcher_expected(self.searcher, &params.params, &queries[0, 0], queries.shape[1],
+                                             queries.shape[0], &out[0, 0], &failure)
         return status, failure.system_error, failure.exact, failure.where
 
 

@@ -85,6 +85,12 @@ def default_posting_size(element: str, metric: Metric, bits: int) -> int:
     return max(CODED_POSTING_SIZE, min(round(8 * width / (bits * CENTROID_SHARE)), LARGEST_POSTING))
 
 
+DEFAULT_DIRECTIONS = 8
+"""Directions kept of the shape of a posting of codes: a twelfth of its memory, for a third of the postings less. With
+replicas, which are for little memory, none."""
+
+MAX_DIRECTIONS = 32
+
 DEFAULT_CALIBRATION = 1000
 """Queries of a calibration: the standard error of a recall of 0.95 is then 0.003 at k 10, 0.007 at k 1."""
 
@@ -112,6 +118,9 @@ class BuildParams(_Params):
     """Nearest centroids that closure looks at for one vector."""
     code_bits: int | None = _param(None, "bits per dimension", 0, 8)
     """Codes of so many bits in the postings and exact vectors apart; 0: exact vectors inline in the postings."""
+    directions: int | None = _param(None, "directions", 0, MAX_DIRECTIONS)
+    """Directions in which the vectors of a posting of codes are spread most, kept in memory to tell whether it reaches
+    towards a query; 0: none."""
     calibration_queries: int | None = _param(None, "queries", 0, 100_000)
     """Vectors of the collection with which settings for recalls are measured at the end of the build; 0: none."""
     seed: int = _param(0, "", 0, 2**63 - 1)
@@ -139,7 +148,14 @@ class BuildParams(_Params):
             wanted = default_posting_size(element, metric, bits) if centroids is None else round(1 / centroids)
             size = min(wanted, LARGEST_POSTING)
         replicas = self.max_replicas or (1 if bits else DEFAULT_REPLICAS)
-        return self.with_(code_bits=bits, posting_size=size, centroids=centroids, max_replicas=replicas)
+        shaped = self.directions
+        if shaped is None:
+            shaped = DEFAULT_DIRECTIONS if bits and replicas == 1 else 0
+        if shaped and not bits:
+            raise InputError(f"directions is {shaped}; without codes it must be 0: they are kept as codes")
+        return self.with_(
+            code_bits=bits, posting_size=size, centroids=centroids, max_replicas=replicas, directions=shaped
+        )
 
     @property
     def bits(self) -> int:
@@ -150,6 +166,11 @@ class BuildParams(_Params):
     def replicas(self) -> int:
         """`max_replicas`, resolved."""
         return self.max_replicas or DEFAULT_REPLICAS
+
+    @property
+    def shaped(self) -> int:
+        """`directions`, resolved."""
+        return self.directions or 0
 
     @property
     def posting_bound(self) -> int:
@@ -197,7 +218,8 @@ class SearchParams(_Params):
     max_postings: int | None = _param(None, "postings", 1, 2**31)
     """Postings scored at most."""
     epsilon2: float = _param(math.inf, "ratio", 0.0, math.inf, "ε2")
-    """Only postings whose centroid is at most (1 + epsilon2) times as far as the 16th nearest are scored."""
+    """Only postings whose vectors are expected at most (1 + epsilon2) times as far as those of the 16th are scored.
+    Where there are no shapes, that is how far their centroid is."""
     navigate: int | None = _param(None, "centroids", 1, MAX_BEAM, "ef")
     """Candidates kept while navigating the centroid graph; never fewer than `max_postings`."""
     rerank: int | None = _param(None, "candidates", 1, 2**31)

@@ -1,5 +1,6 @@
 /* Query-major search: a thread works on several queries at once, so that the disk is busy while it computes. */
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -285,5 +286,23 @@ int spann_searcher_run(spann_searcher *s, const spann_search_params *params, con
         if (status) drain(s);
     }
     if (status) __atomic_store_n(cursor, (int64_t)n, __ATOMIC_RELAXED);
+    return status;
+}
+
+int spann_searcher_expected(spann_searcher *s, const spann_search_params *params, const void *queries,
+                            size_t query_bytes, size_t n, float *expected, spann_failure *failure) {
+    *failure = (spann_failure){0};
+    if (spann_context_start(&s->context, params, failure)) return -1;
+    int status = prepare(s, params);
+    spann_query *q = &s->slots[0].query;
+    for (size_t i = 0; i < n && status == SPANN_OK; i++) {
+        spann_query_stats stats;
+        float *out = expected + i * params->max_postings;
+        size_t known = 0;
+        if ((status = spann_query_begin(&s->context, q, (const char *)queries + i * query_bytes, &stats))) break;
+        for (size_t v = 0; v < q->visit_count; v++)
+            if (q->visits[v].posting < s->context.index->own_postings) out[known++] = q->visits[v].expected;
+        while (known < params->max_postings) out[known++] = INFINITY;
+    }
     return status;
 }

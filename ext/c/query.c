@@ -9,12 +9,6 @@
 
 #define HEADER_BYTES 20
 
-/* Postings are pruned by the ratio of their distance to that of so many-th nearest centroid. The paper takes the nearest,
- * whose distance says little about how dense the data are where the query fell: on 1M SIFT (8,000 centroids) 95 % of the
- * neighbours take 83 postings a query without a rule, 135 with the ratio to the nearest, 75, 69 and 77 with that to the
- * 4th, 16th and 64th. */
-#define PRUNE_RANK 16
-
 /* Of each array of a posting; the hardware foresees the rest. */
 #define PREFETCH_BYTES 1024
 
@@ -79,7 +73,7 @@ void spann_query_free(spann_query *q) {
     spann_topk_free(&q->hits);
 }
 
-/* ---- navigate and prune ---- */
+/* ---- begin ---- */
 
 static float element(const spann_index *index, const void *query, size_t j) {
     switch (index->dtype) {
@@ -103,7 +97,7 @@ static double length_of(const spann_index *index, const void *query) {
 
 /* The query in the working space, where centroids and codes live: as it is under l2, of length 1 under cosine, of a
  * typical vector's length under ip (the estimate's error grows with its distance from the centroids). */
-static void enter_working_space(spann_context *c, spann_query *q) {
+void spann_enter_working_space(spann_context *c, spann_query *q) {
     const spann_index *index = c->index;
     double scale = 1; /* a float would overflow for the shortest queries */
     q->a = 0;
@@ -121,26 +115,6 @@ static void enter_working_space(spann_context *c, spann_query *q) {
     for (size_t j = 0; j < index->dim; j++) moved[j] = c->work[j] - index->origin[j];
     c->codes->rotate(moved, index->dim, index->padded_dim, index->signs, c->rotated);
     spann_code_query_prepare(c->rotated, index->padded_dim, index->code_bits, q->code_buffer, &q->code);
-}
-
-/* Squared distance in the space the index was clustered in (docs/DESIGN.md, Metrics), where ratios have a meaning. */
-static double geometric_sqdist(const spann_context *c, const spann_query *q, float value) {
-    const spann_index *index = c->index;
-    double norm = q->norm;
-    if (index->code_bits) {
-        if (index->metric != SPANN_IP) return value;
-        norm = index->query_norm;
-    }
-    switch (index->metric) {
-    case SPANN_L2:
-        return value;
-    case SPANN_COS:
-        return fmax(0, 2 + 2 * value / norm);
-    default: { /* the query scaled to the largest norm R: |q|^2 + R^2 - 2 q.v */
-        double r = index->max_norm;
-        return norm > 0 ? fmax(0, 2 * r * r + 2 * r * value / norm) : 2 * r * r;
-    }
-    }
 }
 
 /* The radius as a working value, a little more than it is: what is read too much is dropped by its distance. */
@@ -171,71 +145,10 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
     q->norm = index->metric == SPANN_L2 ? 0 : length_of(index, raw);
     q->reach = INFINITY; /* exact vectors are at hand wherever a posting is */
     if (index->code_bits) {
-        enter_working_space(c, q);
+        spann_enter_working_space(c, q);
         q->reach = reach_of(c, q);
     }
     return spann_query_navigate(c, q);
-}
-
-static int visit(spann_query *q, uint32_t posting, uint32_t centroid, float value) {
-    if (GROW(q->visits, q->visit_capacity, q->visit_count + 1)) return -1;
-    q->visits[q->visit_count++] = (spann_visit){posting, centroid, value, 0};
-    return 0;
-}
-
-/* A query may have to go further only where the postings it may score hold fewer than k vectors: k results are owed
- * whenever the index has them. Then beam and budget grow fourfold, unpruned, and what was scored is scored again. */
-int spann_query_navigate(spann_context *c, spann_query *q) {
-    const spann_index *index = c->index;
-    const spann_search_params *p = c->params;
-    uint64_t start = spann_now_ns();
-    /* Empty postings do not count, so a few centroids more are wanted than postings. */
-    uint64_t wanted = p->max_postings + p->max_postings / 16 + 1, budget = p->max_postings;
-    uint64_t limit = p->navigate > wanted ? p->navigate : wanted;
-    for (uint32_t i = 0; i < q->attempt && limit < index->centroids; i++) limit *= 4;
-    for (uint32_t i = 0; i < q->attempt; i++) budget = budget > UINT64_MAX / 4 ? UINT64_MAX : budget * 4;
-    if (q->attempt) wanted = limit;
-    if (q->attempt && limit >= index->centroids) budget = UINT64_MAX;
-
-    const void *query = q->raw;
-    if (index->code_bits && index->centroid_dtype != SPANN_U8 && index->centroid_dtype != SPANN_I8) {
-        /* Several queries share c->work, so it holds this one's vector only until the next begins. */
-        query = c->work;
-        if (q->attempt) enter_working_space(c, q);
-    }
-    spann_topk *hits = index->centroid_ids ? &q->hits : NULL;
-    if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, query, wanted, limit, hits,
-                       &q->stats->centroid_distances))
-        return spann_no_memory(c);
-    const spann_selection *found = &c->navigator.found;
-    double reach = 1 + (double)p->epsilon2;
-    size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
-    double bound = q->attempt ? INFINITY : geometric_sqdist(c, q, found->items[rank - 1].value) * reach * reach;
-    q->visit_count = 0;
-    for (size_t i = 0; i < found->size && budget > 0; i++) {
-        float value = found->items[i].value;
-        uint32_t centroid = (uint32_t)found->items[i].row;
-        if (geometric_sqdist(c, q, value) > bound) break;
-        uint32_t first = index->chain ? index->chain[centroid] : centroid;
-        uint32_t end = index->chain ? index->chain[centroid + 1] : centroid + 1;
-        for (; first < end && budget > 0; first++) {
-            if (index->posting_length[first] == 0) continue;
-            if (visit(q, first, centroid, value)) return spann_no_memory(c);
-            budget--;
-        }
-        if (index->appended == NULL) continue;
-        for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++)
-            if (visit(q, index->appended[j], centroid, value)) return spann_no_memory(c);
-    }
-    q->stats->postings_scored = (uint32_t)q->visit_count;
-    if (index->code_bits) {
-        uint64_t wanted = p->rerank > q->hits.k ? p->rerank : q->hits.k, entries = index->entries;
-        for (uint32_t i = 0; i < q->attempt && wanted < entries; i++) wanted *= 4;
-        q->ids_size = q->wave_rows = q->chosen_count = q->span_count = 0;
-        if (spann_selection_start(&q->candidates, wanted < entries ? wanted : entries)) return spann_no_memory(c);
-    }
-    q->stats->navigate_ns += spann_now_ns() - start;
-    return SPANN_OK;
 }
 
 /* ---- score a posting ---- */

@@ -15,7 +15,8 @@
 
 typedef struct {
     uint32_t posting, centroid;
-    float value; /* of the centroid to the query: base of the estimates */
+    float value;    /* of the centroid to the query: base of the estimates */
+    float expected; /* squared distance at which the nearest entries are expected: what pruning goes by */
     size_t ids;  /* byte of the query's `ids` at which those of the posting's primaries begin; unused where the posting
                     is pinned or the batch has them */
 } spann_visit;
@@ -122,11 +123,13 @@ void spann_query_finish(const spann_context *c, spann_query *q, int64_t *ids, fl
 
 int spann_fail(spann_context *c, int status, int exact, uint64_t where, int system_error);
 
-/* ---- what query.c and rerank.c share ---- */
+/* ---- what query.c, prune.c and rerank.c share ---- */
 
 #define GROW(array, capacity, needed) spann_reserve((void **)&(array), &(capacity), needed, sizeof *(array))
 
 int spann_no_memory(spann_context *c);
+/* Brings the query to the space of centroids and codes, into c->work, and makes its code. */
+void spann_enter_working_space(spann_context *c, spann_query *q);
 /* What must be read of a file for `content` bytes from byte `at` of its pages on. */
 spann_place spann_file_place(const spann_context *c, int file, uint64_t at, size_t content);
 /* Offers n rows of exact vectors, with their ids, to the hits. */

@@ -15,6 +15,7 @@
 #define SPANN_PAGE 4096
 /* Readable bytes that must follow pinned codes (codes.h). */
 #define SPANN_SLACK 64
+#define SPANN_MAX_DIRECTIONS 32
 
 typedef struct {             /* one level of the navigation graph */
     const uint32_t *nodes;   /* (size) ascending centroid numbers; NULL at level 0, where node i is centroid i */
@@ -41,7 +42,7 @@ typedef struct {
     const spann_level *graph;
     uint32_t entry; /* where navigation starts, a node of the top level */
 
-    uint64_t postings;
+    uint64_t postings, own_postings; /* all, and those before the appended ones */
     const uint32_t *chain;        /* (centroids + 1) postings of each centroid; NULL: posting i is centroid i's only one */
     const uint32_t *appended;     /* the postings that were appended, by centroid; NULL: none */
     const uint32_t *appended_end; /* (centroids + 1) where those of each centroid begin in it, and end */
@@ -61,6 +62,10 @@ typedef struct {
     const float *origin;        /* (dim) subtracted before rotating */
     const unsigned char *signs; /* of the rotation */
     const uint64_t *first_row;  /* (postings + 1) exact-store row of each posting's first primary */
+    /* Shapes of all postings, each of shape_bytes (docs/FORMAT.md, Shapes), with the slack of codes; 0 directions: none. */
+    uint32_t directions;
+    size_t shape_bytes;
+    const unsigned char *shapes;
     /* Primaries of postings 0 to pinned - 1, kept in memory, by row. */
     uint64_t pinned;
     const unsigned char *pinned_ids, *pinned_add, *pinned_scale, *pinned_codes, *pinned_headers;
@@ -132,6 +137,11 @@ void spann_searcher_free(spann_searcher *s);
 int spann_searcher_run(spann_searcher *s, const spann_search_params *params, const void *queries, size_t query_bytes,
                        size_t n, int64_t *cursor, int64_t *ids, float *distances, spann_query_stats *stats,
                        spann_failure *failure);
+
+/* For each of n queries the squared distances that pruning goes by, of the `max_postings` postings it would look at, in no
+ * order, +inf after the last: expected (n, max_postings). epsilon2 must be finite and large enough to prune none. */
+int spann_searcher_expected(spann_searcher *s, const spann_search_params *params, const void *queries,
+                            size_t query_bytes, size_t n, float *expected, spann_failure *failure);
 
 /* Posting-major search of n queries: every posting and every page of the exact store is read once for all of them. The
  * work is a row of phases; all threads take part in one before the next begins. Results are those of

@@ -44,6 +44,7 @@ class NativeIndex:
         exact_crc: NDArray[np.uint32],
         exact_files: NDArray[np.int32],
     ) -> None: ...
+    def set_shapes(self, directions: int, shape_bytes: int, shapes: NDArray[np.uint8]) -> None: ...
     def unpack(
         self,
         postings: NDArray[np.uint32],
@@ -94,6 +95,9 @@ class Searcher:
         ids: NDArray[np.int64],
         distances: NDArray[np.float32],
         stats: NDArray[np.uint8],
+    ) -> tuple[int, int, int, int]: ...
+    def expected(
+        self, params: Params, queries: NDArray[np.uint8], out: NDArray[np.float32]
     ) -> tuple[int, int, int, int]: ...
 
 class Batch:

@@ -25,7 +25,7 @@ from spann.build.checkpoint import FILE as CHECKPOINT
 from spann.build.checkpoint import Batches, Checkpoint, open_checkpoint
 from spann.build.cluster import Clusters, TreeFiles, group_ends
 from spann.build.edges import EdgeSpool
-from spann.build.encode import Coded, write_codes
+from spann.build.encode import Coded, posting_facts, write_codes
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out_more
 from spann.build.pipeline import TEMPORARY_FILES, grow_tree
@@ -48,6 +48,7 @@ from spann.storage import (
     ShardedArray,
     ShardedWriter,
     files,
+    shape_bytes,
 )
 from spann.types import Array, Metric, Progress
 from spann.vectors import IdList, VectorSource, for_metric
@@ -119,6 +120,10 @@ class _Old:
     def __init__(self, reader: IndexReader) -> None:
         self.reader, self.about = reader, reader.attributes
         self.count, self.bits = int(self.about["count"]), int(self.about.get("code_bits", 0))
+        self.directions = int(self.about.get("directions", 0))
+        self.facts = np.dtype(np.uint32)
+        if self.bits:
+            self.facts = posting_facts(self.about["dim"], self.bits, self.directions)
         self.metric = Metric.parse(self.about["metric"])
         self.params = BuildParams(**self.about["parameters"])
         self.record = Record.of(self.about)
@@ -184,7 +189,7 @@ def _append(
         TreeFiles(writer.temporary, source, space, checkpoint.of("cluster")) as tree,
         EdgeSpool(writer.temporary, len(centroids), source.count * old.params.replicas) as spool,
         RecordFile(writer.temporary / "kept", np.dtype(np.int64)) as kept,
-        RecordFile(writer.temporary / "checksums", np.dtype(np.uint32)) as crcs,
+        RecordFile(writer.temporary / "facts", old.facts) as facts,
     ):
         grow_tree(source, space, old.params, writer.temporary, tree, checkpoint, workers, report)
         clusters = _clusters(tree, centroids)
@@ -200,9 +205,14 @@ def _append(
             lambda done, total: report("layout", done, total),
         )
         pages = old.extended(writer, "postings/pages", directory.pages - old.pages)
-        out = Pages(directory, pages, crcs, Batches(), workers, report)
+        out = Pages(directory, pages, facts, Batches(), workers, report)
         if old.bits:
-            checksums = _add_coded(old, clusters, space, names, kept, writer, out)
+            every = _add_coded(old, clusters, space, names, kept, writer, out)
+            checksums = every["crc32c"]
+            if old.directions:
+                shapes = old.extended(writer, "postings/shapes", len(every))
+                shapes.append(shape_bytes(every["shape"]))
+                shapes.finish()
         else:
             checksums = write_pages(clusters.vectors, names, kept, out)
         pages.finish()
@@ -241,8 +251,8 @@ def _add_coded(
     kept: RecordFile,
     writer: IndexWriter,
     out: Pages,
-) -> NDArray[np.uint32]:
-    """Extends the exact store and the pages of postings of codes; the checksums of the new postings."""
+) -> Array:
+    """Extends the exact store and the pages of postings of codes; what is to be known of the new postings."""
     reader = old.reader
     signs, origin = reader.read("quantizer/signs"), reader.read("quantizer/origin")
     quantizer = Quantizer(space.source_dim, old.bits, space.metric, origin, signs)
@@ -261,13 +271,14 @@ def _add_coded(
             kept,
             space,
             quantizer,
-            clusters.centroids.vectors,
+            clusters.centroids,
+            old.directions,
             names,
             old.record.row_bytes,
         )
-        checksums = write_codes(coded, out)
+        every = write_codes(coded, out)
     writer.write_array("vectors/exact_crc32c", page_crcs.values)
-    return checksums
+    return every
 
 
 def _extend_directory(old: _Old, writer: IndexWriter, directory: Directory, checksums: NDArray[np.uint32]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spann.build.checkpoint import Checkpoint
 from spann.config import DEFAULT_CALIBRATION
-from spann.elements import memory_dtype, unpack
+from spann.elements import memory_dtype
 from spann.errors import InputError
 from spann.search import Engine
 from spann.storage import (
@@ -37,9 +37,6 @@ PRUNE_RANK = 16
 
 COMPARED = 1000
 """Vectors of the collection that queries are compared with."""
-
-BLOCK = 65_536
-"""Centroids compared at a time."""
 
 COSINE_NOISE = 1e-6
 """Of 1 - cos in float32, absolute."""
@@ -199,13 +196,13 @@ def _calibrate(
         kth = {int(k): np.array(found) for k, found in sorted(known.items(), key=lambda item: int(item[0]))}
     if not kth:
         return None
-    reach = Reach(reader, queries[:FEW])
-    unlike = 0.0
-    if own is None:
-        some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
-        unlike = _difference(reach.nearest, Reach(reader, some).nearest)
     engine = Engine(reader, memory_budget=memory_budget)
     try:
+        reach = Reach(engine, queries[:FEW])
+        unlike = 0.0
+        if own is None:
+            some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
+            unlike = _difference(reach.nearest, Reach(engine, some).nearest)
         found = calibrate(
             lambda q, k, params: engine.search(q, k, params, threads=threads, order="query"),
             queries,
@@ -260,29 +257,11 @@ def _truth(
 
 
 class Reach:
-    """How many centroids are within (1 + epsilon2) times the distance of the 16th nearest, of some queries; ``nearest``
-    (nq,) is the distance of the nearest."""
+    """How many postings are within (1 + epsilon2) times the distance of the 16th nearest, of some queries, by what is
+    expected of them; ``nearest`` (nq,) is the distance of the nearest."""
 
-    def __init__(self, reader: IndexReader, queries: Array) -> None:
-        metric, coded = Metric.parse(reader.attributes["metric"]), bool(reader.attributes.get("code_bits", 0))
-        centroids, x = reader.read("centroids/vectors"), queries.astype(np.float32)
-        centroids = centroids if coded else unpack(centroids, reader.attributes["dtype"])
-        if metric is Metric.COSINE:
-            x /= np.linalg.norm(x, axis=1)[:, None]
-        nearest = []
-        for start in range(0, len(centroids), BLOCK):
-            c = centroids[start : start + BLOCK].astype(np.float32)
-            if metric is Metric.COSINE and not coded:
-                c /= np.linalg.norm(c, axis=1)[:, None]
-            products = x @ c.T
-            if metric is Metric.IP:  # as ext/c/query.c has it
-                products /= np.maximum(np.linalg.norm(x, axis=1)[:, None], 1e-30)
-                sqdist = 2 * reader.attributes["max_norm"] * (reader.attributes["max_norm"] - products)
-            else:
-                sqdist = np.einsum("ij,ij->i", x, x)[:, None] + np.einsum("ij,ij->i", c, c) - 2 * products
-            nearest.append(np.sort(sqdist, axis=1)[:, :MOST])
-        every = np.sort(np.concatenate(nearest, axis=1), axis=1)[:, :MOST]
-        every = np.sqrt(np.maximum(every, 0))
+    def __init__(self, engine: Engine, queries: Array) -> None:
+        every = engine.expected(queries, MOST)
         self.nearest = every[:, 0]
         own = every[:, min(PRUNE_RANK, every.shape[1]) - 1]
         self._ratio = every / np.maximum(own, 1e-30)[:, None]
@@ -307,7 +286,7 @@ class Reach:
         return float(np.minimum(within, max_postings).mean())
 
 
-def _difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """The largest difference between the cumulative distributions of two samples."""
     at = np.concatenate([a, b])
     shares = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (a, b)]

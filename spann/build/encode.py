@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import postings as packing
+from spann.build.centroids import Centroids
 from spann.build.ids import Ids
 from spann.build.partition import Partition
+from spann.build.shapes import Floats, shapes_of
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
 from spann.build.write import BATCH_BYTES, Pages, Run, ranges
 from spann.elements import unpack
 from spann.quantize import Quantizer
-from spann.storage import PAGE, ShardedArray
-from spann.types import Array
+from spann.storage import PAGE, ShardedArray, shape_record
+from spann.types import Array, Metric
 
 GAP_BYTES = 512
 """Vectors of the exact store with no more between them are read together."""
@@ -32,7 +35,7 @@ class Coded:
     - ``vectors`` in tree order, which knows the rows they come from; ``store``: the same, arranged, from its row
       ``rows_before`` on; ``arranged``: the position in tree order of each of those rows, int64.
     - ``kept``: positions of the entries of all postings, int64, primaries first in each.
-    - ``centroids`` (centroids, dim); ``row_bytes`` of the number of a row of the store.
+    - ``directions`` of the shape of each posting; ``row_bytes`` of the number of a row of the store.
     """
 
     vectors: Partition
@@ -42,19 +45,34 @@ class Coded:
     kept: RecordFile
     space: Space
     quantizer: Quantizer
-    centroids: Array
+    centroids: Centroids
+    directions: int
     names: Ids
     row_bytes: int
 
+    def shapes(self, plain: Floats, vectors: Array, length: NDArray[np.int64], owner: NDArray[np.int64]) -> Array:
+        """The shapes of the postings of `owner`, of `length` of the `vectors` each, which are coded as `plain`."""
+        around = self.centroids.vectors[owner].astype(np.float32)
+        x, c = plain, around
+        if self.space.metric is Metric.IP:
+            x, c = self.space.map(vectors), self.centroids.working(owner)
+        return shapes_of(x - np.repeat(c, length, axis=0), length, c, around, self.quantizer, self.directions)
 
-def write_codes(coded: Coded, out: Pages) -> NDArray[np.uint32]:
-    """Fills the pages of `out`; returns the crc32c of each posting (postings,)."""
+
+def posting_facts(dim: int, bits: int, directions: int) -> np.dtype[Any]:
+    """What is to be known of a posting besides its pages: crc32c and, where it has directions, shape."""
+    shape = [("shape", shape_record(dim, bits, directions))] if directions else []
+    return np.dtype([("crc32c", "<u4"), *shape])
+
+
+def write_codes(coded: Coded, out: Pages) -> Array:
+    """Fills the pages of `out`; returns the `posting_facts` of all postings (postings,)."""
     directory = out.directory
     entry_end = np.cumsum(directory.length, dtype=np.int64)
     first_row, owner = directory.first_row, directory.owner
     place_of = _places(coded) if entry_end[-1] > coded.vectors.count else None
 
-    def assemble(run: Run) -> tuple[Array, NDArray[np.uint32]]:
+    def assemble(run: Run) -> tuple[Array, Array]:
         which, first_page, last_page = run
         length, primaries = directory.length[which].astype(np.int64), directory.primaries[which].astype(np.int64)
         places = ranges(first_row[which], primaries)
@@ -66,11 +84,9 @@ def write_codes(coded: Coded, out: Pages) -> NDArray[np.uint32]:
             replica_rows = coded.kept.take(ranges(entry_end[which] - length + primaries, length - primaries))
             replicas = place_of[replica_rows].astype(np.int64)
             places, rows = _merge(replica, places, replicas), _merge(replica, rows, replica_rows)
-        codes = coded.quantizer.encode(
-            coded.space.plain(unpack(_gather(coded.store, places), coded.vectors.element)),
-            coded.centroids[owner[which]].astype(np.float32),
-            length,
-        )
+        vectors = unpack(_gather(coded.store, places), coded.vectors.element)
+        plain = coded.space.plain(vectors)
+        codes = coded.quantizer.encode(plain, coded.centroids.vectors[owner[which]].astype(np.float32), length)
         lists = packing.CodedLists(
             directory.length[which],
             directory.primaries[which],
@@ -83,12 +99,15 @@ def write_codes(coded: Coded, out: Pages) -> NDArray[np.uint32]:
         )
         made = np.zeros((last_page - first_page) * PAGE, np.uint8)
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
-        found = packing.pack_coded(lists, starts + directory.offset[which], made)
+        found = np.zeros(len(which), out.facts.dtype)
+        found["crc32c"] = packing.pack_coded(lists, starts + directory.offset[which], made)
+        if coded.directions:
+            found["shape"] = coded.shapes(plain, vectors, length, owner[which])
         return made.reshape(-1, PAGE), found
 
     # An entry takes far less room in its posting than while it is made.
     entry = coded.names.width + coded.quantizer.code_bytes
-    work = coded.store.layout.row_bytes + 8 * coded.quantizer.dim
+    work = coded.store.layout.row_bytes + (20 if coded.directions else 8) * coded.quantizer.dim
     pages = max(1, BATCH_BYTES * entry // (work * PAGE))
     return out.fill(assemble, pages)
 

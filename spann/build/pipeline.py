@@ -20,7 +20,7 @@ from spann.build.checkpoint import FILE as CHECKPOINT
 from spann.build.checkpoint import Batches, Checkpoint, open_checkpoint
 from spann.build.cluster import Clusters, TreeFiles, cluster, gather
 from spann.build.edges import Candidates, EdgeSpool
-from spann.build.encode import Coded, write_codes
+from spann.build.encode import Coded, posting_facts, write_codes
 from spann.build.graph_file import NAME as GRAPH
 from spann.build.graph_file import keep_graph, kept_graph
 from spann.build.ids import Ids
@@ -35,7 +35,17 @@ from spann.config import BuildParams, thread_count
 from spann.elements import pack, stored_dtype, stored_width
 from spann.errors import InputError
 from spann.quantize import Quantizer
-from spann.storage import PAGE, SHARD_BYTES, IndexWriter, PageChecksums, Record, ShardedArray, files
+from spann.storage import (
+    PAGE,
+    SHAPES,
+    SHARD_BYTES,
+    IndexWriter,
+    PageChecksums,
+    Record,
+    ShardedArray,
+    files,
+    shape_bytes,
+)
 from spann.types import ELEMENT_TYPES, Metric, Progress
 from spann.vectors import IdList, VectorSource, for_metric
 
@@ -51,7 +61,7 @@ TEMPORARY_FILES = {
     "assign": ("candidates",),
     "graph": (GRAPH,),
     "arrange": ("arranged",),
-    "write": ("checksums",),
+    "write": ("facts",),
 }
 """The files that a stage's mark in the checkpoint speaks of."""
 
@@ -146,7 +156,7 @@ def _build(
             Candidates(temporary, checkpoint.part("assign", "candidates")) as candidates,
             RecordFile(temporary / "kept", np.dtype(np.int64)) as kept,
             RecordFile(temporary / "arranged", np.dtype(np.int64), (), checkpoint.part("arrange", "rows")) as arranged,
-            RecordFile(temporary / "checksums", np.dtype(np.uint32), (), checkpoint.part("write", "checksums")) as crcs,
+            RecordFile(temporary / "facts", _facts(source, params), (), checkpoint.part("write", "facts")) as facts,
         ):
             graph = _centroid_graph(
                 clusters, params, temporary, checkpoint, workers, report,
@@ -166,15 +176,18 @@ def _build(
             pages = writer.create_array(
                 name, directory.pages, np.uint8, (PAGE,), state=checkpoint.part("write", "array")
             )
-            batches = Batches(
-                checkpoint, "write", lambda: {"array": writer.array_state(name), "checksums": crcs.state()}
-            )
-            out = Pages(directory, pages, crcs, batches, workers, report)
+            batches = Batches(checkpoint, "write", lambda: {"array": writer.array_state(name), "facts": facts.state()})
+            out = Pages(directory, pages, facts, batches, workers, report)
             if params.bits:
                 quantizer = _quantizer(writer, clusters, space, params)
-                centroids = clusters.centroids.vectors
-                coded = Coded(vectors, exact, 0, arranged, kept, space, quantizer, centroids, names, record.row_bytes)
-                checksums = write_codes(coded, out)
+                centroids, row_bytes = clusters.centroids, record.row_bytes
+                coded = Coded(
+                    vectors, exact, 0, arranged, kept, space, quantizer, centroids, params.shaped, names, row_bytes
+                )
+                every = write_codes(coded, out)
+                checksums = every["crc32c"]
+                if params.shaped:
+                    writer.write_array("postings/shapes", shape_bytes(every["shape"]))
             else:
                 checksums = write_pages(vectors, names, kept, out)
             pages.finish()
@@ -185,6 +198,8 @@ def _build(
             about = _attributes(source, space, params, clusters, directory, graph, names)
             if params.bits:
                 about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
+            if params.shaped:
+                about["directions"] = params.shaped
             features = features_of(source.element, params)
             queries = params.calibration_count(source.count)
             if queries:
@@ -205,7 +220,12 @@ def _build(
 
 def features_of(element: str, params: BuildParams) -> list[str]:
     """What a reader must understand of an index (docs/FORMAT.md)."""
-    return sorted([*(["codes"] if params.bits else []), *([element] if element not in ELEMENT_TYPES else [])])
+    optional = {"codes": params.bits, SHAPES: params.shaped, element: element not in ELEMENT_TYPES}
+    return sorted(name for name, used in optional.items() if used)
+
+
+def _facts(source: VectorSource, params: BuildParams) -> np.dtype[Any]:
+    return posting_facts(source.dim, params.bits, params.shaped) if params.bits else np.dtype(np.uint32)
 
 
 def _search_budget(params: BuildParams, plan: Plan) -> int | str:

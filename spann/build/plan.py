@@ -20,7 +20,7 @@ from spann.build.partition import FANOUT, FLAT, region_rows
 from spann.config import BuildParams
 from spann.errors import InputError
 from spann.search import available_memory
-from spann.storage import SHARD_BYTES, Record, files
+from spann.storage import SHARD_BYTES, Record, files, shape_record
 from spann.types import Metric
 from spann.vectors import VectorSource, for_metric
 
@@ -134,7 +134,8 @@ def plan_build(
     entries = int(inside * (1 if params.replicas == 1 else max(1.0, CLOSURE_SHARE * params.replicas)))
 
     centroid_width = source.stored_bytes if not bits or (metric is Metric.L2 and source.dtype.kind in "iu") else 2 * dim
-    kept = centroids * (centroid_width + GRAPH_BYTES + DIRECTORY_BYTES) + (0 if bits else centroids * width)
+    shape = shape_record(dim, bits, params.shaped).itemsize if params.shaped else 0
+    kept = centroids * (centroid_width + GRAPH_BYTES + DIRECTORY_BYTES + shape) + (0 if bits else centroids * width)
     postings = int(
         PAGE_LOSS * (record.header * centroids + record.primary * inside + record.replica * (entries - inside))
     )

@@ -38,7 +38,7 @@ class RecordFile:
 
     def __init__(self, path: Path, dtype: np.dtype[Any], shape: Sequence[int] = (), state: State | None = None) -> None:
         self.path = path
-        self._dtype, self._shape = dtype, tuple(shape)
+        self.dtype, self._shape = dtype, tuple(shape)
         self._bytes = dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))
         self.count = 0 if state is None else state["count"]
         self._crc: int | None = 0  # of all records, as long as they were written front to back
@@ -73,26 +73,26 @@ class RecordFile:
 
     def put(self, start: int, records: Array) -> None:
         """Writes `records` (n, ...) from record number `start` on; what lies between that and the end is undefined."""
-        data = np.ascontiguousarray(records, self._dtype).view(np.uint8).reshape(-1)
+        data = np.ascontiguousarray(records, self.dtype).view(np.uint8).reshape(-1)
         files.write_at(self._writing, data, start * self._bytes, self.path, _WHAT)
         self._crc = crc32c(data, self._crc) if start == self.count and self._crc is not None else None
         self.count = max(self.count, start + len(records))
 
     def read(self, start: int, stop: int) -> Array:
         """Records `start` to `stop` (exclusive), (stop - start, ...)."""
-        records = np.empty((stop - start, *self._shape), self._dtype)
+        records = np.empty((stop - start, *self._shape), self.dtype)
         files.read_exact(self._reading, records.view(np.uint8).reshape(-1), start * self._bytes, self.path)
         return records
 
     def take(self, numbers: NDArray[np.int64]) -> Array:
         """The records of these numbers (n,), in any order, repeats allowed: those near each other in one read."""
-        records = np.empty((len(numbers), *self._shape), self._dtype)
+        records = np.empty((len(numbers), *self._shape), self.dtype)
         order = np.argsort(numbers, kind="stable")
         step = max(1, TAKEN_BYTES // (self._bytes + GAP_BYTES))
         for start in range(0, len(order), step):
             part = order[start : start + step]
             found = files.read_rows(self._reading, numbers[part], self._bytes, self.path, gap_bytes=GAP_BYTES)
-            records[part] = found.view(self._dtype).reshape(-1, *self._shape)
+            records[part] = found.view(self.dtype).reshape(-1, *self._shape)
         return records
 
     def close(self) -> None:

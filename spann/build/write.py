@@ -28,32 +28,32 @@ Run = tuple[NDArray[np.int64], int, int]
 
 @dataclass(frozen=True)
 class Pages:
-    """The pages of all postings of ``directory``, on their way to ``writer``; the crc32c of each posting goes to
-    ``crcs``, and ``batches`` says what is done."""
+    """The pages of all postings of ``directory``, on their way to ``writer``; what is to be known of each besides,
+    such as its crc32c, goes to ``facts``, and ``batches`` says what is done."""
 
     directory: Directory
     writer: ShardedWriter
-    crcs: RecordFile
+    facts: RecordFile
     batches: Batches
     threads: int
     progress: Progress
 
-    def fill(self, assemble: Callable[[Run], tuple[Array, NDArray[np.uint32]]], pages: int) -> NDArray[np.uint32]:
-        """Appends what `assemble` makes of each run of about `pages` pages: its bytes, and the crc32c of its postings.
-        Goes on after the batches that are done; returns the crc32c of all (postings,)."""
-        directory, writer, crcs = self.directory, self.writer, self.crcs
+    def fill(self, assemble: Callable[[Run], tuple[Array, Array]], pages: int) -> Array:
+        """Appends what `assemble` makes of each run of about `pages` pages: its bytes, and the facts of its postings.
+        Goes on after the batches that are done; returns the facts of all (postings,)."""
+        directory, writer, facts = self.directory, self.writer, self.facts
         order = np.lexsort((directory.offset, directory.page))
         total = directory.pages - directory.pages_before
         runs = islice(page_batches(directory, order, pages), self.batches.done, None)
         for made, found in ordered_map(assemble, runs, self.threads):
             writer.append(made)
-            crcs.append(found)
+            facts.append(found)
             self.batches.add()
             self.progress("write", writer.rows - directory.pages_before, total)
         self.batches.end()
-        checksums = np.zeros(len(order), np.uint32)
-        checksums[order[: crcs.count]] = crcs.read(0, crcs.count)
-        return checksums
+        every = np.zeros(len(order), facts.dtype)
+        every[order[: facts.count]] = facts.read(0, facts.count)
+        return every
 
 
 def write_pages(source: Partition, names: Ids, kept: RecordFile, out: Pages) -> NDArray[np.uint32]:

@@ -32,6 +32,7 @@ from spann.config import (
     CODE_BITS,
     CODED_POSTING_SIZE,
     DEFAULT_CENTROIDS,
+    DEFAULT_DIRECTIONS,
     DEFAULT_POSTING_SIZE,
     DEFAULT_REPLICAS,
     BuildParams,
@@ -78,6 +79,13 @@ _BUILD_OPTIONS = (
         metavar="B|auto",
         help=f"Bits per dimension of the codes in postings ({', '.join(map(str, CODE_BITS[1:]))}); 0 keeps exact "
         "vectors there. Default: auto, by the dimension, and 0 for vectors under 64 bytes.",
+    ),
+    click.option(
+        "--directions",
+        type=int,
+        metavar="N",
+        help="Directions kept of the shape of each posting of codes, by which searches tell what reaches towards a "
+        f"query; 0: none. Default: {DEFAULT_DIRECTIONS} with codes and without replicas, else 0.",
     ),
     click.option(
         "--calibration-queries",

@@ -177,7 +177,8 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--epsilon2",
             type=float,
             metavar="X",
-            help="Read only postings whose centroid is at most (1 + X) times as far as the 16th nearest. Default: inf.",
+            help="Score only postings whose vectors are expected at most (1 + X) times as far as those of the 16th. "
+            "Default: inf.",
         ),
     ):
         command = option(command)

@@ -36,6 +36,9 @@ MAX_IN_FLIGHT = 256
 DEPTH = 64
 """Reads a thread has under way at most."""
 
+NO_PRUNING = 1e6
+"""An `epsilon2` that prunes nothing, but has what pruning goes by worked out."""
+
 ORDERS = ("auto", "query", "posting")
 
 BATCH_BYTES = 192 << 20
@@ -142,21 +145,8 @@ class Engine:
             self._own_threads()
         full = params.resolved(self.arrays.code_bits, k)
         postings = min(full.max_postings or 1, len(self.arrays.length))
-        native = _search.Params(
-            k=k,
-            max_postings=postings,
-            navigate=full.navigate or 1,
-            epsilon2=full.epsilon2,
-            rerank=full.rerank or 1,
-            error_bound=full.error_bound,
-            radius=math.inf if radius is None else radius,
-            join=self._join,
-            in_flight=in_flight or min(IN_FLIGHT, -(-len(rows) // workers)),
-            depth=DEPTH,
-            backend=BACKENDS.index("auto"),
-            direct=self.direct,
-            check=self.check,
-        )
+        at_once = in_flight or min(IN_FLIGHT, -(-len(rows) // workers))
+        native = self._native(full, k, postings, math.inf if radius is None else radius, at_once)
         found = _Output.of(rows, k)
         block = self._batch_block(native, len(rows), postings, order)
         if block == 0:
@@ -164,6 +154,34 @@ class Engine:
         for start in range(0, len(rows), block) if block else ():
             self._posting_major(found.part(slice(start, start + block)), native, workers)
         return SearchResult(found.ids, found.distances, found.stats)
+
+    def expected(self, queries: Array, postings: int) -> NDArray[np.float64]:
+        """What pruning goes by: distances, in the space of centroids, at which the nearest vectors of postings are
+        expected, of the `postings` nearest to each of `queries`: (nq, `postings`), ascending, the last ones infinite
+        where there are fewer. Without shapes these are distances to centroids."""
+        rows = self._checked(queries)
+        postings = min(postings, len(self.arrays.length))
+        full = SearchParams(max_postings=postings, epsilon2=NO_PRUNING).resolved(self.arrays.code_bits, 1)
+        out = np.empty((len(rows), postings), np.float32)
+        self._raise_for(*self._searcher().expected(self._native(full, 1, postings, math.inf, 1), rows, out))
+        return np.sqrt(np.maximum(np.sort(out, axis=1), 0), dtype=np.float64)
+
+    def _native(self, full: SearchParams, k: int, postings: int, radius: float, in_flight: int) -> _search.Params:
+        return _search.Params(
+            k=k,
+            max_postings=postings,
+            navigate=full.navigate or 1,
+            epsilon2=full.epsilon2,
+            rerank=full.rerank or 1,
+            error_bound=full.error_bound,
+            radius=radius,
+            join=self._join,
+            in_flight=in_flight,
+            depth=DEPTH,
+            backend=BACKENDS.index("auto"),
+            direct=self.direct,
+            check=self.check,
+        )
 
     def _query_major(self, out: _Output, params: _search.Params, workers: int) -> None:
         cursor = np.zeros(1, np.int64)

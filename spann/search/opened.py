@@ -16,12 +16,14 @@ from spann.quantize import Quantizer
 from spann.search.budget import HEADER_BYTES, MemoryBudget
 from spann.storage import (
     PAGE,
+    SHAPES,
     IndexReader,
     check_directory,
     code_bytes,
     exact_pages,
     posting_bytes,
     posting_span,
+    shape_record,
 )
 from spann.types import Array, Metric
 
@@ -104,6 +106,7 @@ def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
     if bits:
         first_row = np.concatenate([[0], np.cumsum(primaries, dtype=np.uint64)]).astype(np.uint64)
         _set_codes(native, reader, vectors, files, first_row, metric, memory)
+        _set_shapes(native, reader, len(length), memory)
         row_bytes = about["id_bytes"] + 4 + code_bytes(about["dim"], bits)
         opened.pinned_postings = budget.pinned_postings(sum(memory.values()), first_row, row_bytes, where)
         memory["codes"] = _pin(reader, opened, first_row, page, offset) if opened.pinned_postings else 0
@@ -195,6 +198,19 @@ def _set_codes(
     )
     memory["directory"] += first_row.nbytes + (0 if sqnorm is None else sqnorm.nbytes)
     memory["checksums"] = crc.nbytes
+
+
+def _set_shapes(native: _search.NativeIndex, reader: IndexReader, postings: int, memory: dict[str, int]) -> None:
+    about = reader.attributes
+    if SHAPES not in about["features"]:
+        return
+    kind = shape_record(about["dim"], about["code_bits"], about["directions"])
+    stored = reader.read("postings/shapes")
+    if stored.shape != (postings, kind.itemsize) or stored.dtype != np.uint8:
+        raise CorruptionError(f"{reader.path}: postings/shapes does not have the shape that the manifest gives")
+    shapes = np.concatenate([stored.reshape(-1), np.zeros(_SLACK, np.uint8)])
+    native.set_shapes(about["directions"], kind.itemsize, shapes)
+    memory["shapes"] = shapes.nbytes
 
 
 def _pin(

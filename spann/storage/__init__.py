@@ -8,6 +8,7 @@ from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
 from spann.storage.manifest import FORMAT_VERSION, KNOWN_FEATURES, RESERVED
 from spann.storage.postings import FACTOR_BYTES, PAGE, Record, check_directory, posting_bytes, posting_span
 from spann.storage.reader import IndexReader
+from spann.storage.shapes import SHAPES, shape_bytes, shape_record
 from spann.storage.writer import IndexWriter
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "KNOWN_FEATURES",
     "PAGE",
     "RESERVED",
+    "SHAPES",
     "SHARD_BYTES",
     "ArrayLayout",
     "IndexReader",
@@ -33,4 +35,6 @@ __all__ = [
     "page_checksums",
     "posting_bytes",
     "posting_span",
+    "shape_bytes",
+    "shape_record",
 ]

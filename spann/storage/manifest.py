@@ -18,7 +18,7 @@ from spann.storage.layout import ArrayLayout
 FORMAT_VERSION = 1
 """Version of the format that this spann writes, and the newest that it reads."""
 
-KNOWN_FEATURES: frozenset[str] = frozenset({"appended", "bfloat16", "bit", "codes"})
+KNOWN_FEATURES: frozenset[str] = frozenset({"appended", "bfloat16", "bit", "codes", "shapes"})
 """Names of the optional parts of the format that this spann understands. Persistent."""
 
 INTEGRITY = "integrity"

@@ -85,7 +85,7 @@ def explain(
     elif math.isinf(params.epsilon2):
         stopped = "every posting that navigation found was scored"
     else:
-        stopped = f"the next centroid was more than {1 + params.epsilon2:.3g} times as far as the 16th nearest"
+        stopped = f"vectors of the others are expected over {1 + params.epsilon2:.3g} times as far as those of the 16th"
     predicted = None
     if calibration is not None:
         point = calibration.near(params, k)

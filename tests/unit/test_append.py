@@ -296,7 +296,7 @@ def test_an_extended_array_is_the_array(tmp_path, content, row_shape, old_rows, 
 def test_the_reader_checks_owners(built):
     spann.append(built, BASE[FIRST:]).close()
     about = IndexReader.open(built).attributes
-    assert about["features"] == ["appended", "codes"]
+    assert about["features"] == ["appended", "codes", "shapes"]
     assert about["generation"] == 1
     owner = IndexReader.open(built).read("postings/directory/appended")
     assert len(owner) == spann.open(built).info()["appended_postings"]

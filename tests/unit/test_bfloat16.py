@@ -58,7 +58,7 @@ def test_values_take_two_bytes_on_disk(tmp_path, bits):
     spann.build(BASE, tmp_path / "i", params=params).close()
     reader = IndexReader.open(tmp_path / "i")
     assert reader.attributes["dtype"] == "bfloat16"
-    assert reader.attributes["features"] == (["bfloat16", "codes"] if bits else ["bfloat16"])
+    assert reader.attributes["features"] == (["bfloat16", "codes", "shapes"] if bits else ["bfloat16"])
     stored = reader.array("vectors/exact" if bits else "centroids/vectors")
     assert (stored.dtype, stored.row_shape) == (np.uint16, (40,))
     values = unpack(stored.read_rows(0, stored.rows), "bfloat16")

@@ -1,0 +1,181 @@
+/* From a query to the postings it scores: the nearest centroids, and which of their postings reach towards it. */
+#include <math.h>
+#include <string.h>
+
+#include "memory.h"
+#include "query.h"
+
+/* Postings are pruned by the ratio of their distance to that of the so many-th smallest. The paper takes the smallest,
+ * which says little about how dense the data are where the query fell: on 1M SIFT (8,000 centroids, their distances
+ * alone) 95 % of the neighbours take 83 postings a query without a rule, 135 with the ratio to the nearest, 75, 69 and 77
+ * with that to the 4th, 16th and 64th. */
+#define PRUNE_RANK 16
+
+/* What is expected of a posting is its centroid's squared distance d^2 moved by a share of the way to the squared
+ * distance d^2 + S - 2 d z of an entry that lies z standard deviations out towards the query. Any from 0.33 to 0.5 and 2.5
+ * to 3.5 are within 5 % of each other on SIFT and sentences (docs/DESIGN.md, Shapes). */
+#define SHAPE_SHARE 0.4f
+#define SHAPE_DEVIATIONS 3.0f
+
+/* What is expected is never nearer than this share of d^2: in few dimensions the entries surround the query, and the
+ * deviation is of no meaning. */
+#define SHAPE_LEAST 0.25f
+
+/* Shapes that are fetched ahead, and the bytes of one; the hardware foresees the rest. */
+#define SHAPES_AHEAD 4
+#define PREFETCH_BYTES 512
+
+/* Squared distance in the space the index was clustered in (docs/DESIGN.md, Metrics), where ratios have a meaning. */
+static double geometric_sqdist(const spann_context *c, const spann_query *q, float value) {
+    const spann_index *index = c->index;
+    double norm = q->norm;
+    if (index->code_bits) {
+        if (index->metric != SPANN_IP) return value;
+        norm = index->query_norm;
+    }
+    switch (index->metric) {
+    case SPANN_L2:
+        return value;
+    case SPANN_COS:
+        return fmax(0, 2 + 2 * value / norm);
+    default: { /* the query scaled to the largest norm R: |q|^2 + R^2 - 2 q.v */
+        double r = index->max_norm;
+        return norm > 0 ? fmax(0, 2 * r * r + 2 * r * value / norm) : 2 * r * r;
+    }
+    }
+}
+
+typedef struct { /* of a posting; docs/FORMAT.md, Shapes */
+    spann_code_header header;
+    float spread, rest;
+    float offsets[SPANN_MAX_DIRECTIONS];
+} shape;
+
+/* Squared distance at which the nearest entries of the posting are expected, by how it is spread towards the query. */
+static float expected_sqdist(const spann_context *c, const spann_query *q, const spann_visit *visit) {
+    const spann_index *index = c->index;
+    size_t n = index->directions;
+    const unsigned char *at = index->shapes + visit->posting * index->shape_bytes, *add;
+    shape s;
+    memcpy(&s, at, sizeof s - sizeof s.offsets + n * sizeof(float));
+    add = at + sizeof s - sizeof s.offsets + n * sizeof(float);
+    float estimates[SPANN_MAX_DIRECTIONS];
+    c->codes->estimate(&q->code, add + 4 * n, add, add + 2 * n, &s.header, visit->value, n, estimates);
+
+    float sqdist = (float)geometric_sqdist(c, q, visit->value), scale = 0.5f;
+    if (index->metric == SPANN_IP) { /* the estimates are of queries of the length query_norm; |c|^2 is R^2 less S */
+        if (q->norm == 0 || index->query_norm == 0) return sqdist;
+        scale = index->max_norm / index->query_norm;
+        sqdist = fmaxf(sqdist - s.spread, 0);
+    }
+    float variance = s.rest * sqdist; /* times d^2 */
+    for (size_t i = 0; i < n; i++) {
+        float along = scale * (visit->value - estimates[i]) + s.offsets[i];
+        variance += along * along;
+    }
+    float moved = sqdist + SHAPE_SHARE * (s.spread - 2 * SHAPE_DEVIATIONS * sqrtf(variance));
+    return fmaxf(moved, SHAPE_LEAST * sqdist);
+}
+
+static int visit(spann_query *q, uint32_t posting, uint32_t centroid, float value, float expected) {
+    if (GROW(q->visits, q->visit_capacity, q->visit_count + 1)) return -1;
+    q->visits[q->visit_count++] = (spann_visit){posting, centroid, value, expected, 0};
+    return 0;
+}
+
+/* Of the centroids found, nearest first, at most `budget` postings, and those appended to them; not those of centroids
+ * farther than `bound`. */
+static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound) {
+    const spann_index *index = c->index;
+    const spann_selection *found = &c->navigator.found;
+    q->visit_count = 0;
+    for (size_t i = 0; i < found->size && budget > 0; i++) {
+        float value = found->items[i].value;
+        uint32_t centroid = (uint32_t)found->items[i].row;
+        double sqdist = geometric_sqdist(c, q, value);
+        if (sqdist > bound) break;
+        uint32_t first = index->chain ? index->chain[centroid] : centroid;
+        uint32_t end = index->chain ? index->chain[centroid + 1] : centroid + 1;
+        for (; first < end && budget > 0; first++) {
+            if (index->posting_length[first] == 0) continue;
+            if (visit(q, first, centroid, value, (float)sqdist)) return -1;
+            budget--;
+        }
+        if (index->appended == NULL) continue;
+        for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++)
+            if (visit(q, index->appended[j], centroid, value, (float)sqdist)) return -1;
+    }
+    return 0;
+}
+
+static void prefetch_shape(const spann_index *index, uint32_t posting) {
+    const unsigned char *at = index->shapes + posting * index->shape_bytes;
+    for (size_t i = 0; i < index->shape_bytes && i < PREFETCH_BYTES; i += 64) __builtin_prefetch(at + i);
+}
+
+/* Drops postings of which less is expected than (1 + epsilon2) times the distance of the 16th. Those appended do not
+ * count for that: they hold few, and would make it smaller than it was. */
+static void prune_by_shape(const spann_context *c, spann_query *q) {
+    const spann_index *index = c->index;
+    float smallest[PRUNE_RANK];
+    size_t rank = 0, kept = 0;
+    for (size_t i = 0; i < q->visit_count; i++) {
+        if (i + SHAPES_AHEAD < q->visit_count) prefetch_shape(index, q->visits[i + SHAPES_AHEAD].posting);
+        float value = q->visits[i].expected = expected_sqdist(c, q, &q->visits[i]);
+        if (q->visits[i].posting >= index->own_postings) continue;
+        if (rank == PRUNE_RANK && value >= smallest[rank - 1]) continue;
+        size_t place = rank < PRUNE_RANK ? rank++ : rank - 1;
+        for (; place > 0 && smallest[place - 1] > value; place--) smallest[place] = smallest[place - 1];
+        smallest[place] = value;
+    }
+    if (rank == 0) return;
+    double reach = 1 + (double)c->params->epsilon2, bound = smallest[rank - 1] * reach * reach;
+    for (size_t i = 0; i < q->visit_count; i++)
+        if (q->visits[i].expected <= bound) q->visits[kept++] = q->visits[i];
+    q->visit_count = kept;
+}
+
+/* A query may have to go further only where the postings it may score hold fewer than k vectors: k results are owed
+ * whenever the index has them. Then beam and budget grow fourfold, unpruned, and what was scored is scored again. */
+int spann_query_navigate(spann_context *c, spann_query *q) {
+    const spann_index *index = c->index;
+    const spann_search_params *p = c->params;
+    uint64_t start = spann_now_ns();
+    /* Empty postings do not count, so a few centroids more are wanted than postings. */
+    uint64_t wanted = p->max_postings + p->max_postings / 16 + 1, budget = p->max_postings;
+    uint64_t limit = p->navigate > wanted ? p->navigate : wanted;
+    for (uint32_t i = 0; i < q->attempt && limit < index->centroids; i++) limit *= 4;
+    for (uint32_t i = 0; i < q->attempt; i++) budget = budget > UINT64_MAX / 4 ? UINT64_MAX : budget * 4;
+    if (q->attempt) wanted = limit;
+    if (q->attempt && limit >= index->centroids) budget = UINT64_MAX;
+
+    const void *query = q->raw;
+    if (index->code_bits && index->centroid_dtype != SPANN_U8 && index->centroid_dtype != SPANN_I8) {
+        /* Several queries share c->work, so it holds this one's vector only until the next begins. */
+        query = c->work;
+        if (q->attempt) spann_enter_working_space(c, q);
+    }
+    spann_topk *hits = index->centroid_ids ? &q->hits : NULL;
+    if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, query, wanted, limit, hits,
+                       &q->stats->centroid_distances))
+        return spann_no_memory(c);
+    int prunes = q->attempt == 0 && p->epsilon2 < INFINITY;
+    double bound = INFINITY;
+    if (prunes && index->directions == 0) {
+        const spann_selection *found = &c->navigator.found;
+        size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
+        double reach = 1 + (double)p->epsilon2;
+        bound = geometric_sqdist(c, q, found->items[rank - 1].value) * reach * reach;
+    }
+    if (list_postings(c, q, budget, bound)) return spann_no_memory(c);
+    if (prunes && index->directions) prune_by_shape(c, q);
+    q->stats->postings_scored = (uint32_t)q->visit_count;
+    if (index->code_bits) {
+        uint64_t candidates = p->rerank > q->hits.k ? p->rerank : q->hits.k, entries = index->entries;
+        for (uint32_t i = 0; i < q->attempt && candidates < entries; i++) candidates *= 4;
+        q->ids_size = q->wave_rows = q->chosen_count = q->span_count = 0;
+        if (spann_selection_start(&q->candidates, candidates < entries ? candidates : entries)) return spann_no_memory(c);
+    }
+    q->stats->navigate_ns += spann_now_ns() - start;
+    return SPANN_OK;
+}

@@ -1,0 +1,36 @@
+"""The shapes of postings: how far the vectors of each reach, and in which directions (docs/FORMAT.md, Shapes)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann._kernels.codes import HEADER, code_bytes
+from spann.types import Array
+
+SHAPES = "shapes"
+"""The feature of an index that has them."""
+
+
+def shape_record(dim: int, bits: int, directions: int) -> np.dtype[Any]:
+    """A posting's shape as its bytes are, nothing between them: ``spread``, the mean squared length of the residuals of
+    its vectors; ``rest``, their variance in a direction that is none of its own; and the codes of these directions, as
+    if they were entries of the posting, with an offset each."""
+    return np.dtype(
+        [
+            ("header", "<f4", (HEADER,)),
+            ("spread", "<f4"),
+            ("rest", "<f4"),
+            ("offsets", "<f4", (directions,)),
+            ("add", "<u2", (directions,)),
+            ("scale", "<u2", (directions,)),
+            ("codes", "u1", (directions, code_bytes(dim, bits))),
+        ]
+    )
+
+
+def shape_bytes(shapes: Array) -> NDArray[np.uint8]:
+    """Records of `shape_record` (postings,) as they are stored, (postings, bytes)."""
+    return np.ascontiguousarray(shapes).view(np.uint8).reshape(len(shapes), -1)
