@@ -67,6 +67,10 @@ cdef extern from "search.h" nogil:
         const int *exact_files
         uint64_t exact_shard_rows
         const uint32_t *exact_crc
+    ctypedef struct spann_effort:
+        double count
+        uint32_t max_postings
+        float epsilon2
     ctypedef struct spann_search_params:
         uint32_t k
         uint32_t max_postings
@@ -75,6 +79,8 @@ cdef extern from "search.h" nogil:
         uint32_t rerank
         float error_bound
         float radius
+        const spann_effort *effort
+        uint32_t efforts
         uint32_t join
         uint32_t in_flight
         uint32_t depth
@@ -242,6 +248,13 @@ cdef class Params:
     """How a batch is searched, as the native code takes it."""
 
     cdef spann_search_params params
+    cdef spann_effort *effort
+
+    def __cinit__(self):
+        self.effort = NULL
+
+    def __dealloc__(self):
+        free(self.effort)
 
     def __init__(self, *, uint32_t k, uint32_t max_postings, uint32_t navigate, float epsilon2, uint32_t rerank,
                  float error_bound, float radius, uint32_t join, uint32_t in_flight, uint32_t depth, int backend,
@@ -259,6 +272,22 @@ cdef class Params:
         self.params.backend = backend
         self.params.direct = direct
         self.params.check = check
+        self.params.effort = NULL
+        self.params.efforts = 0
+
+    def set_efforts(self, list efforts):
+        """Of (count, max_postings, epsilon2), by rising count, none of them falling."""
+        cdef uint32_t n = <uint32_t> len(efforts)
+        free(self.effort)
+        self.effort = <spann_effort *> malloc(max(1, n) * sizeof(spann_effort))
+        if self.effort == NULL:
+            raise MemoryError
+        for i, (count, postings, epsilon2) in enumerate(efforts):
+            self.effort[i].count = count
+            self.effort[i].max_postings = postings
+            self.effort[i].epsilon2 = epsilon2
+        self.params.effort = self.effort
+        self.params.efforts = n
 
 
 cdef class Searcher:

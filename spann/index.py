@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,10 +16,22 @@ from spann._version import __version__
 from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.errors import InputError
-from spann.search import RANGE_BOUND, Engine, Within, iterate, search_range, search_within, verify_index
+from spann.search import (
+    AHEAD,
+    LEAST,
+    RANGE_BOUND,
+    RANGE_CANDIDATES,
+    Effort,
+    Engine,
+    Within,
+    iterate,
+    search_range,
+    search_within,
+    verify_index,
+)
 from spann.storage import IndexReader, Problem
 from spann.tune import Calibration, Explanation, explain
-from spann.types import Array, Metric, Progress, RangeResult, SearchResult
+from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
 from spann.vectors import GivenIds, VectorSource, as_ids, open_queries, open_source
 
 Vectors = str | Path | Array | VectorSource
@@ -138,14 +151,17 @@ class Index:
         >>> index.search_range(np.float32([[7.1]]), radius=2.0, inner=1.0).ids.tolist()
         [6, 9]
         """
-
-        def search(some: Array, k: int, expected: int) -> SearchResult:
-            setting = self._setting(expected, params, target_recall)
-            if params is None:
-                setting = setting.with_(error_bound=max(RANGE_BOUND, setting.error_bound))
-            return self._engine.search(some, k, setting, radius=radius, threads=threads)
-
         within = Within.checked(radius, inner, self.metric is Metric.IP)
+        setting = self._setting(LEAST, params, target_recall)
+        efforts: list[Effort] = []
+        if params is None and self.calibration is not None:
+            setting = setting.with_(error_bound=max(RANGE_BOUND, setting.error_bound))
+            efforts = self._efforts(self.calibration, DEFAULT_TARGET if target_recall is None else target_recall)
+
+        def search(some: Array, k: int) -> SearchResult:
+            roomy = setting.with_(rerank=max(setting.rerank or 0, RANGE_CANDIDATES * k))
+            return self._engine.search(some, k, roomy, radius=radius, efforts=efforts, threads=threads)
+
         return search_range(search, _batch(queries), within, self.count)
 
     def iterate(
@@ -217,6 +233,19 @@ class Index:
                 f"{self.path}: the index is not calibrated, so no target_recall can be given; `spann tune` does that"
             )
         return self.calibration.choose(target_recall, k)
+
+    def _efforts(self, known: Calibration, target: float) -> list[Effort]:
+        """What ranges may score by how many vectors they have: what `AHEAD` times as many neighbours take, or the most
+        that was seen to be of use. In steps of the root of two."""
+        efforts: list[Effort] = []
+        postings, epsilon2 = 1, 0.0
+        for half in range(2 * math.ceil(math.log2(min(self.count, MAX_K) + 1)) + 1):
+            count = 2 ** (half / 2)
+            k = max(LEAST, round(AHEAD * count))
+            one = known.choose(target, k, best=not known.reaches(target, k))
+            postings, epsilon2 = max(postings, one.max_postings or 1), max(epsilon2, one.epsilon2)
+            efforts.append(Effort(count, postings, epsilon2))
+        return efforts
 
     def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:
         if target_recall is not None:

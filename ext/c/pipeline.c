@@ -181,6 +181,8 @@ static int advance(spann_searcher *s, slot *t, const batch *b) {
             }
             if (start) q->stats->score_ns += spann_now_ns() - start;
             if (t->next < q->visit_count || t->outstanding) return SPANN_OK;
+            if ((status = spann_query_extend(c, q))) return status;
+            if (t->next < q->visit_count) continue;
             t->stage = EXACT;
             t->next = 0;
             if ((status = spann_query_plan(c, q))) return status;

@@ -1,5 +1,6 @@
 /* From a query to the postings it scores: the nearest centroids, and which of their postings reach towards it. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "memory.h"
@@ -83,12 +84,11 @@ static int visit(spann_query *q, uint32_t posting, uint32_t centroid, float valu
     return 0;
 }
 
-/* Of the centroids found, nearest first, at most `budget` postings, and those appended to them; not those of centroids
- * farther than `bound`. */
+/* Of the centroids found, nearest first, at most `budget` postings, and those appended to them, behind the visits there
+ * are; not those of centroids farther than `bound`. */
 static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound) {
     const spann_index *index = c->index;
     const spann_selection *found = &c->navigator.found;
-    q->visit_count = 0;
     for (size_t i = 0; i < found->size && budget > 0; i++) {
         float value = found->items[i].value;
         uint32_t centroid = (uint32_t)found->items[i].row;
@@ -114,12 +114,12 @@ static void prefetch_shape(const spann_index *index, uint32_t posting) {
 }
 
 /* Drops postings of which less is expected than (1 + epsilon2) times the distance of the 16th. Those appended do not
- * count for that: they hold few, and would make it smaller than it was. */
-static void prune_by_shape(const spann_context *c, spann_query *q) {
+ * count for that: they hold few, and would make it smaller than it was. Visits before `from` stay as they are. */
+static void prune_by_shape(const spann_context *c, spann_query *q, size_t from, float epsilon2) {
     const spann_index *index = c->index;
     float smallest[PRUNE_RANK];
-    size_t rank = 0, kept = 0;
-    for (size_t i = 0; i < q->visit_count; i++) {
+    size_t rank = 0, kept = from;
+    for (size_t i = from; i < q->visit_count; i++) {
         if (i + SHAPES_AHEAD < q->visit_count) prefetch_shape(index, q->visits[i + SHAPES_AHEAD].posting);
         float value = q->visits[i].expected = expected_sqdist(c, q, &q->visits[i]);
         if (q->visits[i].posting >= index->own_postings) continue;
@@ -129,20 +129,18 @@ static void prune_by_shape(const spann_context *c, spann_query *q) {
         smallest[place] = value;
     }
     if (rank == 0) return;
-    double reach = 1 + (double)c->params->epsilon2, bound = smallest[rank - 1] * reach * reach;
-    for (size_t i = 0; i < q->visit_count; i++)
+    double reach = 1 + (double)epsilon2, bound = smallest[rank - 1] * reach * reach;
+    for (size_t i = from; i < q->visit_count; i++)
         if (q->visits[i].expected <= bound) q->visits[kept++] = q->visits[i];
     q->visit_count = kept;
 }
 
-/* A query may have to go further only where the postings it may score hold fewer than k vectors: k results are owed
- * whenever the index has them. Then beam and budget grow fourfold, unpruned, and what was scored is scored again. */
-int spann_query_navigate(spann_context *c, spann_query *q) {
+/* Adds the postings to score to the visits there are, but not those that are among them. */
+static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings, float epsilon2) {
     const spann_index *index = c->index;
     const spann_search_params *p = c->params;
-    uint64_t start = spann_now_ns();
     /* Empty postings do not count, so a few centroids more are wanted than postings. */
-    uint64_t wanted = p->max_postings + p->max_postings / 16 + 1, budget = p->max_postings;
+    uint64_t wanted = max_postings + max_postings / 16 + 1, budget = max_postings;
     uint64_t limit = p->navigate > wanted ? p->navigate : wanted;
     for (uint32_t i = 0; i < q->attempt && limit < index->centroids; i++) limit *= 4;
     for (uint32_t i = 0; i < q->attempt; i++) budget = budget > UINT64_MAX / 4 ? UINT64_MAX : budget * 4;
@@ -153,28 +151,73 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
     if (index->code_bits && index->centroid_dtype != SPANN_U8 && index->centroid_dtype != SPANN_I8) {
         /* Several queries share c->work, so it holds this one's vector only until the next begins. */
         query = c->work;
-        if (q->attempt) spann_enter_working_space(c, q);
+        if (q->attempt || q->effort) spann_enter_working_space(c, q);
     }
     spann_topk *hits = index->centroid_ids ? &q->hits : NULL;
     if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, query, wanted, limit, hits,
                        &q->stats->centroid_distances))
-        return spann_no_memory(c);
-    int prunes = q->attempt == 0 && p->epsilon2 < INFINITY;
+        return -1;
+    int prunes = q->attempt == 0 && epsilon2 < INFINITY;
     double bound = INFINITY;
     if (prunes && index->directions == 0) {
         const spann_selection *found = &c->navigator.found;
         size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
-        double reach = 1 + (double)p->epsilon2;
+        double reach = 1 + (double)epsilon2;
         bound = geometric_sqdist(c, q, found->items[rank - 1].value) * reach * reach;
     }
-    if (list_postings(c, q, budget, bound)) return spann_no_memory(c);
-    if (prunes && index->directions) prune_by_shape(c, q);
+    size_t before = q->visit_count, kept = before;
+    if (list_postings(c, q, budget, bound)) return -1;
+    if (prunes && index->directions) prune_by_shape(c, q, before, epsilon2);
+    if (before == 0) return 0;
+    for (size_t i = before; i < q->visit_count; i++)
+        if (bsearch(&q->visits[i], q->visits, before, sizeof *q->visits, spann_by_posting) == NULL)
+            q->visits[kept++] = q->visits[i];
+    q->visit_count = kept;
+    return 0;
+}
+
+/* A query may have to go further only where the postings it may score hold fewer than k vectors: k results are owed
+ * whenever the index has them. Then beam and budget grow fourfold, unpruned, and what was scored is scored again. */
+int spann_query_navigate(spann_context *c, spann_query *q) {
+    const spann_index *index = c->index;
+    const spann_search_params *p = c->params;
+    uint64_t start = spann_now_ns();
+    q->visit_count = 0;
+    int failed = p->efforts ? find_postings(c, q, p->effort[0].max_postings, p->effort[0].epsilon2)
+                            : find_postings(c, q, p->max_postings, p->epsilon2);
+    if (failed) return spann_no_memory(c);
     q->stats->postings_scored = (uint32_t)q->visit_count;
     if (index->code_bits) {
         uint64_t candidates = p->rerank > q->hits.k ? p->rerank : q->hits.k, entries = index->entries;
         for (uint32_t i = 0; i < q->attempt && candidates < entries; i++) candidates *= 4;
         q->ids_size = q->wave_rows = q->chosen_count = q->span_count = 0;
         if (spann_selection_start(&q->candidates, candidates < entries ? candidates : entries)) return spann_no_memory(c);
+    }
+    q->stats->navigate_ns += spann_now_ns() - start;
+    return SPANN_OK;
+}
+
+/* Vectors seen within the radius: by estimates, copies counted for less; or, where vectors are exact, among the hits. */
+static double seen_within(const spann_context *c, const spann_query *q) {
+    const spann_index *index = c->index;
+    if (index->code_bits) return (double)q->within * (double)index->count / (double)index->entries;
+    size_t seen = 0;
+    for (size_t i = 0; i < q->hits.size; i++) seen += q->hits.heap[i].distance <= q->reach;
+    return (double)seen;
+}
+
+int spann_query_extend(spann_context *c, spann_query *q) {
+    const spann_search_params *p = c->params;
+    if (q->effort + 1 >= p->efforts) return SPANN_OK;
+    uint64_t start = spann_now_ns();
+    double seen = seen_within(c, q);
+    uint32_t row = q->effort;
+    while (row + 1 < p->efforts && p->effort[row].count < seen) row++;
+    if (row > q->effort) {
+        q->effort = row;
+        qsort(q->visits, q->visit_count, sizeof *q->visits, spann_by_posting);
+        if (find_postings(c, q, p->effort[row].max_postings, p->effort[row].epsilon2)) return spann_no_memory(c);
+        q->stats->postings_scored = (uint32_t)q->visit_count;
     }
     q->stats->navigate_ns += spann_now_ns() - start;
     return SPANN_OK;

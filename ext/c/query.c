@@ -121,7 +121,7 @@ void spann_enter_working_space(spann_context *c, spann_query *q) {
 static float reach_of(const spann_context *c, const spann_query *q) {
     double radius = c->params->radius, score = -radius;
     if (isinf(radius)) return INFINITY;
-    if (c->index->metric == SPANN_L2) score = radius * radius;
+    if (c->index->metric == SPANN_L2) score = c->index->dtype == SPANN_BITS ? radius : radius * radius;
     if (c->index->metric == SPANN_COS) score = (radius - 1) * q->norm;
     double value = q->a + q->b * score;
     return (float)(value + 1e-5 * fabs(value));
@@ -143,11 +143,11 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
     }
     spann_topk_clear(&q->hits);
     q->norm = index->metric == SPANN_L2 ? 0 : length_of(index, raw);
-    q->reach = INFINITY; /* exact vectors are at hand wherever a posting is */
-    if (index->code_bits) {
-        spann_enter_working_space(c, q);
-        q->reach = reach_of(c, q);
-    }
+    q->a = 0;
+    q->b = 1;
+    if (index->code_bits) spann_enter_working_space(c, q);
+    q->reach = reach_of(c, q);
+    q->within = q->effort = 0;
     return spann_query_navigate(c, q);
 }
 
@@ -213,7 +213,11 @@ static int propose(spann_context *c, spann_query *q, const spann_visit *visit, c
     const spann_index *index = c->index;
     spann_selection *best = &q->candidates;
     float unit = error_unit(c, q, visit, e->header.error);
-    for (size_t i = 0; (i = spann_next_within(c->scores, i, e->n, best->limit)) < e->n; i++) {
+    /* No estimate above this has a bound within the radius. */
+    float most = q->reach + unit * (e->header.s_low + e->header.s_step * UINT16_MAX);
+    if (q->reach < INFINITY)
+        for (size_t i = 0; i < e->n; i++) q->within += c->scores[i] <= q->reach;
+    for (size_t i = 0; (i = spann_next_within(c->scores, i, e->n, fminf(best->limit, most))) < e->n; i++) {
         float value = c->scores[i];
         uint64_t row = e->first_row + i, id = 0;
         if (i >= e->primaries) {
@@ -224,7 +228,7 @@ static int propose(spann_context *c, spann_query *q, const spann_visit *visit, c
         uint16_t scale;
         memcpy(&scale, e->scale + 2 * i, 2);
         float lower = value - unit * (e->header.s_low + e->header.s_step * scale);
-        spann_selection_push(best, value, lower, row, id);
+        if (lower <= q->reach) spann_selection_push(best, value, lower, row, id);
     }
     q->stats->estimates += (uint32_t)e->n;
     return SPANN_OK;

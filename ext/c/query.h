@@ -51,7 +51,9 @@ typedef struct {
     const void *raw;   /* the query as given */
     double norm;       /* its length; 0 under l2 */
     double a, b;       /* working value = a + b * kernel score */
-    float reach;       /* working value of the radius: what is beyond is not read */
+    float reach;       /* working value of the radius: what is beyond is not wanted */
+    uint64_t within;   /* entries of the postings scored, by their estimates, that are within reach */
+    uint32_t effort;   /* of params->effort, the one in force */
     uint32_t attempt;  /* 0; more where the postings scored held fewer than k vectors */
     spann_code_query code;
     void *code_buffer;
@@ -85,6 +87,8 @@ void spann_query_free(spann_query *q);
  * spann_query_short, it goes further. */
 int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_query_stats *stats);
 int spann_query_navigate(spann_context *c, spann_query *q);
+/* Called when all visits are scored: adds some, where more vectors are within the radius than the effort is for. */
+int spann_query_extend(spann_context *c, spann_query *q);
 
 /* Where posting p lies: file, offset and bytes to read, and the bytes before it in what is read. */
 typedef struct {
@@ -128,6 +132,7 @@ int spann_fail(spann_context *c, int status, int exact, uint64_t where, int syst
 #define GROW(array, capacity, needed) spann_reserve((void **)&(array), &(capacity), needed, sizeof *(array))
 
 int spann_no_memory(spann_context *c);
+int spann_by_posting(const void *a, const void *b); /* spann_visit */
 /* Brings the query to the space of centroids and codes, into c->work, and makes its code. */
 void spann_enter_working_space(spann_context *c, spann_query *q);
 /* What must be read of a file for `content` bytes from byte `at` of its pages on. */

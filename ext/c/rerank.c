@@ -14,7 +14,7 @@
 /* Reads of the exact store are joined up to this size: beyond it joining only makes the wave's last read later. */
 #define LONGEST_FETCH (64 << 10)
 
-static int by_posting(const void *a, const void *b) {
+int spann_by_posting(const void *a, const void *b) {
     const spann_visit *x = a, *y = b;
     return x->posting < y->posting ? -1 : x->posting > y->posting;
 }
@@ -94,7 +94,7 @@ int spann_query_plan(spann_context *c, spann_query *q) {
     uint64_t start = spann_now_ns();
     if (q->wave_rows == 0) {
         spann_selection_finish(&q->candidates);
-        if (q->visit_count) qsort(q->visits, q->visit_count, sizeof *q->visits, by_posting);
+        if (q->visit_count) qsort(q->visits, q->visit_count, sizeof *q->visits, spann_by_posting);
     }
     int status = choose(c, q);
     if (status) return status;

@@ -75,6 +75,13 @@ typedef struct {
     const uint32_t *exact_crc; /* of each page of rows, counted through the shards */
 } spann_index;
 
+/* What a query may score that has so many vectors within its radius. */
+typedef struct {
+    double count;
+    uint32_t max_postings;
+    float epsilon2;
+} spann_effort;
+
 typedef struct {
     uint32_t k;
     uint32_t max_postings; /* appended ones apart: they come with the others of their centroid */
@@ -83,6 +90,10 @@ typedef struct {
     uint32_t rerank;   /* candidates re-ranked exactly, at most; at least k are */
     float error_bound; /* a candidate is dropped once its estimate less this many standard errors cannot be a result */
     float radius; /* vectors farther, in the metric's unit, need not be found; infinity: none of them */
+    /* Of rising count, instead of max_postings and epsilon2 above: a query begins with the first and goes on to another as
+     * it sees more vectors within the radius. 0 efforts: none. Query by query only. */
+    const spann_effort *effort;
+    uint32_t efforts;
     uint32_t join;     /* reads of the exact store at most this many pages apart become one */
     uint32_t in_flight; /* queries a thread works on at once */
     uint32_t depth;     /* reads a thread has outstanding, at most */

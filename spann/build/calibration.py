@@ -263,7 +263,8 @@ class Reach:
     def __init__(self, engine: Engine, queries: Array) -> None:
         every = engine.expected(queries, MOST)
         self.nearest = every[:, 0]
-        own = every[:, min(PRUNE_RANK, every.shape[1]) - 1]
+        rank = np.minimum(PRUNE_RANK, np.isfinite(every).sum(axis=1))  # empty postings are not among them
+        own = every[np.arange(len(every)), np.maximum(rank, 1) - 1]
         self._ratio = every / np.maximum(own, 1e-30)[:, None]
 
     def of(self, max_postings: int) -> float:

@@ -1,17 +1,30 @@
 """Searching an index: navigate, prune, fetch, score, collect, all in one native pass (ext/c/search.c)."""
 
 from spann.search.budget import available_memory
-from spann.search.engine import IO_MODES, Engine
-from spann.search.extent import RANGE_BOUND, Within, iterate, search_range, search_within
+from spann.search.engine import IO_MODES, Effort, Engine
+from spann.search.extent import (
+    AHEAD,
+    LEAST,
+    RANGE_BOUND,
+    RANGE_CANDIDATES,
+    Within,
+    iterate,
+    search_range,
+    search_within,
+)
 from spann.search.verify import verify_index
 
 STAGES = ("navigate", "prune", "fetch", "score", "collect")
 """What one query goes through."""
 
 __all__ = [
+    "AHEAD",
     "IO_MODES",
+    "LEAST",
     "RANGE_BOUND",
+    "RANGE_CANDIDATES",
     "STAGES",
+    "Effort",
     "Engine",
     "Within",
     "available_memory",

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,15 @@ VISITS = 8
 SMALLEST_BLOCK = 4096
 
 _NO_MEMORY, _READ_FAILED, _READ_SHORT, _DAMAGED, _IO_FAILED = 1, 2, 3, 4, 5
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a query may score for ``count`` vectors within its radius."""
+
+    count: float
+    max_postings: int
+    epsilon2: float
 
 
 @dataclass
@@ -125,12 +134,14 @@ class Engine:
         params: SearchParams,
         *,
         radius: float | None = None,
+        efforts: Sequence[Effort] = (),
         threads: int | None = None,
         in_flight: int | None = None,
         order: str = "auto",
     ) -> SearchResult:
         """Neighbours of `queries` (nq, dim), of the index's dtype; see `Index.search`. What is beyond the `radius` is
-        not looked for, but may come."""
+        not looked for, but may come; with `efforts`, of rising count and none of them falling, a query scores what the
+        one says that is for as many vectors as it sees within the radius, instead of what `params` say."""
         rows = self._checked(queries)
         if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise InputError(f"k is {k!r}; it must be a whole number from 1 to {MAX_K}")
@@ -147,8 +158,9 @@ class Engine:
         postings = min(full.max_postings or 1, len(self.arrays.length))
         at_once = in_flight or min(IN_FLIGHT, -(-len(rows) // workers))
         native = self._native(full, k, postings, math.inf if radius is None else radius, at_once)
+        native.set_efforts([(e.count, min(e.max_postings, len(self.arrays.length)), e.epsilon2) for e in efforts])
         found = _Output.of(rows, k)
-        block = self._batch_block(native, len(rows), postings, order)
+        block = 0 if efforts else self._batch_block(native, len(rows), postings, order)
         if block == 0:
             self._query_major(found, native, workers)
         for start in range(0, len(rows), block) if block else ():

@@ -1,8 +1,7 @@
 """Searches whose number of results is not known before: within limits of distance, or one after the other.
 
 They ask for k neighbours and, where that was not enough, for more: as k grows by a factor, all that was asked before
-costs less than the last search. A continuation inside the native search would save that part, at the price of queries
-that keep their state between calls.
+costs less than the last search. How far a range must look is decided within the native search (`Effort`).
 """
 
 from __future__ import annotations
@@ -18,22 +17,27 @@ from spann.types import MAX_K, QUERY_STATS, Array, RangeResult, SearchResult
 
 Search = Callable[[Array, int], SearchResult]
 
-FIRST, GROWTH = 16, 4
-"""Neighbours asked for first, and how many times as many then, if nothing is known."""
+GROWTH = 4
+"""How many times as many are asked for where there were too few."""
 
-GROWTH_MOST = 32
-"""The same of a range, at most."""
-
-AHEAD = 1.5
 RANGE_BOUND = 1.0
-"""Effort of a range: for so many times the vectors that are expected in it, and the least `error_bound`; settings for k
-neighbours read the first wave of candidates whatever their bounds, a range only those whose bound is within. With these
-the average precision of ranges of 1 to 1000 vectors is 0.953 to 0.986 on SIFT, sentence embeddings and clusters, at 1.4
-to 1.75 times the cost of a search for as many neighbours (benchmarks/targets.py): the first 16, which tell how many to
-expect, are the difference. With 1 and 0.7 it is 0.93 at 1.1 to 1.4 times."""
+"""`error_bound` of a range, at least, and at least that for `LEAST` neighbours: settings for k neighbours read the
+first wave of candidates whatever their bounds, a range only those whose bound is within."""
 
-SPARE = 4
-"""Room for so many times the vectors that are expected in a range: it costs little, for the radius ends the search."""
+AHEAD, LEAST = 1.2, 10
+"""Effort of a range: for so many times the vectors that were seen in it, and at least for so many. With these and
+`RANGE_BOUND` the average precision of ranges of 1 to 1000 vectors is 0.949 to 0.989 on SIFT, sentence embeddings and
+clusters, at 0.9 to 1.15 times the cost of a search for as many neighbours (benchmarks/targets.py). With 0.7 it is 0.933
+to 0.982 at 0.76 to 1.02 times; with least 1, ranges of a vector or two lose 0.02 on SIFT."""
+
+RANGE_CANDIDATES = 2
+"""Candidates that are kept for each vector a range has room for; those that cannot be within the radius are not."""
+
+ROOM = 4096
+"""Vectors that a range may have at first. Who has more is searched again, with room for all that were seen."""
+
+ROOM_ROWS = 1 << 20
+"""Results that are in memory at once, about."""
 
 
 @dataclass(frozen=True)
@@ -97,55 +101,31 @@ def _count(stats: NDArray[np.void], queries: NDArray[np.int64], result: SearchRe
         stats[name][queries] += result.stats[name]
 
 
-def search_range(
-    search: Callable[[Array, int, int], SearchResult], queries: Array, within: Within, count: int
-) -> RangeResult:
-    """All of `count` vectors that are `within`, of each of `queries` (nq, dim), as far as `search` finds them: given
-    queries, k and an expected number, it finds up to k with the effort for so many."""
+def search_range(search: Search, queries: Array, within: Within, count: int) -> RangeResult:
+    """All of `count` vectors that are `within`, of each of `queries` (nq, dim), as far as `search` finds them."""
     most = min(count, MAX_K)
     found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [
         (np.empty(0, np.int64), np.empty(0, np.float32))
     ] * len(queries)
     stats = np.zeros(len(queries), QUERY_STATS)
-    expected = np.full(len(queries), min(FIRST, most))
-    pending, spare = np.arange(len(queries)), 1
+    pending, room = np.arange(len(queries)), min(ROOM, most)
     while len(pending):
-        wide = int(expected[pending].min())
-        some = pending[expected[pending] == wide]
-        k = min(wide * spare, most)
-        result = search(queries[some], k, wide)
-        _count(stats, some, result)
-        near = within.near(result)
-        many = near.sum(axis=1)
-        full = many == k
-        # Effort for fewer than there are finds some of the rest.
-        more = (wide < most) & (full | ((many > wide) & (wide > FIRST)))
-        expected[some] = np.minimum(AHEAD * np.where(full, _expected(result, within, k), many), most)
-        near &= within.beyond(result)
-        for i in np.flatnonzero(~more):
-            found[some[i]] = result.ids[i][near[i]], result.distances[i][near[i]]
-        pending = np.setdiff1d(pending, some[~more], assume_unique=True)
-        spare = SPARE
+        full = []
+        step = max(1, ROOM_ROWS // room)
+        for some in np.split(pending, range(step, len(pending), step)):
+            result = search(queries[some], room)
+            _count(stats, some, result)
+            near = within.near(result)
+            more = near.all(axis=1) & (room < most)
+            near &= within.beyond(result)
+            for i in np.flatnonzero(~more):
+                found[some[i]] = result.ids[i][near[i]], result.distances[i][near[i]]
+            full.append(some[more])
+        pending, room = np.concatenate(full), min(GROWTH * room, most)
     limits = np.cumsum([0, *(len(ids) for ids, _ in found)])
     return RangeResult(
         limits.astype(np.int64), np.concatenate([x for x, _ in found]), np.concatenate([x for _, x in found]), stats
     )
-
-
-def _expected(result: SearchResult, within: Within, k: int) -> NDArray[np.int64]:
-    """How many there may be of each query, (nq,), where all k found are within the radius: the number of vectors within
-    a distance grows as a power of it, which the distances found tell. Products have no such law."""
-    factor = np.full(len(result.ids), float(GROWTH))
-    if not within.largest_first and within.radius is not None and k >= GROWTH:
-        last = result.distances[:, -1].astype(np.float64)
-        before = result.distances[:, k // GROWTH - 1].astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            power = np.log(GROWTH) / np.log(last / before)
-            factor = np.nan_to_num((within.radius / last) ** power, nan=GROWTH, posinf=GROWTH_MOST)
-    # In steps, so that queries go together.
-    steps = np.ceil(np.log2(np.clip(factor, 1.5, GROWTH_MOST)) * 2) / 2
-    wanted: NDArray[np.int64] = np.ceil(k * 2**steps).astype(np.int64)
-    return wanted
 
 
 def iterate(search: Search, query: Array, batch: int, count: int) -> Iterator[tuple[NDArray[np.int64], Array]]:

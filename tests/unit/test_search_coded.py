@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import spann
 from spann._kernels.io import backends
+from spann.search import Effort, Engine
 from spann.storage import IndexReader
 from spann.testing import clustered, exact_neighbours
 
@@ -191,3 +193,52 @@ def test_order_must_be_known(built):
         answer(built, order="rows")
     with pytest.raises(spann.InputError, match="in_flight is 0"):
         answer(built, in_flight=0)
+
+
+EFFORTS = [Effort(1, 4, 0.05), Effort(10, 12, 0.3), Effort(100, 40, 0.6)]
+
+
+def within(path, radius, *, efforts=EFFORTS, k=400, threads=1, in_flight=None, **how):
+    with contextlib.closing(Engine(IndexReader.open(path), **how)) as engine:
+        params = spann.SearchParams(error_bound=3.0, rerank=2 * k)
+        return engine.search(QUERIES, k, params, radius=radius, efforts=efforts, threads=threads, in_flight=in_flight)
+
+
+@pytest.fixture(scope="module")
+def radius():
+    return float(np.median(exact_neighbours(BASE, QUERIES, 60)[1][:, 30]))
+
+
+def test_a_range_takes_the_effort_of_what_it_sees(built, radius):
+    """Queries with few vectors within the radius score few postings, those with many as many as it takes."""
+    found = within(built, radius, memory_budget=1 << 30)
+    many = np.array([(row <= radius).sum() for row in exact_neighbours(BASE, QUERIES, 400)[1]])
+    scored = found.stats["postings_scored"]
+    assert scored.max() <= 40
+    assert scored[many > 60].mean() > 1.5 * scored[many < 5].mean()
+    least = within(built, radius, efforts=EFFORTS[:1])
+    assert least.stats["postings_scored"].max() <= 4
+    seen = [(r.distances <= radius).sum() for r in (least, found)]
+    assert seen[1] > 1.05 * seen[0]
+    assert seen[1] >= 0.95 * (within(built, radius, efforts=EFFORTS[2:]).distances <= radius).sum()
+
+
+@pytest.mark.parametrize("which", ["built", "replicated"])
+def test_a_range_is_the_same_however_it_is_read(request, which, radius):
+    path = request.getfixturevalue(which)
+    first = within(path, radius, memory_budget="none")
+    for how in ({"threads": 3, "in_flight": 5}, {"io": "direct"}, {"memory_budget": "300kB"}):
+        if which == "replicated" and "memory_budget" in how:
+            continue  # which copy of a vector is scored may depend on what is pinned
+        assert_same(within(path, radius, **({"memory_budget": "none"} | how)), first)
+
+
+def test_what_cannot_be_within_takes_no_candidates_place(built, radius):
+    """Room for as many candidates as there are results is enough, for those beyond the radius are not kept."""
+    wanted = exact_neighbours(BASE, QUERIES, 400)[1]
+    most = int((wanted <= radius).sum(axis=1).max())
+    with contextlib.closing(Engine(IndexReader.open(built))) as engine:
+        params = spann.SearchParams(max_postings=10**6, error_bound=5.0, rerank=4 * most)
+        found = engine.search(QUERIES, most, params, radius=radius)
+    assert (found.distances <= radius).sum() >= 0.999 * (wanted <= radius).sum()
+    assert found.stats["distances"].mean() < 0.3 * found.stats["estimates"].mean()

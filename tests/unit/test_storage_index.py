@@ -117,7 +117,8 @@ def test_an_unknown_feature_is_refused(tmp_path):
     build(tmp_path / "i")
     rewrite(tmp_path / "i", features=["deletions"])
     with pytest.raises(
-        FormatError, match="needs feature 'deletions'; this spann knows appended, bfloat16, bit, codes: upgrade spann"
+        FormatError,
+        match="needs feature 'deletions'; this spann knows appended, bfloat16, bit, codes, shapes: upgrade spann",
     ):
         IndexReader.open(tmp_path / "i")
     with pytest.raises(InputError, match="'deletions'"):
