@@ -2,9 +2,10 @@
 
     python benchmarks/pruning.py INDEX DATA
 
-INDEX has codes and no replicas; DATA as for `benchmarks.compare`, its truth with 100 neighbours. Nothing is searched:
-from the distances of queries to all centroids, and the posting that holds each true neighbour, follows what a rule
-would have scored and found. Learned rules are fitted to every other query, and all are judged by the rest.
+INDEX has codes and no replicas; DATA as for `benchmarks.compare`, its truth with 100 neighbours. But for the last rule,
+which is the one that searches use, nothing is searched: from the distances of queries to all centroids, and the posting
+that holds each true neighbour, follows what a rule would have scored and found. Learned rules are fitted to every other
+query, and all are judged by the rest.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+import spann
 from spann.storage import PAGE, IndexReader, Record, posting_bytes, posting_span
-from spann.vectors import open_source, read_truth
+from spann.tune import recall_at_k
+from spann.vectors import Truth, open_source, read_truth
 
 K, SEEN, SEEDS = 10, 1024, 16
 TARGETS = (0.9, 0.95, 0.98)
+EPSILONS = (0.02, 0.035, 0.05, 0.07, 0.09, 0.11, 0.13, 0.15, 0.18, 0.22)
 COUNTS = (24, 32, 40, 50, 60, 70, 80, 90, 100, 120, 150, 200, 260, 330)
 
 
@@ -120,6 +124,25 @@ def patience(queries: Queries, wait: int) -> tuple[float, float]:
     return float(np.mean(hits)), float(np.mean(scored))
 
 
+def used(index: Path, data: Path) -> tuple[list[float], list[float]]:
+    """(recalls, postings) of searches that prune by shapes, re-ranking all that may be a neighbour."""
+    points = []
+    with (
+        spann.open(index, memory_budget=1 << 40) as opened,
+        open_source(next(data.glob("query.*bin"))) as source,
+    ):
+        x, truth = source.read(0, source.count)[1::2], read_truth(data / "truth.ibin")
+        assert truth.distances is not None
+        odd = Truth(truth.ids[1::2], truth.distances[1::2])
+        for epsilon2 in EPSILONS:
+            params = spann.SearchParams(max_postings=SEEN, epsilon2=epsilon2, error_bound=3.0)
+            found = opened.search(x, K, params)
+            recall = recall_at_k(found.ids, found.distances, odd, K, opened.metric)
+            points.append((recall, float(found.stats["postings_scored"].mean())))
+    recalls, postings = zip(*points, strict=True)
+    return list(recalls), list(postings)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("index", type=Path)
@@ -152,6 +175,9 @@ def main() -> None:
     recall, postings = zip(*points, strict=True)
     cells = [f"{np.interp(t, recall, postings):.0f}" for t in TARGETS]
     print(f"| so many postings in a row bring nothing | {' | '.join(cells)} |")
+    found_by, taken = used(args.index, args.data)
+    cells = [f"{np.interp(t, found_by, taken):.0f}" for t in TARGETS]
+    print(f"| ratio to the 16th of what is expected by shapes, searched | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

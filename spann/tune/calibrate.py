@@ -90,9 +90,9 @@ _COLUMNS = tuple(field.name for field in fields(Point))
 @dataclass(frozen=True)
 class Calibration:
     """Points of rising recall and cost for each k of `curves`, measured with `queries` queries of `origin`: "base", the
-    collection's own vectors, or "given", queries of the user's. `unlike`, 0 to 1, is how far the distances of the
-    queries from their nearest centroids are distributed otherwise than those of the collection (the largest difference
-    of the two cumulative distributions, Kolmogorov and Smirnov's).
+    collection's own vectors, or "given", queries of the user's. `unlike`, 0 to 1, is how far the distances at which the
+    nearest vectors of queries are expected are distributed otherwise than those of the collection (the largest
+    difference of the two cumulative distributions, Kolmogorov and Smirnov's).
     """
 
     origin: str
@@ -106,7 +106,7 @@ class Calibration:
         if self.unlike < UNLIKE:
             return ""
         return (
-            f"the queries are unlike the collection (their distances from centroids differ by {self.unlike:.2f} of 1): "
+            f"the queries are unlike the collection (their distances from postings differ by {self.unlike:.2f} of 1): "
             "settings hold only for such queries"
         )
 
