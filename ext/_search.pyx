@@ -276,7 +276,7 @@ cdef class Params:
         self.params.efforts = 0
 
     def set_efforts(self, list efforts):
-        """Of (count, max_postings, epsilon2), by rising count, none of them falling."""
+        """Of (count, max_postings, epsilon2), by rising count."""
         cdef uint32_t n = <uint32_t> len(efforts)
         free(self.effort)
         self.effort = <spann_effort *> malloc(max(1, n) * sizeof(spann_effort))

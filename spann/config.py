@@ -86,8 +86,8 @@ def default_posting_size(element: str, metric: Metric, bits: int) -> int:
 
 
 DEFAULT_DIRECTIONS = 8
-"""Directions kept of the shape of a posting of codes: a twelfth of its memory, for a third of the postings less. With
-replicas, which are for little memory, none."""
+"""Directions kept of the shape of a posting of codes: a fifteenth of the memory of an open index, for a third of the
+postings less. With replicas, which are for little memory, none."""
 
 MAX_DIRECTIONS = 32
 

@@ -18,9 +18,11 @@ from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.errors import InputError
 from spann.search import (
     AHEAD,
+    FEW,
     LEAST,
     RANGE_BOUND,
     RANGE_CANDIDATES,
+    ROOM,
     Effort,
     Engine,
     Within,
@@ -158,11 +160,14 @@ class Index:
             setting = setting.with_(error_bound=max(RANGE_BOUND, setting.error_bound))
             efforts = self._efforts(self.calibration, DEFAULT_TARGET if target_recall is None else target_recall)
 
+        copies = self._reader.attributes["entries"] / self.count  # each takes the place of a candidate
+
         def search(some: Array, k: int) -> SearchResult:
-            roomy = setting.with_(rerank=max(setting.rerank or 0, RANGE_CANDIDATES * k))
+            roomy = setting.with_(rerank=max(setting.rerank or 0, math.ceil(RANGE_CANDIDATES * copies * k)))
             return self._engine.search(some, k, roomy, radius=radius, efforts=efforts, threads=threads)
 
-        return search_range(search, _batch(queries), within, self.count)
+        bounded = efforts or self._engine.arrays.code_bits
+        return search_range(search, _batch(queries), within, self.count, ROOM if bounded else FEW)
 
     def iterate(
         self,
@@ -238,13 +243,13 @@ class Index:
         """What ranges may score by how many vectors they have: what `AHEAD` times as many neighbours take, or the most
         that was seen to be of use. In steps of the root of two."""
         efforts: list[Effort] = []
-        postings, epsilon2 = 1, 0.0
+        postings = 1
         for half in range(2 * math.ceil(math.log2(min(self.count, MAX_K) + 1)) + 1):
             count = 2 ** (half / 2)
             k = max(LEAST, round(AHEAD * count))
             one = known.choose(target, k, best=not known.reaches(target, k))
-            postings, epsilon2 = max(postings, one.max_postings or 1), max(epsilon2, one.epsilon2)
-            efforts.append(Effort(count, postings, epsilon2))
+            postings = max(postings, one.max_postings or 1)
+            efforts.append(Effort(count, postings, one.epsilon2))
         return efforts
 
     def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:

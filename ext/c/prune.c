@@ -1,5 +1,6 @@
 /* From a query to the postings it scores: the nearest centroids, and which of their postings reach towards it. */
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,6 +53,15 @@ typedef struct { /* of a posting; docs/FORMAT.md, Shapes */
     float offsets[SPANN_MAX_DIRECTIONS];
 } shape;
 
+/* Mean squared length of the residuals of those that the centroid was made of: under ip all vectors have length R, so its
+ * own squared length is R^2 less that. */
+static float spread_around(const spann_index *index, uint32_t centroid) {
+    uint32_t first = index->chain ? index->chain[centroid] : centroid;
+    float spread;
+    memcpy(&spread, index->shapes + first * index->shape_bytes + offsetof(shape, spread), sizeof spread);
+    return spread;
+}
+
 /* Squared distance at which the nearest entries of the posting are expected, by how it is spread towards the query. */
 static float expected_sqdist(const spann_context *c, const spann_query *q, const spann_visit *visit) {
     const spann_index *index = c->index;
@@ -64,10 +74,10 @@ static float expected_sqdist(const spann_context *c, const spann_query *q, const
     c->codes->estimate(&q->code, add + 4 * n, add, add + 2 * n, &s.header, visit->value, n, estimates);
 
     float sqdist = (float)geometric_sqdist(c, q, visit->value), scale = 0.5f;
-    if (index->metric == SPANN_IP) { /* the estimates are of queries of the length query_norm; |c|^2 is R^2 less S */
+    if (index->metric == SPANN_IP) { /* the estimates are of queries of the length query_norm */
         if (q->norm == 0 || index->query_norm == 0) return sqdist;
         scale = index->max_norm / index->query_norm;
-        sqdist = fmaxf(sqdist - s.spread, 0);
+        sqdist = fmaxf(sqdist - spread_around(index, visit->centroid), 0);
     }
     float variance = s.rest * sqdist; /* times d^2 */
     for (size_t i = 0; i < n; i++) {
@@ -183,7 +193,7 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
     const spann_search_params *p = c->params;
     uint64_t start = spann_now_ns();
     q->visit_count = 0;
-    int failed = p->efforts ? find_postings(c, q, p->effort[0].max_postings, p->effort[0].epsilon2)
+    int failed = p->efforts ? find_postings(c, q, p->effort[q->effort].max_postings, p->effort[q->effort].epsilon2)
                             : find_postings(c, q, p->max_postings, p->epsilon2);
     if (failed) return spann_no_memory(c);
     q->stats->postings_scored = (uint32_t)q->visit_count;
@@ -197,10 +207,10 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
     return SPANN_OK;
 }
 
-/* Vectors seen within the radius: by estimates, copies counted for less; or, where vectors are exact, among the hits. */
+/* Vectors seen within the radius: by estimates; or, where vectors are exact, among the hits. */
 static double seen_within(const spann_context *c, const spann_query *q) {
     const spann_index *index = c->index;
-    if (index->code_bits) return (double)q->within * (double)index->count / (double)index->entries;
+    if (index->code_bits) return (double)q->within;
     size_t seen = 0;
     for (size_t i = 0; i < q->hits.size; i++) seen += q->hits.heap[i].distance <= q->reach;
     return (double)seen;

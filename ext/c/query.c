@@ -215,8 +215,9 @@ static int propose(spann_context *c, spann_query *q, const spann_visit *visit, c
     float unit = error_unit(c, q, visit, e->header.error);
     /* No estimate above this has a bound within the radius. */
     float most = q->reach + unit * (e->header.s_low + e->header.s_step * UINT16_MAX);
-    if (q->reach < INFINITY)
-        for (size_t i = 0; i < e->n; i++) q->within += c->scores[i] <= q->reach;
+    /* Primaries only, so that a vector counts once, whatever is pinned. */
+    if (c->params->efforts)
+        for (size_t i = 0; i < e->primaries; i++) q->within += c->scores[i] <= q->reach;
     for (size_t i = 0; (i = spann_next_within(c->scores, i, e->n, fminf(best->limit, most))) < e->n; i++) {
         float value = c->scores[i];
         uint64_t row = e->first_row + i, id = 0;
@@ -331,8 +332,9 @@ int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visi
 
 int spann_query_short(const spann_context *c, const spann_query *q) {
     const spann_index *index = c->index;
-    /* Within a radius there may be fewer; who wants more of them asks for more. */
-    if (q->hits.size == q->hits.k || q->reach < INFINITY) return 0;
+    if (q->hits.size == q->hits.k) return 0;
+    /* Within a radius there may be fewer. Who does without codes and efforts asks for few at first, and is owed them. */
+    if (q->reach < INFINITY && (index->code_bits || c->params->efforts)) return 0;
     uint64_t limit = c->params->navigate > c->params->max_postings ? c->params->navigate : c->params->max_postings;
     for (uint32_t i = 0; i < q->attempt && limit < index->centroids; i++) limit *= 4;
     /* Copies of a row, from several postings, may have taken the place of others among the candidates. */

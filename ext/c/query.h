@@ -52,7 +52,7 @@ typedef struct {
     double norm;       /* its length; 0 under l2 */
     double a, b;       /* working value = a + b * kernel score */
     float reach;       /* working value of the radius: what is beyond is not wanted */
-    uint64_t within;   /* entries of the postings scored, by their estimates, that are within reach */
+    uint64_t within;   /* primaries of the postings scored that are within reach by their estimates */
     uint32_t effort;   /* of params->effort, the one in force */
     uint32_t attempt;  /* 0; more where the postings scored held fewer than k vectors */
     spann_code_query code;

@@ -72,7 +72,7 @@ static int choose(spann_context *c, spann_query *q) {
     float bar = q->hits.size == q->hits.k ? (float)(q->a + q->b * q->hits.heap[0].distance) : INFINITY;
     q->chosen_count = 0;
     for (size_t i = 0; i < limit; i++) {
-        if (items[i].lower >= bar || items[i].lower > q->reach) continue;
+        if (items[i].lower >= bar) continue;
         if (q->wave_rows && was_scored(c, q, items[i].row)) {
             items[i].lower = DONE;
         } else if (q->chosen_count < wave) {

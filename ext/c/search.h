@@ -62,7 +62,7 @@ typedef struct {
     const float *origin;        /* (dim) subtracted before rotating */
     const unsigned char *signs; /* of the rotation */
     const uint64_t *first_row;  /* (postings + 1) exact-store row of each posting's first primary */
-    /* Shapes of all postings, each of shape_bytes (docs/FORMAT.md, Shapes), with the slack of codes; 0 directions: none. */
+    /* Shapes of all postings, each of shape_bytes (docs/FORMAT.md, Shapes), with the slack of codes. 0 directions: none */
     uint32_t directions;
     size_t shape_bytes;
     const unsigned char *shapes;
@@ -86,12 +86,12 @@ typedef struct {
     uint32_t k;
     uint32_t max_postings; /* appended ones apart: they come with the others of their centroid */
     uint32_t navigate; /* length of the navigation's candidate list (ef) */
-    float epsilon2;    /* score postings within (1 + epsilon2) of the nearest centroid's distance; infinity: no pruning */
+    float epsilon2;    /* score postings expected within (1 + epsilon2) of the distance of the 16th; infinity: all */
     uint32_t rerank;   /* candidates re-ranked exactly, at most; at least k are */
     float error_bound; /* a candidate is dropped once its estimate less this many standard errors cannot be a result */
     float radius; /* vectors farther, in the metric's unit, need not be found; infinity: none of them */
-    /* Of rising count, instead of max_postings and epsilon2 above: a query begins with the first and goes on to another as
-     * it sees more vectors within the radius. 0 efforts: none. Query by query only. */
+    /* Of rising count, instead of max_postings and epsilon2 above: a query begins with the first and goes on to another
+     * as it sees more vectors within the radius. 0 efforts: none. Query by query only. */
     const spann_effort *effort;
     uint32_t efforts;
     uint32_t join;     /* reads of the exact store at most this many pages apart become one */
@@ -149,8 +149,8 @@ int spann_searcher_run(spann_searcher *s, const spann_search_params *params, con
                        size_t n, int64_t *cursor, int64_t *ids, float *distances, spann_query_stats *stats,
                        spann_failure *failure);
 
-/* For each of n queries the squared distances that pruning goes by, of the `max_postings` postings it would look at, in no
- * order, +inf after the last: expected (n, max_postings). epsilon2 must be finite and large enough to prune none. */
+/* For each of n queries the squared distances that pruning goes by, of the `max_postings` postings it would look at, in
+ * no order, +inf after the last: expected (n, max_postings). epsilon2 must be finite, and large enough to prune none. */
 int spann_searcher_expected(spann_searcher *s, const spann_search_params *params, const void *queries,
                             size_t query_bytes, size_t n, float *expected, spann_failure *failure);
 

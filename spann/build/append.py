@@ -47,6 +47,7 @@ from spann.storage import (
     Record,
     ShardedArray,
     ShardedWriter,
+    directions_of,
     files,
     shape_bytes,
 )
@@ -120,7 +121,7 @@ class _Old:
     def __init__(self, reader: IndexReader) -> None:
         self.reader, self.about = reader, reader.attributes
         self.count, self.bits = int(self.about["count"]), int(self.about.get("code_bits", 0))
-        self.directions = int(self.about.get("directions", 0))
+        self.directions = directions_of(self.about, str(reader.path))
         self.facts = np.dtype(np.uint32)
         if self.bits:
             self.facts = posting_facts(self.about["dim"], self.bits, self.directions)

@@ -185,9 +185,10 @@ def _build(
                     vectors, exact, 0, arranged, kept, space, quantizer, centroids, params.shaped, names, row_bytes
                 )
                 every = write_codes(coded, out)
-                checksums = every["crc32c"]
+                checksums = every["crc32c"].copy()
                 if params.shaped:
                     writer.write_array("postings/shapes", shape_bytes(every["shape"]))
+                del every
             else:
                 checksums = write_pages(vectors, names, kept, out)
             pages.finish()

@@ -143,6 +143,7 @@ def plan_build(
     checksums = exact // 1024
     memory = BASE_BYTES + centroids * (CENTROID_COPIES * dim + CENTROID_BYTES) + min(BUCKET_BYTES, entries * 21) * 3
     memory += CLOSURE_BYTES if params.replicas > 1 else 0
+    memory += 3 * centroids * shape  # as they come, in order, and as they are written
     memory += count * row_width if bits and entries > inside else 0
     memory += count * 8 if width == 8 and id_bytes else 0
     fitting = min(threads, (limit - memory) // WORKER_BYTES)

@@ -28,7 +28,7 @@ def shapes_of(
     """
     out = np.zeros(len(lengths), shape_record(quantizer.dim, quantizer.bits, directions))
     ends, dim = np.cumsum(lengths), quantizer.dim
-    together = max(1, TOGETHER_BYTES // (4 * dim * max(1, int(lengths.max(initial=0)))))
+    together = max(1, TOGETHER_BYTES // (4 * dim * max(directions, int(lengths.max(initial=0)))))
     for first in range(0, len(lengths), together):
         some = slice(first, first + together)
         rows = residuals[ends[first] - lengths[first] : ends[some][-1]]
@@ -43,16 +43,19 @@ def shapes_of(
             part["offsets"] = np.einsum("prd,prd->pr", axes, axes) / 2
         part["add"], part["scale"] = codes.add.reshape(-1, directions), codes.scale.reshape(-1, directions)
         part["codes"] = codes.codes.reshape(len(axes), directions, -1)
+        part[lengths[some] == 0] = np.zeros((), part.dtype)
     return out
 
 
 def _principal(rows: Floats, lengths: NDArray[np.int64], directions: int) -> tuple[Floats, Floats, Floats]:
     """Of the `lengths` (p,) residuals of each posting in `rows`: the `directions` of the largest variance, each as long
-    as its standard deviation (p, directions, d), the mean squared length (p,), and the variance in any other direction
-    (p,). By subspace iteration (Halko et al., SIAM Review 2011, algorithm 4.4), from the same start for all."""
+    as its standard deviation (p, directions, d), the mean squared length (p,), and what is left of it for each
+    dimension (p,). By subspace iteration (Halko et al., SIAM Review 2011, algorithm 4.4), from one start for all."""
     dim, count = rows.shape[1], np.maximum(lengths, 1)[:, None, None].astype(np.float32)
     x = np.zeros((len(lengths), max(1, int(lengths.max())), dim), np.float32)
     x[np.arange(x.shape[1]) < lengths[:, None]] = rows
+    unit = np.maximum(np.abs(x).max(axis=(1, 2), keepdims=True), np.float32(1e-30))  # squares of squares stay finite
+    x /= unit
     found = min(directions, dim)
     start = np.random.Generator(np.random.PCG64(0)).standard_normal((dim, found), np.float32)
     basis = np.broadcast_to(start, (len(lengths), dim, found))
@@ -64,4 +67,6 @@ def _principal(rows: Floats, lengths: NDArray[np.int64], directions: int) -> tup
     axes = np.zeros((len(lengths), directions, dim), np.float32)
     axes[:, :found] = (basis @ turn * np.sqrt(variance)[:, None]).transpose(0, 2, 1)[:, ::-1]
     spread = np.einsum("pnd,pnd->p", x, x) / count[:, 0, 0]
-    return axes, spread, np.maximum(spread - variance.sum(axis=1), 0) / dim
+    rest = np.maximum(spread - variance.sum(axis=1), 0) / dim
+    square = np.square(unit[:, 0, 0])
+    return axes * unit, spread * square, rest * square

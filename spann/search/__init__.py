@@ -4,9 +4,11 @@ from spann.search.budget import available_memory
 from spann.search.engine import IO_MODES, Effort, Engine
 from spann.search.extent import (
     AHEAD,
+    FEW,
     LEAST,
     RANGE_BOUND,
     RANGE_CANDIDATES,
+    ROOM,
     Within,
     iterate,
     search_range,
@@ -19,10 +21,12 @@ STAGES = ("navigate", "prune", "fetch", "score", "collect")
 
 __all__ = [
     "AHEAD",
+    "FEW",
     "IO_MODES",
     "LEAST",
     "RANGE_BOUND",
     "RANGE_CANDIDATES",
+    "ROOM",
     "STAGES",
     "Effort",
     "Engine",

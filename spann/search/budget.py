@@ -1,8 +1,8 @@
 """The memory budget of an open index: what it says, and what is pinned under it.
 
-Centroids, their graph, the posting directory and the checksums of the exact store are always in memory. What the budget
-leaves goes to the codes of primaries, posting by posting from the first on: each posting whose codes are pinned is one
-that no query reads from disk.
+Centroids, their graph, shapes, the posting directory and the checksums of the exact store are always in memory. What
+the budget leaves goes to the codes of primaries, posting by posting from the first on: each posting whose codes are
+pinned is one that no query reads from disk.
 """
 
 from __future__ import annotations

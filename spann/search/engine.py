@@ -140,7 +140,7 @@ class Engine:
         order: str = "auto",
     ) -> SearchResult:
         """Neighbours of `queries` (nq, dim), of the index's dtype; see `Index.search`. What is beyond the `radius` is
-        not looked for, but may come; with `efforts`, of rising count and none of them falling, a query scores what the
+        not looked for, but may come; with `efforts`, of rising count and no fewer postings, a query scores what the
         one says that is for as many vectors as it sees within the radius, instead of what `params` say."""
         rows = self._checked(queries)
         if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
@@ -150,10 +150,7 @@ class Engine:
         if order not in ORDERS:
             raise InputError(f"order is {order!r}; it must be one of {', '.join(ORDERS)}")
         workers = min(thread_count(threads), len(rows))
-        if self._closed:
-            raise InputError(f"{self.path}: the index is closed")
-        if self._process != os.getpid():
-            self._own_threads()
+        self._check_open()
         full = params.resolved(self.arrays.code_bits, k)
         postings = min(full.max_postings or 1, len(self.arrays.length))
         at_once = in_flight or min(IN_FLIGHT, -(-len(rows) // workers))
@@ -167,11 +164,18 @@ class Engine:
             self._posting_major(found.part(slice(start, start + block)), native, workers)
         return SearchResult(found.ids, found.distances, found.stats)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError(f"{self.path}: the index is closed")
+        if self._process != os.getpid():
+            self._own_threads()
+
     def expected(self, queries: Array, postings: int) -> NDArray[np.float64]:
         """What pruning goes by: distances, in the space of centroids, at which the nearest vectors of postings are
         expected, of the `postings` nearest to each of `queries`: (nq, `postings`), ascending, the last ones infinite
         where there are fewer. Without shapes these are distances to centroids."""
         rows = self._checked(queries)
+        self._check_open()
         postings = min(postings, len(self.arrays.length))
         full = SearchParams(max_postings=postings, epsilon2=NO_PRUNING).resolved(self.arrays.code_bits, 1)
         out = np.empty((len(rows), postings), np.float32)

@@ -34,7 +34,10 @@ RANGE_CANDIDATES = 2
 """Candidates that are kept for each vector a range has room for; those that cannot be within the radius are not."""
 
 ROOM = 4096
-"""Vectors that a range may have at first. Who has more is searched again, with room for all that were seen."""
+"""Vectors that a range may have at first. Who has more is searched again, with room for so many times `GROWTH`."""
+
+FEW = 16
+"""The same where so many are owed, at any effort: in an index without codes and calibration."""
 
 ROOM_ROWS = 1 << 20
 """Results that are in memory at once, about."""
@@ -101,14 +104,15 @@ def _count(stats: NDArray[np.void], queries: NDArray[np.int64], result: SearchRe
         stats[name][queries] += result.stats[name]
 
 
-def search_range(search: Search, queries: Array, within: Within, count: int) -> RangeResult:
-    """All of `count` vectors that are `within`, of each of `queries` (nq, dim), as far as `search` finds them."""
+def search_range(search: Search, queries: Array, within: Within, count: int, room: int = ROOM) -> RangeResult:
+    """All of `count` vectors that are `within`, of each of `queries` (nq, dim), as far as `search` finds them, which is
+    asked for `room` at first."""
     most = min(count, MAX_K)
     found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [
         (np.empty(0, np.int64), np.empty(0, np.float32))
     ] * len(queries)
     stats = np.zeros(len(queries), QUERY_STATS)
-    pending, room = np.arange(len(queries)), min(ROOM, most)
+    pending, room = np.arange(len(queries)), min(room, most)
     while len(pending):
         full = []
         step = max(1, ROOM_ROWS // room)

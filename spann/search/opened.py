@@ -16,10 +16,10 @@ from spann.quantize import Quantizer
 from spann.search.budget import HEADER_BYTES, MemoryBudget
 from spann.storage import (
     PAGE,
-    SHAPES,
     IndexReader,
     check_directory,
     code_bytes,
+    directions_of,
     exact_pages,
     posting_bytes,
     posting_span,
@@ -103,10 +103,10 @@ def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
         files.postings,
     )
     opened = OpenArrays(native, length, primaries, len(owner), bits, memory=memory)
+    _set_shapes(native, reader, len(length), memory)
     if bits:
         first_row = np.concatenate([[0], np.cumsum(primaries, dtype=np.uint64)]).astype(np.uint64)
         _set_codes(native, reader, vectors, files, first_row, metric, memory)
-        _set_shapes(native, reader, len(length), memory)
         row_bytes = about["id_bytes"] + 4 + code_bytes(about["dim"], bits)
         opened.pinned_postings = budget.pinned_postings(sum(memory.values()), first_row, row_bytes, where)
         memory["codes"] = _pin(reader, opened, first_row, page, offset) if opened.pinned_postings else 0
@@ -202,14 +202,15 @@ def _set_codes(
 
 def _set_shapes(native: _search.NativeIndex, reader: IndexReader, postings: int, memory: dict[str, int]) -> None:
     about = reader.attributes
-    if SHAPES not in about["features"]:
+    directions = directions_of(about, str(reader.path))
+    if directions == 0:
         return
-    kind = shape_record(about["dim"], about["code_bits"], about["directions"])
+    kind = shape_record(about["dim"], about["code_bits"], directions)
     stored = reader.read("postings/shapes")
     if stored.shape != (postings, kind.itemsize) or stored.dtype != np.uint8:
         raise CorruptionError(f"{reader.path}: postings/shapes does not have the shape that the manifest gives")
     shapes = np.concatenate([stored.reshape(-1), np.zeros(_SLACK, np.uint8)])
-    native.set_shapes(about["directions"], kind.itemsize, shapes)
+    native.set_shapes(directions, kind.itemsize, shapes)
     memory["shapes"] = shapes.nbytes
 
 

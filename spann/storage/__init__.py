@@ -8,7 +8,7 @@ from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
 from spann.storage.manifest import FORMAT_VERSION, KNOWN_FEATURES, RESERVED
 from spann.storage.postings import FACTOR_BYTES, PAGE, Record, check_directory, posting_bytes, posting_span
 from spann.storage.reader import IndexReader
-from spann.storage.shapes import SHAPES, shape_bytes, shape_record
+from spann.storage.shapes import SHAPES, directions_of, shape_bytes, shape_record
 from spann.storage.writer import IndexWriter
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ShardedWriter",
     "check_directory",
     "code_bytes",
+    "directions_of",
     "exact_pages",
     "files",
     "page_checksums",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.codes import HEADER, code_bytes
+from spann.config import MAX_DIRECTIONS
+from spann.errors import CorruptionError
 from spann.types import Array
 
 SHAPES = "shapes"
@@ -16,7 +19,7 @@ SHAPES = "shapes"
 
 def shape_record(dim: int, bits: int, directions: int) -> np.dtype[Any]:
     """A posting's shape as its bytes are, nothing between them: ``spread``, the mean squared length of the residuals of
-    its vectors; ``rest``, their variance in a direction that is none of its own; and the codes of these directions, as
+    its vectors; ``rest``, what its directions leave of that, for each dimension; and the codes of these directions, as
     if they were entries of the posting, with an offset each."""
     return np.dtype(
         [
@@ -34,3 +37,17 @@ def shape_record(dim: int, bits: int, directions: int) -> np.dtype[Any]:
 def shape_bytes(shapes: Array) -> NDArray[np.uint8]:
     """Records of `shape_record` (postings,) as they are stored, (postings, bytes)."""
     return np.ascontiguousarray(shapes).view(np.uint8).reshape(len(shapes), -1)
+
+
+def directions_of(about: Mapping[str, Any], where: str) -> int:
+    """Directions of the shapes of the index that `about`, its attributes, describes; 0 where it has none. Raises
+    `CorruptionError` for a number that cannot be."""
+    if SHAPES not in about["features"]:
+        return 0
+    found = about.get("directions")
+    if not about.get("code_bits", 0) or type(found) is not int or not 1 <= found <= MAX_DIRECTIONS:
+        raise CorruptionError(
+            f"{where}: has shapes of {found!r} directions and codes of {about.get('code_bits', 0)} bits; there must be "
+            f"codes, and 1 to {MAX_DIRECTIONS} directions"
+        )
+    return found

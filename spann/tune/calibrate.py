@@ -112,10 +112,13 @@ class Calibration:
 
     def reaches(self, target: float, k: int) -> bool:
         """Whether settings for `target` are known."""
-        known = [points[-1].low for size, points in self.curves.items() if size >= k] or [
-            self.curves[max(self.curves)][-1].low
-        ]
-        return target <= known[0]
+        return target <= min(self.curves[size][-1].low for size in self._around(k))
+
+    def _around(self, k: int) -> tuple[int, int]:
+        """The sizes, of those that are known, between which settings for `k` are interpolated."""
+        known = sorted(self.curves)
+        above = next((x for x in known if x >= k), known[-1])
+        return max((x for x in known if x <= k), default=above), above
 
     def to_json(self) -> dict[str, Any]:
         """What the manifest keeps."""
@@ -148,9 +151,7 @@ class Calibration:
             raise InputError(f"k is {k!r}; it must be a whole number of at least 1")
         if best:
             target = min(target, *(points[-1].low for points in self.curves.values()))
-        known = sorted(self.curves)
-        above = next((x for x in known if x >= k), known[-1])
-        below = max((x for x in known if x <= k), default=above)
+        below, above = self._around(k)
         high = self._at(target, above)
         if below == above:
             return _scaled(high, k / above) if k > above else high.params()

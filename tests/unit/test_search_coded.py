@@ -242,3 +242,25 @@ def test_what_cannot_be_within_takes_no_candidates_place(built, radius):
         found = engine.search(QUERIES, most, params, radius=radius)
     assert (found.distances <= radius).sum() >= 0.999 * (wanted <= radius).sum()
     assert found.stats["distances"].mean() < 0.3 * found.stats["estimates"].mean()
+
+
+def test_a_range_of_many_copies_is_whole(replicated):
+    """Copies of a vector, in several postings, take no other's place."""
+    exact = exact_neighbours(BASE, QUERIES[:8], 2000)[1]
+    radius = float(np.median(exact[:, -1]))
+    with spann.open(replicated) as index:
+        found = index.search_range(QUERIES[:8], radius, params=spann.SearchParams(max_postings=10**6, error_bound=5.0))
+    assert len(found.ids) >= 0.99 * sum(int((row <= radius).sum()) for row in exact)
+
+
+@pytest.mark.parametrize("code_bits", [0, 2])
+def test_a_range_without_calibration_is_not_cut(tmp_path, code_bits):
+    """Without codes as many are asked for as there are within, and those are owed at any setting."""
+    params = spann.BuildParams(code_bits=code_bits, posting_size=20, calibration_queries=0)
+    exact = exact_neighbours(BASE, QUERIES[:8], 3000)[1]
+    radius = float(exact[:, -1].max()) * 1.001
+    with spann.build(BASE, tmp_path / "i", params=params) as index:
+        found = index.search_range(
+            QUERIES[:8], radius, params=spann.SearchParams(max_postings=10**6 if code_bits else 16)
+        )
+    assert len(found.ids) >= 0.98 * 8 * 3000

@@ -14,7 +14,7 @@ from spann._kernels.distances import simd_levels
 from spann.build.shapes import _principal, shapes_of
 from spann.quantize import Codes, Quantizer
 from spann.search import Engine
-from spann.storage import SHAPES, IndexReader, shape_record
+from spann.storage import SHAPES, IndexReader, directions_of, shape_record
 from spann.testing import clustered, exact_neighbours
 from spann.types import Metric
 
@@ -189,3 +189,22 @@ def test_directions_need_codes(tmp_path):
         spann.build(stretched(500), tmp_path / "i", params=spann.BuildParams(code_bits=0, directions=4))
     with pytest.raises(spann.InputError, match="directions is 33; it must be a whole number from 0 to 32"):
         spann.BuildParams(directions=33)
+
+
+@pytest.mark.parametrize("directions", [0, 33, -1, "8", 2.5, None])
+def test_impossible_directions_are_damage(tmp_path, directions):
+    params = spann.BuildParams(code_bits=2, posting_size=60, calibration_queries=0)
+    spann.build(stretched(500), tmp_path / "i", params=params).close()
+    about = dict(IndexReader.open(tmp_path / "i").attributes, directions=directions)
+    with pytest.raises(spann.CorruptionError, match="directions"):
+        directions_of(about, "i")
+
+
+def test_vectors_of_great_length_have_shapes():
+    rows = np.zeros((40, 8), np.float32)
+    rows[:, 0] = np.linspace(-1e18, 1e18, 40)
+    axes, spread, rest = _principal(rows, np.array([40]), 2)
+    assert np.isfinite(axes).all()
+    np.testing.assert_allclose(spread, np.square(rows[:, 0].astype(np.float64)).mean(), rtol=1e-4)
+    np.testing.assert_allclose(np.abs(axes[0, 0, 0]), np.sqrt(spread), rtol=1e-4)
+    assert rest[0] <= 1e-4 * spread[0]
