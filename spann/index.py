@@ -17,12 +17,7 @@ from spann.build import Plan, append_index, build_index, limit_bytes, plan_build
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.errors import InputError
 from spann.search import (
-    AHEAD,
-    FEW,
-    LEAST,
-    RANGE_BOUND,
     RANGE_CANDIDATES,
-    ROOM,
     Effort,
     Engine,
     Within,
@@ -32,7 +27,7 @@ from spann.search import (
     verify_index,
 )
 from spann.storage import IndexReader, Problem
-from spann.tune import Calibration, Explanation, explain
+from spann.tune import LEAST, Calibration, Explanation, explain, range_effort
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
 from spann.vectors import GivenIds, VectorSource, as_ids, open_queries, open_source
 
@@ -157,8 +152,8 @@ class Index:
         setting = self._setting(LEAST, params, target_recall)
         efforts: list[Effort] = []
         if params is None and self.calibration is not None:
-            setting = setting.with_(error_bound=max(RANGE_BOUND, setting.error_bound))
-            efforts = self._efforts(self.calibration, DEFAULT_TARGET if target_recall is None else target_recall)
+            target = DEFAULT_TARGET if target_recall is None else target_recall
+            setting, efforts = range_effort(self.calibration, target, min(self.count, MAX_K), setting)
 
         copies = self._reader.attributes["entries"] / self.count  # each takes the place of a candidate
 
@@ -166,8 +161,8 @@ class Index:
             roomy = setting.with_(rerank=max(setting.rerank or 0, math.ceil(RANGE_CANDIDATES * copies * k)))
             return self._engine.search(some, k, roomy, radius=radius, efforts=efforts, threads=threads)
 
-        bounded = efforts or self._engine.arrays.code_bits
-        return search_range(search, _batch(queries), within, self.count, ROOM if bounded else FEW)
+        owed = not efforts and self._engine.arrays.code_bits == 0
+        return search_range(search, _batch(queries), within, self.count, owed=owed)
 
     def iterate(
         self,
@@ -238,19 +233,6 @@ class Index:
                 f"{self.path}: the index is not calibrated, so no target_recall can be given; `spann tune` does that"
             )
         return self.calibration.choose(target_recall, k)
-
-    def _efforts(self, known: Calibration, target: float) -> list[Effort]:
-        """What ranges may score by how many vectors they have: what `AHEAD` times as many neighbours take, or the most
-        that was seen to be of use. In steps of the root of two."""
-        efforts: list[Effort] = []
-        postings = 1
-        for half in range(2 * math.ceil(math.log2(min(self.count, MAX_K) + 1)) + 1):
-            count = 2 ** (half / 2)
-            k = max(LEAST, round(AHEAD * count))
-            one = known.choose(target, k, best=not known.reaches(target, k))
-            postings = max(postings, one.max_postings or 1)
-            efforts.append(Effort(count, postings, one.epsilon2))
-        return efforts
 
     def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:
         if target_recall is not None:

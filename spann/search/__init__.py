@@ -2,31 +2,15 @@
 
 from spann.search.budget import available_memory
 from spann.search.engine import IO_MODES, Effort, Engine
-from spann.search.extent import (
-    AHEAD,
-    FEW,
-    LEAST,
-    RANGE_BOUND,
-    RANGE_CANDIDATES,
-    ROOM,
-    Within,
-    iterate,
-    search_range,
-    search_within,
-)
+from spann.search.extent import RANGE_CANDIDATES, Within, iterate, search_range, search_within
 from spann.search.verify import verify_index
 
 STAGES = ("navigate", "prune", "fetch", "score", "collect")
 """What one query goes through."""
 
 __all__ = [
-    "AHEAD",
-    "FEW",
     "IO_MODES",
-    "LEAST",
-    "RANGE_BOUND",
     "RANGE_CANDIDATES",
-    "ROOM",
     "STAGES",
     "Effort",
     "Engine",

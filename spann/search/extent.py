@@ -20,16 +20,6 @@ Search = Callable[[Array, int], SearchResult]
 GROWTH = 4
 """How many times as many are asked for where there were too few."""
 
-RANGE_BOUND = 1.0
-"""`error_bound` of a range, at least, and at least that for `LEAST` neighbours: settings for k neighbours read the
-first wave of candidates whatever their bounds, a range only those whose bound is within."""
-
-AHEAD, LEAST = 1.2, 10
-"""Effort of a range: for so many times the vectors that were seen in it, and at least for so many. With these and
-`RANGE_BOUND` the average precision of ranges of 1 to 1000 vectors is 0.949 to 0.989 on SIFT, sentence embeddings and
-clusters, at 0.9 to 1.15 times the cost of a search for as many neighbours (benchmarks/targets.py). With 0.7 it is 0.933
-to 0.982 at 0.76 to 1.02 times; with least 1, ranges of a vector or two lose 0.02 on SIFT."""
-
 RANGE_CANDIDATES = 2
 """Candidates that are kept for each vector a range has room for; those that cannot be within the radius are not."""
 
@@ -104,15 +94,15 @@ def _count(stats: NDArray[np.void], queries: NDArray[np.int64], result: SearchRe
         stats[name][queries] += result.stats[name]
 
 
-def search_range(search: Search, queries: Array, within: Within, count: int, room: int = ROOM) -> RangeResult:
-    """All of `count` vectors that are `within`, of each of `queries` (nq, dim), as far as `search` finds them, which is
-    asked for `room` at first."""
+def search_range(search: Search, queries: Array, within: Within, count: int, *, owed: bool) -> RangeResult:
+    """All of `count` vectors that are `within`, of each of `queries` (nq, dim), as far as `search` finds them;
+    `owed` where it goes on until it has as many as it is asked for."""
     most = min(count, MAX_K)
     found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [
         (np.empty(0, np.int64), np.empty(0, np.float32))
     ] * len(queries)
     stats = np.zeros(len(queries), QUERY_STATS)
-    pending, room = np.arange(len(queries)), min(room, most)
+    pending, room = np.arange(len(queries)), min(FEW if owed else ROOM, most)
     while len(pending):
         full = []
         step = max(1, ROOM_ROWS // room)

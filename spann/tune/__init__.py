@@ -3,7 +3,18 @@
 from spann.tune.calibrate import Calibration, calibrate
 from spann.tune.evaluate import evaluate
 from spann.tune.explain import Explanation, explain
+from spann.tune.ranges import LEAST, range_effort
 from spann.tune.recall import recall_at_k
 from spann.tune.truth import exact_search
 
-__all__ = ["Calibration", "Explanation", "calibrate", "evaluate", "exact_search", "explain", "recall_at_k"]
+__all__ = [
+    "LEAST",
+    "Calibration",
+    "Explanation",
+    "calibrate",
+    "evaluate",
+    "exact_search",
+    "explain",
+    "range_effort",
+    "recall_at_k",
+]
