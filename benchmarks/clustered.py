@@ -5,7 +5,7 @@
 Clusters have sizes of a power law, spreads that differ by a factor of four, and a quarter of the dimensions to spread
 in, directions of their own; one vector in fifty is far from all of them, and one in a hundred is nearly a copy of
 another.
-Queries are drawn as the collection is. Writes base.fbin, query.fbin (1000) and truth.ibin (100 neighbours, l2).
+Queries are drawn as the collection is. Writes base.fbin, query.fbin (4000) and truth.ibin (100 neighbours, l2).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spann.types import Metric
 from spann.vectors import ArraySource
 
 CLUSTERS = 400
-QUERIES = 1000
+QUERIES = 4000
 NEIGHBOURS = 100
 
 

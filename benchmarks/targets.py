@@ -6,7 +6,7 @@ DATA has query.u8bin or query.fbin, and truth.ibin with at least 100 neighbours 
 base.fbin beside them gives truth for k 1000 and for ranges. Measures
 
 - for k 1, 10, 100 and recalls 0.8 to 0.99: the recall of `target_recall`, and its cost beside that of the cheapest of a
-  grid of settings that has at least this recall. Cost is the calibration's own, 2 us a posting and 0.45 us a vector;
+  grid of settings that has at least this recall. Cost is the calibration's own (spann/tune/calibrate.py);
 - what pruning by `epsilon2` saves of the postings, against a fixed number at the same recall@10 of 0.95;
 - how much queries differ in what they read;
 - k 1000 at target 0.95;
@@ -31,20 +31,20 @@ from spann.build.calibration import Reach
 from spann.search import Engine
 from spann.storage import IndexReader
 from spann.tune import exact_search, recall_at_k
-from spann.tune.calibrate import POSTING_COST, ROW_COST
+from spann.tune.calibrate import cost as modelled
 from spann.vectors import Truth, open_source, read_truth
 
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 FILLS = (0.4, 0.55, 0.75, None)
 BOUNDS = (0.15, 0.4, 0.7, 1.0, 1.5, 2.2, 3.0)
-SWEPT = 500
-"""Queries of the sweep; all for k 1, where each says only yes or no, and the luckiest of hundreds of settings would be
-taken for the cheapest."""
+SWEPT = {1: 4000, 10: 2000, 100: 500}
+"""Queries of the sweep for each k, if there are as many: with few the luckiest of hundreds of settings would be taken
+for the cheapest, the more so the fewer neighbours a query has."""
 
 
 def cost(stats: Any) -> float:
     """Microseconds of a query by the calibration's model."""
-    return float(POSTING_COST * stats["postings_scored"].mean() + ROW_COST * stats["distances"].mean())
+    return float(modelled(*(stats[name].mean() for name in ("centroid_distances", "postings_scored", "distances"))))
 
 
 def first(truth: Truth, count: int) -> Truth:
@@ -57,7 +57,7 @@ class Measure:
 
     def run(self, k: int, count: int | None = None, **how: Any) -> tuple[float, float, Any]:
         """Recall, cost and statistics of a search for the first `count` queries."""
-        count = count or len(self.queries)
+        count = min(count or len(self.queries), len(self.queries))
         found = self.index.search(self.queries[:count], k, order="query", **how)
         recall = recall_at_k(found.ids, found.distances, first(self.truth, count), k, self.index.metric)
         return recall, cost(found.stats), found.stats
@@ -70,18 +70,18 @@ def sweep(measure: Measure, reach: Reach, k: int, most: int) -> list[tuple[float
     for count, fill, bound in itertools.product(postings, FILLS, BOUNDS):
         epsilon2 = float("inf") if fill is None else reach.at(fill * count, count)
         params = spann.SearchParams(max_postings=count, epsilon2=epsilon2, error_bound=bound)
-        out.append(measure.run(k, SWEPT if k > 1 else None, params=params)[:2])
+        out.append(measure.run(k, SWEPT[k], params=params)[:2])
     return out
 
 
 def targets(measure: Measure, reach: Reach, most: int) -> list[dict[str, Any]]:
     out = []
-    for k in (1, 10, 100):
+    for k in SWEPT:
         print(f"k {k}: sweep", file=sys.stderr)
         grid = sweep(measure, reach, k, most)
         for target in TARGETS:
             recall, spent, stats = measure.run(k, target_recall=target)
-            on_swept = measure.run(k, SWEPT, target_recall=target)[0] if k > 1 else recall
+            on_swept = measure.run(k, SWEPT[k], target_recall=target)[0]
             # Against what has the recall that was had, so that luck in the queries counts on neither side.
             cheapest = min((c for r, c in grid if r >= min(on_swept, target)), default=float("nan"))
             scored = stats["postings_scored"]

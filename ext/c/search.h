@@ -150,7 +150,7 @@ int spann_searcher_run(spann_searcher *s, const spann_search_params *params, con
                        spann_failure *failure);
 
 /* For each of n queries the squared distances that pruning goes by, of the `max_postings` postings it would look at, in
- * no order, +inf after the last: expected (n, max_postings). epsilon2 must be finite, and large enough to prune none. */
+ * that order, +inf after the last: expected (n, max_postings). epsilon2 must be finite, and large enough to prune none. */
 int spann_searcher_expected(spann_searcher *s, const spann_search_params *params, const void *queries,
                             size_t query_bytes, size_t n, float *expected, spann_failure *failure);
 

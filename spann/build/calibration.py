@@ -25,7 +25,7 @@ from spann.storage import (
     posting_span,
 )
 from spann.tune import calibrate, exact_search
-from spann.tune.calibrate import FEW, FILL, MOST
+from spann.tune.calibrate import FEW, FILL, KS, MOST, STAND_INS, Asked
 from spann.types import ELEMENT_TYPES, Array, Metric, Progress
 from spann.vectors import StoredSource, VectorSource, for_metric, sample_rows
 
@@ -205,10 +205,13 @@ def _calibrate(
             unlike = _difference(reach.nearest, Reach(engine, some).nearest)
         found = calibrate(
             lambda q, k, params: engine.search(q, k, params, threads=threads, order="query"),
-            queries,
-            kth,
-            own=None if own is None else own[0],
-            largest_first=metric is Metric.IP,
+            Asked(
+                queries,
+                kth,
+                own=None if own is None else own[0],
+                largest_first=metric is Metric.IP,
+                noise=COSINE_NOISE if metric is Metric.COSINE else 0.0,
+            ),
             reach=reach.of,
             unlike=unlike,
             postings=len(engine.arrays.length),
@@ -229,13 +232,14 @@ def _truth(
     threads: int,
     progress: Progress,
 ) -> dict[int, NDArray[np.float64]]:
-    """For each k of the calibration that there are vectors for, the exact distance of the k-th neighbour of as many
-    `queries` as it takes."""
+    """For each k of the calibration that there are vectors for, and those that stand in for k 1, the exact distance of
+    the k-th neighbour of as many `queries` as it takes."""
     skipped = int(own is not None)
     own_rows = np.empty(0, np.int64) if own is None else own[1]
     kth: dict[int, NDArray[np.float64]] = {}
     # Truth for few neighbours of many queries, and for many of few: two passes over all vectors.
-    for ks, count in (((1, 10, 100), len(queries)), ((1000,), FEW // 2)):
+    few = sorted({*STAND_INS, *(k for k in KS if k <= 100)})
+    for ks, count in ((few, len(queries)), ([k for k in KS if k > 100], FEW // 2)):
         usable = [k for k in ks if k + skipped <= vectors.count]
         if not usable:
             break
@@ -252,7 +256,7 @@ def _truth(
             # Under ip a vector need not be among its own nearest.
             at = k - 1 if own is None else k - 1 + (rows[:, :k] == own_rows[:count, None]).any(axis=1)
             enough = len(unit) if k <= 10 else min(len(unit), FEW)
-            kth[k] = (unit[np.arange(len(unit)), at] + (COSINE_NOISE if metric is Metric.COSINE else 0))[:enough]
+            kth[k] = unit[np.arange(len(unit)), at][:enough]
     return kth
 
 
@@ -261,11 +265,8 @@ class Reach:
     expected of them; ``nearest`` (nq,) is the distance of the nearest."""
 
     def __init__(self, engine: Engine, queries: Array) -> None:
-        every = engine.expected(queries, MOST)
-        self.nearest = every[:, 0]
-        rank = np.minimum(PRUNE_RANK, np.isfinite(every).sum(axis=1))  # empty postings are not among them
-        own = every[np.arange(len(every)), np.maximum(rank, 1) - 1]
-        self._ratio = every / np.maximum(own, 1e-30)[:, None]
+        self._expected = engine.expected(queries, MOST)
+        self.nearest = self._expected.min(axis=1)
 
     def of(self, max_postings: int) -> float:
         """The epsilon2 at which the mean query has `FILL` of `max_postings`, but more than the rank that it is relative
@@ -274,17 +275,16 @@ class Reach:
 
     def at(self, wanted: float, max_postings: int) -> float:
         """The epsilon2 at which the mean query has `wanted` postings, of `max_postings` at most."""
-        low, high = 1e-3, 1e3
-        if self._scored(max_postings, high) <= wanted:
+        considered = self._expected[:, :max_postings]
+        rank = np.minimum(PRUNE_RANK, np.isfinite(considered).sum(axis=1))  # empty postings are not among them
+        some = min(PRUNE_RANK, considered.shape[1])
+        smallest = np.sort(np.partition(considered, some - 1, axis=1)[:, :some], axis=1)
+        own = smallest[np.arange(len(smallest)), np.maximum(rank, 1) - 1]
+        ratio = (considered / np.maximum(own, 1e-30)[:, None]).reshape(-1)
+        place = round(wanted * len(considered))
+        if place >= np.isfinite(ratio).sum():
             return float(np.inf)
-        for _ in range(40):
-            middle = float(np.sqrt(low * high))
-            low, high = (low, middle) if self._scored(max_postings, middle) > wanted else (middle, high)
-        return float(f"{low:.4g}")
-
-    def _scored(self, max_postings: int, epsilon2: float) -> float:
-        within = (self._ratio <= 1 + epsilon2).sum(axis=1)
-        return float(np.minimum(within, max_postings).mean())
+        return float(f"{max(np.partition(ratio, place)[place] - 1, 1e-3):.4g}")
 
 
 def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -172,15 +172,16 @@ class Engine:
 
     def expected(self, queries: Array, postings: int) -> NDArray[np.float64]:
         """What pruning goes by: distances, in the space of centroids, at which the nearest vectors of postings are
-        expected, of the `postings` nearest to each of `queries`: (nq, `postings`), ascending, the last ones infinite
-        where there are fewer. Without shapes these are distances to centroids."""
+        expected, of the `postings` nearest to each of `queries`: (nq, `postings`), in the order in which a search
+        considers them, the last ones infinite where there are fewer. Without shapes these are distances to centroids,
+        and ascend."""
         rows = self._checked(queries)
         self._check_open()
         postings = min(postings, len(self.arrays.length))
         full = SearchParams(max_postings=postings, epsilon2=NO_PRUNING).resolved(self.arrays.code_bits, 1)
         out = np.empty((len(rows), postings), np.float32)
         self._raise_for(*self._searcher().expected(self._native(full, 1, postings, math.inf, 1), rows, out))
-        return np.sqrt(np.maximum(np.sort(out, axis=1), 0), dtype=np.float64)
+        return np.sqrt(np.maximum(out, 0), dtype=np.float64)
 
     def _native(self, full: SearchParams, k: int, postings: int, radius: float, in_flight: int) -> _search.Params:
         return _search.Params(

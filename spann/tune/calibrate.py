@@ -26,6 +26,15 @@ from spann.types import Array, Progress, SearchResult
 KS = (1, 10, 100, 1000)
 """Neighbours wanted for which settings are measured; for others they are interpolated."""
 
+STAND_INS = (1, 2, 3)
+"""For k 1 each query is asked so many times: whether it finds its second neighbour is what one would be told whose
+first is not there, and so on. A neighbour is found or not, so 1000 queries could promise 0.99 only where 0.996 is had;
+the three are all but independent (worth 2.7 times as many queries at recall 0.95 and above; 1M SIFT, sentence
+embeddings, clusters). They are a little harder to find than the nearest, of which vectors of a collection have more
+near duplicates than its queries: where queries of SIFT have recall 0.950, 0.976 and 0.994, its own vectors have 0.955,
+0.983 and 0.993, by the three 0.942, 0.976 and 0.992. With a fourth it is 0.941, 0.975 and 0.991, and at 0.80 0.78
+instead of 0.79."""
+
 FEW = 200
 """Queries for k above 10: an average over so many neighbours varies less. Half as many above 100."""
 
@@ -45,9 +54,12 @@ WIDE = 3.0
 BOUNDS = (0.15, 0.4, 0.7, 1.0, 1.5, 2.0, WIDE)
 """`error_bound`s tried."""
 
-POSTING_COST, ROW_COST = 2.0, 0.45
-"""Microseconds of a posting scored from memory, and of a vector scored exactly, with its share of a read from disk: on
-1M SIFT, two threads with 8 queries in flight each."""
+CENTROID_COST, POSTING_COST, ROW_COST = 0.05, 1.2, 0.45
+"""Microseconds of a centroid's distance, with its share of what is then expected of postings, of a posting scored from
+memory, and of a vector scored exactly, with its share of a read from disk: two threads with 8 queries in flight each.
+Fitted to 54 settings, an index has 0.03 to 0.13 (1M SIFT, 10M), 1.0 to 1.6 (SIFT, sentence embeddings of 384
+dimensions). While a posting cost 2 and a centroid nothing, settings that look at many postings to score a fifth of
+them seemed the cheapest, which by these cost up to 1.6 times the least."""
 
 ROUGHLY = 100
 """Queries by which settings are chosen for k up to 10, at least; half as many for larger."""
@@ -64,9 +76,15 @@ NEARLY_ALL = 0.9999
 Search = Callable[[Array, int, SearchParams], SearchResult]
 
 
+def cost(centroids: float, postings: float, distances: float) -> float:
+    """Microseconds of a query, roughly: distances of centroids, postings scored, vectors scored exactly."""
+    return CENTROID_COST * centroids + POSTING_COST * postings + ROW_COST * distances
+
+
 @dataclass(frozen=True)
 class Point:
-    """A setting, the recall it had, and what it cost a query: postings scored, vectors scored exactly."""
+    """A setting, the recall it had, and what it cost a query: postings scored, vectors scored exactly, distances of
+    centroids (not known of older indexes)."""
 
     max_postings: int
     epsilon2: float
@@ -75,10 +93,11 @@ class Point:
     low: float
     postings: float
     distances: float
+    centroids: float = 0.0
 
     @property
     def cost(self) -> float:
-        return POSTING_COST * self.postings + ROW_COST * self.distances
+        return cost(self.centroids, self.postings, self.distances)
 
     def params(self) -> SearchParams:
         return SearchParams(max_postings=self.max_postings, epsilon2=self.epsilon2, error_bound=self.error_bound)
@@ -136,7 +155,7 @@ class Calibration:
 
         def point(row: Sequence[Any]) -> Point:
             values: dict[str, Any] = {name: math.inf if x is None else x for name, x in zip(names, row, strict=True)}
-            return Point(*(values[column] for column in _COLUMNS))
+            return Point(**{column: value for column, value in values.items() if column in _COLUMNS})
 
         curves = {int(k): [point(row) for row in rows] for k, rows in document["curves"].items()}
         return cls(document["origin"], document["queries"], document["unlike"], dict(sorted(curves.items())))
@@ -184,13 +203,27 @@ class Calibration:
         return _between(low, high, (missing[0] - missing[1]) / span if span > 0 else 1.0)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Queries whose answers are known.
+
+    - ``vectors`` (nq, dim); ``kth``: for each k of `KS` and of `STAND_INS` that there is, the distance of the k-th
+      neighbour, in the unit of results, (nq,), or fewer where the first queries are enough.
+    - ``own`` (nq,): the ids of queries that are vectors of the collection; neither they nor the distances count them.
+    - ``largest_first``: distances are products. ``noise``: their error, beside that which grows with them.
+    """
+
+    vectors: Array
+    kth: Mapping[int, NDArray[np.float64]]
+    own: NDArray[np.int64] | None
+    largest_first: bool
+    noise: float
+
+
 def calibrate(
     search: Search,
-    queries: Array,
-    kth: Mapping[int, NDArray[np.float64]],
+    asked: Asked,
     *,
-    own: NDArray[np.int64] | None,
-    largest_first: bool,
     reach: Callable[[int], float],
     unlike: float,
     postings: int,
@@ -198,55 +231,44 @@ def calibrate(
     coded: bool,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Measures settings on `queries` (nq, dim) whose k-th neighbour is at distance `kth[k]`, in the unit of
-    results, for each k: (nq,), or fewer where the first queries are enough.
+    """Measures settings on the queries `asked`.
 
-    Where the queries are vectors of the collection, `own` (nq,) are their ids, and neither they nor the distances count
-    them. `largest_first` says that distances are products; `reach` gives the `epsilon2` for so many postings; `unlike`
-    is kept (`Calibration`); `postings` is how many the index has, of `entries` on average, `coded` whether they hold
-    codes. Results and counters of a search do not depend on threads, so neither does what is found here.
+    `reach` gives the `epsilon2` for so many postings; `unlike` is kept (`Calibration`); `postings` is how many the
+    index has, of `entries` on average, `coded` whether they hold codes. Results and counters of a search do not depend
+    on threads, so neither does what is found here.
     """
     report = progress or (lambda stage, done, total: None)
-    sweep = _Sweep(search, queries, kth, own, largest_first, reach, postings)
+    sweep = _Sweep(search, asked, reach, postings)
     curves = {}
-    for number, k in enumerate(sorted(kth), 1):
+    ks = [k for k in KS if k in asked.kth]
+    for number, k in enumerate(ks, 1):
         # A search that finds fewer than k vectors begins again with more postings, which is a setting of its own.
         rungs = _ladder(sweep, k, max(FIRST, math.ceil(2 * k / entries)), coded)
         # With codes the rungs are measured with too few queries to promise anything.
         curves[k] = _frontier(_promised(sweep, k, rungs) if coded else rungs)
-        report("calibrate", number, len(kth))
-    return Calibration("given" if own is None else "base", len(queries), unlike, curves)
+        report("calibrate", number, len(ks))
+    return Calibration("given" if asked.own is None else "base", len(asked.vectors), unlike, curves)
 
 
 class _Sweep:
     """Measures a setting on the queries that are enough for k."""
 
-    def __init__(
-        self,
-        search: Search,
-        queries: Array,
-        kth: Mapping[int, NDArray[np.float64]],
-        own: NDArray[np.int64] | None,
-        largest_first: bool,
-        reach: Callable[[int], float],
-        postings: int,
-    ) -> None:
-        self._search, self._queries, self._kth, self._own = search, queries, kth, own
-        self._largest_first, self.reach, self.postings = largest_first, reach, postings
+    def __init__(self, search: Search, asked: Asked, reach: Callable[[int], float], postings: int) -> None:
+        self._search, self._asked, self.reach, self.postings = search, asked, reach, postings
 
     def measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float, *, rough: bool = False) -> Point:
-        """The point of a setting; `rough` with a third of the queries, where it is to choose settings by."""
-        count = len(self._kth[k])
+        """The point of a setting; `rough` with a third of what makes the others exact, where it is to choose settings
+        by."""
+        ks = [j for j in STAND_INS if j in self._asked.kth] if k == 1 else [k]
+        count = len(self._asked.kth[k])
         if rough:
-            count = min(count, max(count // 3, ROUGHLY if k <= 10 else ROUGHLY // 2))
+            count = min(count, max(count // (3 * len(ks)), ROUGHLY if k <= 10 else ROUGHLY // 2))
         params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=error_bound)
-        found = self._search(self._queries[:count], k + (self._own is not None), params)
-        distances = -found.distances.astype(np.float64) if self._largest_first else found.distances.astype(np.float64)
-        limit = -self._kth[k] if self._largest_first else self._kth[k]
-        within = (found.ids >= 0) & (distances <= (limit + TIE * np.abs(limit))[:count, None])
-        if self._own is not None:
-            within &= found.ids != self._own[:count, None]
-        recall = np.minimum(within.sum(axis=1), k) / k
+        stats, found = self._search_for(k, count, params)
+        recall = found.sum(axis=1) / k
+        if len(ks) > 1:
+            others = [self._search_for(j, count, params, last=True)[1].any(axis=1) for j in ks[1:]]
+            recall = np.mean([recall, *others], axis=0)
         mean = float(recall.mean())
         return Point(
             max_postings,
@@ -254,9 +276,27 @@ class _Sweep:
             error_bound,
             mean,
             _lower(mean, float(recall.var()), count),
-            float(found.stats["postings_scored"].mean()),
-            float(found.stats["distances"].mean()),
+            float(stats["postings_scored"].mean()),
+            float(stats["distances"].mean()),
+            float(stats["centroid_distances"].mean()),
         )
+
+    def _search_for(
+        self, k: int, count: int, params: SearchParams, *, last: bool = False
+    ) -> tuple[Array, NDArray[np.bool_]]:
+        """Counters of a search for the `k` neighbours of the first `count` queries, and which of its results are among
+        these, at most k of a query (count, k or k + 1); or, with `last`, which are the last of them."""
+        asked, sign = self._asked, -1.0 if self._asked.largest_first else 1.0
+        found = self._search(asked.vectors[:count], k + (asked.own is not None), params)
+        distances = sign * found.distances.astype(np.float64)
+        limit = sign * asked.kth[k][:count, None]
+        near = TIE * np.abs(limit) + asked.noise
+        within = (found.ids >= 0) & (distances <= limit + near)
+        if last:
+            within &= distances >= limit - near
+        if asked.own is not None:
+            within &= found.ids != asked.own[:count, None]
+        return found.stats, within & (np.cumsum(within, axis=1) <= k)
 
 
 def _lower(mean: float, variance: float, count: int) -> float:
@@ -296,7 +336,7 @@ def _promised(sweep: _Sweep, k: int, rungs: list[Point]) -> list[Point]:
         for bound, (share, distances) in survive.items():
             if target / max(share, 1e-9) <= rungs[-1].recall:
                 rung = _reaching(rungs, target / share)
-                options.append((POSTING_COST * rung.postings + ROW_COST * distances, rung, bound))
+                options.append((cost(rung.centroids, rung.postings, distances), rung, bound))
         if options:
             _, rung, bound = min(options, key=lambda option: option[0])
             out.append(sweep.measure(k, rung.max_postings, sweep.reach(rung.max_postings), bound))
@@ -342,6 +382,7 @@ def _between(a: Point, b: Point, share: float) -> Point:
         linear(a.low, b.low),
         linear(a.postings, b.postings),
         linear(a.distances, b.distances),
+        linear(a.centroids, b.centroids),
     )
 
 

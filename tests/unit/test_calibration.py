@@ -9,7 +9,9 @@ import spann
 from spann.errors import InputError
 from spann.storage import IndexReader
 from spann.testing import clustered, exact_neighbours
-from spann.tune import Calibration
+from spann.tune import Calibration, calibrate
+from spann.tune.calibrate import Asked
+from spann.types import QUERY_STATS, SearchResult
 
 COUNT = 12_000
 PARAMS = {
@@ -122,6 +124,35 @@ def test_few_vectors(tmp_path, data, count):
         found = index.search(data[0][:count], 10)
         np.testing.assert_array_equal(found.ids[:, 0], np.arange(count))
         assert ((found.ids >= 0).sum(axis=1) == min(10, count)).all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    ("missed", "recall"), [((), 1.0), ((1,), 2 / 3), ((2,), 2 / 3), ((3,), 2 / 3), ((4,), 1.0), ((1, 2), 1 / 3)]
+)
+def test_for_k_1_the_next_neighbours_stand_in(own, missed, recall):
+    """A search that never finds some of the neighbours, which are at distances 1, 2, 3 and so on."""
+    queries = 50
+
+    def search(q, k, params):
+        places = [place for place in range(1 - own, k + len(missed) + 1) if place not in missed and (place or own)][:k]
+        shape = (len(q), k)
+        return SearchResult(
+            np.broadcast_to(np.array(places, np.int64), shape),
+            np.broadcast_to(np.array(places, np.float32), shape),
+            np.zeros(len(q), QUERY_STATS),
+        )
+
+    asked = Asked(
+        np.zeros((queries, 8), np.float32),
+        {j: np.full(queries, float(j)) for j in (1, 2, 3)},
+        own=np.zeros(queries, np.int64) if own else None,
+        largest_first=False,
+        noise=0.0,
+    )
+    found = calibrate(search, asked, reach=lambda postings: np.inf, unlike=0.0, postings=6, entries=10.0, coded=False)
+    assert found.curves[1][0].recall == pytest.approx(recall)
+    assert found.curves[1][0].low < recall
 
 
 def test_copies_do_not_count_as_losses(tmp_path, data):
