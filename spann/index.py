@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -150,7 +150,7 @@ class Index:
         """
         within = Within.checked(radius, inner, self.metric is Metric.IP)
         setting = self._setting(LEAST, params, target_recall)
-        efforts: list[Effort] = []
+        efforts: Sequence[Effort] = ()
         if params is None and self.calibration is not None:
             target = DEFAULT_TARGET if target_recall is None else target_recall
             setting, efforts = range_effort(self.calibration, target, min(self.count, MAX_K), setting)
@@ -365,6 +365,16 @@ def _batch(queries: Array) -> Array:
     return rows[None] if rows.ndim == 1 else rows
 
 
+@contextmanager
+def _opened(vectors: Vectors, open_vectors: Callable[[Any], VectorSource] = open_source) -> Iterator[VectorSource]:
+    """The source of `vectors`, closed in the end unless it was one."""
+    if isinstance(vectors, VectorSource):
+        yield vectors
+        return
+    with open_vectors(vectors) as source:
+        yield source
+
+
 def build(
     vectors: Vectors,
     path: str | Path,
@@ -396,8 +406,7 @@ def build(
     ...     index.search(np.float32([[7.1]]), k=2).ids.tolist()
     [[75, 85]]
     """
-    source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
-    try:
+    with _opened(vectors) as source:
         build_index(
             source,
             path,
@@ -411,9 +420,6 @@ def build(
             restart=restart,
             progress=progress,
         )
-    finally:
-        if source is not vectors:
-            source.close()
     return open_index(path)
 
 
@@ -441,8 +447,7 @@ def append(
     ...     len(index), index.search(np.float32([1200.4]), k=2).ids.tolist()
     (1500, [[1200, 1201]])
     """
-    source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
-    try:
+    with _opened(vectors) as source:
         append_index(
             source,
             path,
@@ -453,9 +458,6 @@ def append(
             restart=restart,
             progress=progress,
         )
-    finally:
-        if source is not vectors:
-            source.close()
     return open_index(path)
 
 
@@ -470,7 +472,7 @@ def calibrate(
 ) -> Index:
     """Calibrates the index at `path` anew, in a new generation of it, and opens that.
 
-    With `queries` (nq, dim), at most `count` (by default 1000) of them, the calibration holds for queries like those;
+    With `queries` (nq, dim), at most `count` (by default 2000) of them, the calibration holds for queries like those;
     without, for queries like the collection's own vectors. `base` gives the vectors of the collection where the index
     keeps them in postings only (no codes). Raises `InputError`, and as `append` does.
 
@@ -481,17 +483,14 @@ def calibrate(
     ...     index.search(np.float32([[7.1]]), k=2, target_recall=0.95).ids.tolist()
     [[7, 8]]
     """
-    with ExitStack() as closing:
-
-        def opened(vectors: Vectors | None, open_vectors: Callable[[object], VectorSource]) -> VectorSource | None:
-            if vectors is None or isinstance(vectors, VectorSource):
-                return vectors
-            return closing.enter_context(open_vectors(vectors))
-
+    with (
+        nullcontext() if queries is None else _opened(queries, open_queries) as asked,
+        nullcontext() if base is None else _opened(base) as collection,
+    ):
         recalibrate(
             path,
-            opened(queries, open_queries),
-            base=opened(base, open_source),
+            asked,
+            base=collection,
             count=count,
             created_by=f"spann {__version__}",
             threads=thread_count(threads),
@@ -517,8 +516,7 @@ def plan(
     >>> found.count, found.centroids, found.memory_bytes < found.memory_limit
     (1000, 140, True)
     """
-    source = vectors if isinstance(vectors, VectorSource) else open_source(vectors)
-    try:
+    with _opened(vectors) as source:
         return plan_build(
             source,
             Metric.parse(metric),
@@ -526,9 +524,6 @@ def plan(
             threads=thread_count(threads),
             limit=limit_bytes(_limit(memory_limit)),
         )
-    finally:
-        if source is not vectors:
-            source.close()
 
 
 def _limit(value: int | str | None) -> int | None:

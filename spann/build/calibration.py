@@ -25,7 +25,7 @@ from spann.storage import (
     posting_span,
 )
 from spann.tune import calibrate, exact_search
-from spann.tune.calibrate import FEW, FILL, KS, MOST, STAND_INS, Asked
+from spann.tune.calibrate import FEW, KS, MOST, STAND_INS, Asked
 from spann.types import ELEMENT_TYPES, Array, Metric, Progress
 from spann.vectors import StoredSource, VectorSource, for_metric, sample_rows
 
@@ -255,26 +255,26 @@ def _truth(
         for k in usable:
             # Under ip a vector need not be among its own nearest.
             at = k - 1 if own is None else k - 1 + (rows[:, :k] == own_rows[:count, None]).any(axis=1)
-            enough = len(unit) if k <= 10 else min(len(unit), FEW)
+            enough = len(unit) if k in STAND_INS else min(len(unit), max(len(queries) // 2, FEW) if k == 10 else FEW)
             kth[k] = unit[np.arange(len(unit)), at][:enough]
     return kth
 
 
 class Reach:
-    """How many postings are within (1 + epsilon2) times the distance of the 16th nearest, of some queries, by what is
-    expected of them; ``nearest`` (nq,) is the distance of the nearest."""
+    """How many of the postings that some queries consider are within (1 + epsilon2) times the distance of the 16th
+    nearest of these, by what is expected of them; ``nearest`` (nq,) is the distance of the nearest of all."""
 
     def __init__(self, engine: Engine, queries: Array) -> None:
         self._expected = engine.expected(queries, MOST)
         self.nearest = self._expected.min(axis=1)
 
-    def of(self, max_postings: int) -> float:
-        """The epsilon2 at which the mean query has `FILL` of `max_postings`, but more than the rank that it is relative
+    def of(self, max_postings: int, fill: float) -> float:
+        """The epsilon2 at which the mean query has `fill` of `max_postings`, but more than the rank that it is relative
         to, below which the rule says nothing; infinity where it never has as many."""
-        return self.at(max(FILL * max_postings, 1.25 * PRUNE_RANK), max_postings)
+        return self.at(max(fill * max_postings, 1.25 * PRUNE_RANK), max_postings)
 
     def at(self, wanted: float, max_postings: int) -> float:
-        """The epsilon2 at which the mean query has `wanted` postings, of `max_postings` at most."""
+        """The epsilon2 at which the mean query has `wanted` postings of the `max_postings` that it considers."""
         considered = self._expected[:, :max_postings]
         rank = np.minimum(PRUNE_RANK, np.isfinite(considered).sum(axis=1))  # empty postings are not among them
         some = min(PRUNE_RANK, considered.shape[1])

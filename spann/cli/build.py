@@ -91,7 +91,7 @@ _BUILD_OPTIONS = (
         "--calibration-queries",
         type=int,
         metavar="N",
-        help="Vectors with which settings for recalls are measured at the end; 0: none. Default: 1000, fewer of over a "
+        help="Vectors with which settings for recalls are measured at the end; 0: none. Default: 2000, fewer of over a "
         "million vectors.",
     ),
     click.option("--seed", type=int, metavar="S", help=f"Start of all randomness. Default: {BuildParams.seed}."),

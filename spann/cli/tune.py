@@ -42,7 +42,7 @@ def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     help=f"Recalls to show. Default: {TARGETS}.",
 )
 @click.option("-k", "ks", default="10", metavar="K,K,...", help="Neighbours of each query to show. Default: 10.")
-@click.option("--count", type=COUNT, metavar="N", help="Queries used, at most. Default: 1000.")
+@click.option("--count", type=COUNT, metavar="N", help="Queries used, at most. Default: 2000.")
 @click.option(
     "--base", type=FILE, metavar="FILE", help="The vectors of INDEX, needed where it has no codes. Default: from INDEX."
 )

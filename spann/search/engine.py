@@ -173,8 +173,8 @@ class Engine:
     def expected(self, queries: Array, postings: int) -> NDArray[np.float64]:
         """What pruning goes by: distances, in the space of centroids, at which the nearest vectors of postings are
         expected, of the `postings` nearest to each of `queries`: (nq, `postings`), in the order in which a search
-        considers them, the last ones infinite where there are fewer. Without shapes these are distances to centroids,
-        and ascend."""
+        considers them, those appended left out, the last ones infinite where there are fewer. Without shapes these are
+        distances to centroids, and ascend."""
         rows = self._checked(queries)
         self._check_open()
         postings = min(postings, len(self.arrays.length))

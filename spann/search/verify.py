@@ -10,10 +10,22 @@ from numpy.typing import NDArray
 from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError, SpannError
 from spann.search.engine import Engine
-from spann.storage import FACTOR_BYTES, PAGE, IndexReader, Problem, Record, page_checksums, posting_bytes, posting_span
+from spann.storage import (
+    FACTOR_BYTES,
+    PAGE,
+    IndexReader,
+    Problem,
+    Record,
+    directions_of,
+    page_checksums,
+    posting_bytes,
+    posting_span,
+    shape_record,
+)
 from spann.types import Array
 
 PAGES_AT_A_TIME = 4096
+SHAPES_AT_A_TIME = 65_536
 
 Bytes = NDArray[np.uint8]
 
@@ -25,7 +37,7 @@ def verify_index(reader: IndexReader, progress: Callable[[int, int], None] | Non
     is over its bound; ids in postings are ones the collection has; every vector is in at least one posting or
     represents a centroid; bytes between postings are 0.
     Of codes besides: every vector is primary once; a replica names the row of the exact store that has its id; headers
-    are finite; the checksums of pages of the exact store are those of its pages.
+    and shapes are finite; the checksums of pages of the exact store are those of its pages.
     """
     problems = reader.verify(progress)
     if problems:
@@ -63,9 +75,25 @@ def _content(reader: IndexReader) -> list[Problem]:
     if missing is not None:
         problems.append(f"row {missing} is in no posting and represents no centroid")
     if postings.coded and not problems:
-        problems += _check_replicas(postings, rows) + _check_pages(reader)
+        problems += _check_replicas(postings, rows) + _check_pages(reader) + _check_shapes(reader)
     where = reader.path / "postings"
     return [Problem("damaged", where, text) for text in problems]
+
+
+def _check_shapes(reader: IndexReader) -> list[str]:
+    about = reader.attributes
+    directions = directions_of(about, str(reader.path))
+    if directions == 0:
+        return []
+    kind, shapes = shape_record(about["dim"], about["code_bits"], directions), reader.array("postings/shapes")
+    for start in range(0, shapes.rows, SHAPES_AT_A_TIME):
+        some = shapes.read_rows(start, min(start + SHAPES_AT_A_TIME, shapes.rows)).reshape(-1).view(kind)
+        finite = np.ones(len(some), bool)
+        for name in ("header", "spread", "rest", "offsets"):
+            finite &= np.isfinite(some[name].reshape(len(some), -1)).all(axis=1)
+        if not finite.all():
+            return [f"the shape of posting {start + int(np.argmin(finite))} is not finite"]
+    return []
 
 
 class _Postings:

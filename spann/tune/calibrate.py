@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,25 +28,29 @@ KS = (1, 10, 100, 1000)
 """Neighbours wanted for which settings are measured; for others they are interpolated."""
 
 STAND_INS = (1, 2, 3)
-"""For k 1 each query is asked so many times: whether it finds its second neighbour is what one would be told whose
-first is not there, and so on. A neighbour is found or not, so 1000 queries could promise 0.99 only where 0.996 is had;
-the three are all but independent (worth 2.7 times as many queries at recall 0.95 and above; 1M SIFT, sentence
-embeddings, clusters). They are a little harder to find than the nearest, of which vectors of a collection have more
-near duplicates than its queries: where queries of SIFT have recall 0.950, 0.976 and 0.994, its own vectors have 0.955,
-0.983 and 0.993, by the three 0.942, 0.976 and 0.992. With a fourth it is 0.941, 0.975 and 0.991, and at 0.80 0.78
-instead of 0.79."""
+"""For k 1 each query that is a vector of the collection is asked so many times: whether it finds its second neighbour
+is what one would be told whose first is not there, and so on. A neighbour is found or not, so 1000 queries could
+promise 0.99 only where 0.996 is had; the three are all but independent (worth 2.7 times as many queries at recall 0.95
+and above; 1M SIFT, sentence embeddings, clusters). They are a little harder to find than the nearest, of which vectors
+of a collection have more near duplicates than its queries: where queries of SIFT have recall 0.950, 0.976 and 0.994,
+its own vectors have 0.955, 0.983 and 0.993, by the three 0.942, 0.976 and 0.992. With a fourth it is 0.941, 0.975 and
+0.991, and at 0.80 0.78 instead of 0.79. (Of the first wave of re-ranking they have a place or two more, which only
+matters where the error bound is small.) Queries of the user's say themselves how near their nearest are."""
 
 FEW = 200
-"""Queries for k above 10: an average over so many neighbours varies less. Half as many above 100."""
+"""Queries for k above 10: an average over so many neighbours varies less. Half as many above 100. For k 10 half of
+those for k 1."""
 
 RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997)
 """Recalls that settings are kept for, as far as they are reached."""
 
-CONFIDENCE = 2.0
-"""Standard errors below the mean: one in forty calibrations promises more than queries of the kind then have."""
+CONFIDENCE = 1.645
+"""Standard errors below the mean: one in twenty calibrations promises more than queries of the kind then have."""
 
-FILL = 0.55
-"""Share of `max_postings` that the mean query scores: `epsilon2` is set so."""
+FILLS = (0.4, 0.55)
+"""Shares of `max_postings` that the mean query scores: `epsilon2` is set so. SIFT is 6 % cheaper with 0.55 at recalls
+from 0.98 on, clusters 10 % with 0.4 at 0.95; 0.3 and 0.75 are nowhere the cheapest by more than 2 %. Without codes the
+last one only."""
 
 FIRST, STEP, MOST = 6, 1.7, 8192
 """`max_postings` of the first rung, from one rung to the next, and at most."""
@@ -74,6 +79,8 @@ ENOUGH = 0.9985
 NEARLY_ALL = 0.9999
 
 Search = Callable[[Array, int, SearchParams], SearchResult]
+Reach = Callable[[int, float], float]
+"""From `max_postings` and the share of it that the mean query is to score to `epsilon2`."""
 
 
 def cost(centroids: float, postings: float, distances: float) -> float:
@@ -106,7 +113,7 @@ class Point:
 _COLUMNS = tuple(field.name for field in fields(Point))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Points of rising recall and cost for each k of `curves`, measured with `queries` queries of `origin`: "base", the
     collection's own vectors, or "given", queries of the user's. `unlike`, 0 to 1, is how far the distances at which the
@@ -224,7 +231,7 @@ def calibrate(
     search: Search,
     asked: Asked,
     *,
-    reach: Callable[[int], float],
+    reach: Reach,
     unlike: float,
     postings: int,
     entries: float,
@@ -233,9 +240,9 @@ def calibrate(
 ) -> Calibration:
     """Measures settings on the queries `asked`.
 
-    `reach` gives the `epsilon2` for so many postings; `unlike` is kept (`Calibration`); `postings` is how many the
-    index has, of `entries` on average, `coded` whether they hold codes. Results and counters of a search do not depend
-    on threads, so neither does what is found here.
+    `reach` gives the `epsilon2` for so many postings and a share of them; `unlike` is kept (`Calibration`); `postings`
+    is how many the index has, of `entries` on average, `coded` whether they hold codes. Results and counters of a
+    search do not depend on threads, so neither does what is found here.
     """
     report = progress or (lambda stage, done, total: None)
     sweep = _Sweep(search, asked, reach, postings)
@@ -243,9 +250,10 @@ def calibrate(
     ks = [k for k in KS if k in asked.kth]
     for number, k in enumerate(ks, 1):
         # A search that finds fewer than k vectors begins again with more postings, which is a setting of its own.
-        rungs = _ladder(sweep, k, max(FIRST, math.ceil(2 * k / entries)), coded)
+        first = max(FIRST, math.ceil(2 * k / entries))
+        ladders = {fill: _ladder(sweep, k, first, fill, coded) for fill in (FILLS if coded else FILLS[-1:])}
         # With codes the rungs are measured with too few queries to promise anything.
-        curves[k] = _frontier(_promised(sweep, k, rungs) if coded else rungs)
+        curves[k] = _frontier(_promised(sweep, k, ladders) if coded else ladders[FILLS[-1]])
         report("calibrate", number, len(ks))
     return Calibration("given" if asked.own is None else "base", len(asked.vectors), unlike, curves)
 
@@ -253,16 +261,17 @@ def calibrate(
 class _Sweep:
     """Measures a setting on the queries that are enough for k."""
 
-    def __init__(self, search: Search, asked: Asked, reach: Callable[[int], float], postings: int) -> None:
+    def __init__(self, search: Search, asked: Asked, reach: Reach, postings: int) -> None:
         self._search, self._asked, self.reach, self.postings = search, asked, reach, postings
 
     def measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float, *, rough: bool = False) -> Point:
-        """The point of a setting; `rough` with a third of what makes the others exact, where it is to choose settings
-        by."""
-        ks = [j for j in STAND_INS if j in self._asked.kth] if k == 1 else [k]
+        """The point of a setting; `rough` with fewer queries, where it is to choose settings by."""
+        ks = [k]
+        if k == 1 and self._asked.own is not None:
+            ks = [j for j in STAND_INS if j in self._asked.kth]
         count = len(self._asked.kth[k])
         if rough:
-            count = min(count, max(count // (3 * len(ks)), ROUGHLY if k <= 10 else ROUGHLY // 2))
+            count = min(count, max(count // (6 if k == 1 else 3) // len(ks), ROUGHLY if k <= 10 else ROUGHLY // 2))
         params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=error_bound)
         stats, found = self._search_for(k, count, params)
         recall = found.sum(axis=1) / k
@@ -275,7 +284,7 @@ class _Sweep:
             epsilon2,
             error_bound,
             mean,
-            _lower(mean, float(recall.var()), count),
+            _lower(mean, float(recall.var()), count, count * (len(ks) if k == 1 else k)),
             float(stats["postings_scored"].mean()),
             float(stats["distances"].mean()),
             float(stats["centroid_distances"].mean()),
@@ -299,24 +308,25 @@ class _Sweep:
         return found.stats, within & (np.cumsum(within, axis=1) <= k)
 
 
-def _lower(mean: float, variance: float, count: int) -> float:
-    """Lower end of the confidence interval of a share, measured as the mean of `count` shares: Wilson's (1927), with as
-    many trials as a share of this variance is worth. Close to 1 it holds where the mean less so many standard errors
-    does not: of 333 queries of which none fails, 16 in a thousand may."""
-    trials = count * max(1.0, mean * (1 - mean) / variance) if variance > 0 else float(count)
+def _lower(mean: float, variance: float, count: int, answers: int) -> float:
+    """Lower end of the confidence interval of a share, measured as the mean of `count` shares of `answers` in all:
+    Wilson's (1927), with as many trials as a share of this variance is worth, and as there are answers where none was
+    otherwise. Close to 1 it holds where the mean less so many standard errors does not: of 333 answers of which none
+    fails, 12 in a thousand may."""
+    trials = count * max(1.0, mean * (1 - mean) / variance) if variance > 0 else float(answers)
     z = CONFIDENCE**2 / trials
     spread = math.sqrt(z * mean * (1 - mean) + z * z / 4)
     return (mean + z / 2 - spread) / (1 + z)
 
 
-def _ladder(sweep: _Sweep, k: int, first: int, coded: bool) -> list[Point]:
-    """Points of rising effort, from `first` postings on, re-ranking all that may be a neighbour. With codes, others are
-    chosen by them, and measured better."""
+def _ladder(sweep: _Sweep, k: int, first: int, fill: float, coded: bool) -> list[Point]:
+    """Points of rising effort, from `first` postings on, of which `fill` are scored, re-ranking all that may be a
+    neighbour. With codes, others are chosen by them, and measured better."""
     rungs: list[Point] = []
     wanted = float(first)
     while True:
         count = min(round(wanted), sweep.postings)
-        rungs.append(sweep.measure(k, count, sweep.reach(count), WIDE, rough=coded))
+        rungs.append(sweep.measure(k, count, sweep.reach(count, fill), WIDE, rough=coded))
         if rungs[-1].recall >= ENOUGH:
             return rungs
         if count >= min(sweep.postings, MOST):
@@ -324,8 +334,9 @@ def _ladder(sweep: _Sweep, k: int, first: int, coded: bool) -> list[Point]:
         wanted *= STEP
 
 
-def _promised(sweep: _Sweep, k: int, rungs: list[Point]) -> list[Point]:
+def _promised(sweep: _Sweep, k: int, ladders: Mapping[float, list[Point]]) -> list[Point]:
     """For each of `RECALLS` the setting that should reach it at least cost, measured, and the last rung."""
+    rungs = ladders[FILLS[-1]]
     middle = min(rungs, key=lambda p: abs(p.recall - 0.95))
     tried = [sweep.measure(k, middle.max_postings, middle.epsilon2, bound, rough=True) for bound in BOUNDS[:-1]]
     survive = {p.error_bound: (p.recall / middle.recall if middle.recall else 1.0, p.distances) for p in tried}
@@ -333,13 +344,13 @@ def _promised(sweep: _Sweep, k: int, rungs: list[Point]) -> list[Point]:
     out = []
     for target in RECALLS:
         options = []
-        for bound, (share, distances) in survive.items():
-            if target / max(share, 1e-9) <= rungs[-1].recall:
-                rung = _reaching(rungs, target / share)
-                options.append((cost(rung.centroids, rung.postings, distances), rung, bound))
+        for (fill, ladder), (bound, (share, distances)) in product(ladders.items(), survive.items()):
+            if target / max(share, 1e-9) <= ladder[-1].recall:
+                rung = _reaching(ladder, target / share)
+                options.append((cost(rung.centroids, rung.postings, distances), rung.max_postings, fill, bound))
         if options:
-            _, rung, bound = min(options, key=lambda option: option[0])
-            out.append(sweep.measure(k, rung.max_postings, sweep.reach(rung.max_postings), bound))
+            _, postings, fill, bound = min(options)
+            out.append(sweep.measure(k, postings, sweep.reach(postings, fill), bound))
     most = rungs[-1]
     return [*out, sweep.measure(k, most.max_postings, most.epsilon2, most.error_bound)]
 

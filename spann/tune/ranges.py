@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from spann.config import SearchParams
 from spann.search import Effort
@@ -19,9 +20,10 @@ clusters, at 0.9 to 1.15 times the cost of a search for as many neighbours (benc
 to 0.982 at 0.76 to 1.02 times; with least 1, ranges of a vector or two lose 0.02 on SIFT."""
 
 
+@lru_cache(maxsize=64)
 def range_effort(
     known: Calibration, target: float, most: int, least: SearchParams
-) -> tuple[SearchParams, list[Effort]]:
+) -> tuple[SearchParams, tuple[Effort, ...]]:
     """The setting of ranges of up to `most` vectors, for recall `target`, made of that for `LEAST` neighbours, `least`;
     and what they may score by how many vectors they have: what `AHEAD` times as many neighbours take, or the most that
     was seen to be of use, in steps of the root of two."""
@@ -33,4 +35,4 @@ def range_effort(
         one = known.choose(target, k, best=not known.reaches(target, k))
         postings = max(postings, one.max_postings or 1)
         efforts.append(Effort(count, postings, one.epsilon2))
-    return least.with_(error_bound=max(RANGE_BOUND, least.error_bound)), efforts
+    return least.with_(error_bound=max(RANGE_BOUND, least.error_bound)), tuple(efforts)

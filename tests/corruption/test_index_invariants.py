@@ -11,7 +11,7 @@ import pytest
 
 import spann
 from spann._kernels.checksum import crc32c
-from spann.storage import PAGE, IndexReader, IndexWriter, posting_bytes, posting_span
+from spann.storage import PAGE, IndexReader, IndexWriter, posting_bytes, posting_span, shape_record
 
 RESERVED = ("format_version", "features", "generation", "created_by", "checksum", "integrity")
 
@@ -37,7 +37,7 @@ def forge(sound: Path, path: Path, change: Callable[[Arrays, Arrays], None]) -> 
     with IndexWriter(path, created_by="test") as writer:
         for name, values in arrays.items():
             writer.write_array(name, values)
-        writer.publish(about, features=["codes"] if "code_bits" in about else [])
+        writer.publish(about, features=reader.attributes["features"])
     return [problem.detail for problem in spann.verify(path)]
 
 
@@ -275,3 +275,16 @@ def test_wrong_codes_under_right_checksums_are_found(coded, tmp_path, change, sa
 
 def test_a_faithful_copy_of_codes_is_sound(coded, tmp_path):
     assert forge(coded, tmp_path / "i", lambda arrays, about: None) == []
+
+
+@pytest.mark.parametrize("part", ["header", "spread", "rest", "offsets"])
+def test_shapes_are_finite(tmp_path, part):
+    base = np.random.default_rng(3).integers(0, 255, (600, 8)).astype(np.uint8)
+    spann.build(base, tmp_path / "sound", params=spann.BuildParams(code_bits=2, posting_size=40)).close()
+
+    def spoil(arrays: Arrays, about: Arrays) -> None:
+        kind = shape_record(about["dim"], about["code_bits"], about["directions"])
+        arrays["postings/shapes"].reshape(-1).view(kind)[part][3] = np.inf
+
+    assert forge(tmp_path / "sound", tmp_path / "i", spoil) == ["the shape of posting 3 is not finite"]
+    assert forge(tmp_path / "sound", tmp_path / "same", lambda arrays, about: None) == []

@@ -126,22 +126,15 @@ def test_few_vectors(tmp_path, data, count):
         assert ((found.ids >= 0).sum(axis=1) == min(10, count)).all()
 
 
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize(
-    ("missed", "recall"), [((), 1.0), ((1,), 2 / 3), ((2,), 2 / 3), ((3,), 2 / 3), ((4,), 1.0), ((1, 2), 1 / 3)]
-)
-def test_for_k_1_the_next_neighbours_stand_in(own, missed, recall):
-    """A search that never finds some of the neighbours, which are at distances 1, 2, 3 and so on."""
-    queries = 50
+def calibrated_for_k_1(missed, *, own, failing=1.0, queries=200):
+    """With a search that does not find the `missed` neighbours, which are at distances 1, 2, 3 and so on, of a share of
+    the queries."""
 
     def search(q, k, params):
-        places = [place for place in range(1 - own, k + len(missed) + 1) if place not in missed and (place or own)][:k]
-        shape = (len(q), k)
-        return SearchResult(
-            np.broadcast_to(np.array(places, np.int64), shape),
-            np.broadcast_to(np.array(places, np.float32), shape),
-            np.zeros(len(q), QUERY_STATS),
-        )
+        every = np.arange(1 - own, k + len(missed) + 1)  # each vector is its own nearest, at place 0
+        found = np.tile(every[:k], (len(q), 1))
+        found[: round(failing * len(q))] = [place for place in every if place not in missed or place == 0][:k]
+        return SearchResult(found.astype(np.int64), found.astype(np.float32), np.zeros(len(q), QUERY_STATS))
 
     asked = Asked(
         np.zeros((queries, 8), np.float32),
@@ -150,9 +143,33 @@ def test_for_k_1_the_next_neighbours_stand_in(own, missed, recall):
         largest_first=False,
         noise=0.0,
     )
-    found = calibrate(search, asked, reach=lambda postings: np.inf, unlike=0.0, postings=6, entries=10.0, coded=False)
-    assert found.curves[1][0].recall == pytest.approx(recall)
-    assert found.curves[1][0].low < recall
+    found = calibrate(
+        search, asked, reach=lambda count, fill: np.inf, unlike=0.0, postings=6, entries=10.0, coded=False
+    )
+    return found.curves[1][0]
+
+
+@pytest.mark.parametrize(
+    ("missed", "recall"), [((), 1.0), ((1,), 2 / 3), ((2,), 2 / 3), ((3,), 2 / 3), ((4,), 1.0), ((1, 2), 1 / 3)]
+)
+def test_for_k_1_the_next_neighbours_stand_in(missed, recall):
+    point = calibrated_for_k_1(missed, own=True)
+    assert point.recall == pytest.approx(recall)
+    assert point.low < recall
+
+
+@pytest.mark.parametrize(("missed", "recall"), [((), 1.0), ((1,), 0.0), ((2,), 1.0)])
+def test_given_queries_speak_for_themselves(missed, recall):
+    assert calibrated_for_k_1(missed, own=False).recall == recall
+
+
+def test_less_missed_is_more_promised():
+    """Of three answers each, of 200 queries: none, one and two are wrong."""
+    lows = [calibrated_for_k_1((3,), own=True, failing=share).low for share in (0.0, 0.005, 0.01)]
+    assert lows == sorted(lows, reverse=True)
+    assert len(set(lows)) == 3
+    assert lows[0] > 0.99
+    assert calibrated_for_k_1((), own=False).low < 0.985
 
 
 def test_copies_do_not_count_as_losses(tmp_path, data):
