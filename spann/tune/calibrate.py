@@ -27,15 +27,15 @@ from spann.types import Array, Progress, SearchResult
 KS = (1, 10, 100, 1000)
 """Neighbours wanted for which settings are measured; for others they are interpolated."""
 
-STAND_INS = (1, 2, 3)
-"""For k 1 each query that is a vector of the collection is asked so many times: whether it finds its second neighbour
-is what one would be told whose first is not there, and so on. A neighbour is found or not, so 1000 queries could
-promise 0.99 only where 0.996 is had; the three are all but independent (worth 2.7 times as many queries at recall 0.95
-and above; 1M SIFT, sentence embeddings, clusters). They are a little harder to find than the nearest, of which vectors
+STAND_INS = (1, 2)
+"""For k 1 each query that is a vector of the collection is asked twice: whether it finds its second neighbour is what
+one would be told whose first is not there. A neighbour is found or not, so 1000 queries asked once could promise 0.99
+only where 0.996 is had; the two answers are all but independent (worth 1.9 times as many queries at recall 0.95 and
+above; 1M SIFT, sentence embeddings, clusters). The second is a little harder to find than the nearest, of which vectors
 of a collection have more near duplicates than its queries: where queries of SIFT have recall 0.950, 0.976 and 0.994,
-its own vectors have 0.955, 0.983 and 0.993, by the three 0.942, 0.976 and 0.992. With a fourth it is 0.941, 0.975 and
-0.991, and at 0.80 0.78 instead of 0.79. (Of the first wave of re-ranking they have a place or two more, which only
-matters where the error bound is small.) Queries of the user's say themselves how near their nearest are."""
+its own vectors have 0.955, 0.983 and 0.993, by the two 0.948, 0.979 and 0.993. With a third it is 0.942, 0.976 and
+0.992, for settings up to 8 % dearer. (Of the first wave of re-ranking the second has a place more, which only matters
+where the error bound is small.) Queries of the user's say themselves how near their nearest are."""
 
 FEW = 200
 """Queries for k above 10: an average over so many neighbours varies less. Half as many above 100. For k 10 half of
@@ -338,9 +338,10 @@ def _promised(sweep: _Sweep, k: int, ladders: Mapping[float, list[Point]]) -> li
     """For each of `RECALLS` the setting that should reach it at least cost, measured, and the last rung."""
     rungs = ladders[FILLS[-1]]
     middle = min(rungs, key=lambda p: abs(p.recall - 0.95))
-    tried = [sweep.measure(k, middle.max_postings, middle.epsilon2, bound, rough=True) for bound in BOUNDS[:-1]]
-    survive = {p.error_bound: (p.recall / middle.recall if middle.recall else 1.0, p.distances) for p in tried}
-    survive[WIDE] = (1.0, middle.distances)
+    # Roughly would not do: what a bound loses may be less than a hundredth, and matters from 0.98 on.
+    tried = [sweep.measure(k, middle.max_postings, middle.epsilon2, bound) for bound in BOUNDS]
+    most = tried[-1].recall
+    survive = {p.error_bound: (p.recall / most if most else 1.0, p.distances) for p in tried}
     out = []
     for target in RECALLS:
         options = []
@@ -351,8 +352,8 @@ def _promised(sweep: _Sweep, k: int, ladders: Mapping[float, list[Point]]) -> li
         if options:
             _, postings, fill, bound = min(options)
             out.append(sweep.measure(k, postings, sweep.reach(postings, fill), bound))
-    most = rungs[-1]
-    return [*out, sweep.measure(k, most.max_postings, most.epsilon2, most.error_bound)]
+    last = rungs[-1]
+    return [*out, sweep.measure(k, last.max_postings, last.epsilon2, last.error_bound)]
 
 
 def _reaching(rungs: list[Point], recall: float) -> Point:

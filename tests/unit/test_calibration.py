@@ -19,9 +19,10 @@ PARAMS = {
     "replicas": spann.BuildParams(code_bits=2, posting_size=60, max_replicas=4, calibration_queries=400),
     "classic": spann.BuildParams(code_bits=0, posting_size=20, calibration_queries=400),
 }
-SLACK = 0.03
-"""400 queries measure, 300 others test: the standard error of their difference is 0.008 at k 10, 0.02 at k 1. And of
-so small a collection every vector has moved its centroid a little towards itself."""
+SLACK = 0.04
+"""400 queries measure, 300 others test: the standard error of their difference is 0.01 at k 10, 0.02 at k 1. And of so
+small a collection every vector has moved its centroid towards itself: its own have up to 0.05 more recall where few
+postings are scored."""
 
 
 def recall(ids, truth):
@@ -138,7 +139,7 @@ def calibrated_for_k_1(missed, *, own, failing=1.0, queries=200):
 
     asked = Asked(
         np.zeros((queries, 8), np.float32),
-        {j: np.full(queries, float(j)) for j in (1, 2, 3)},
+        {j: np.full(queries, float(j)) for j in (1, 2)},
         own=np.zeros(queries, np.int64) if own else None,
         largest_first=False,
         noise=0.0,
@@ -149,13 +150,11 @@ def calibrated_for_k_1(missed, *, own, failing=1.0, queries=200):
     return found.curves[1][0]
 
 
-@pytest.mark.parametrize(
-    ("missed", "recall"), [((), 1.0), ((1,), 2 / 3), ((2,), 2 / 3), ((3,), 2 / 3), ((4,), 1.0), ((1, 2), 1 / 3)]
-)
+@pytest.mark.parametrize(("missed", "recall"), [((), 1.0), ((1,), 0.5), ((2,), 0.5), ((3,), 1.0), ((1, 2), 0.0)])
 def test_for_k_1_the_next_neighbours_stand_in(missed, recall):
     point = calibrated_for_k_1(missed, own=True)
     assert point.recall == pytest.approx(recall)
-    assert point.low < recall
+    assert point.low < recall or recall == 0
 
 
 @pytest.mark.parametrize(("missed", "recall"), [((), 1.0), ((1,), 0.0), ((2,), 1.0)])
@@ -164,12 +163,12 @@ def test_given_queries_speak_for_themselves(missed, recall):
 
 
 def test_less_missed_is_more_promised():
-    """Of three answers each, of 200 queries: none, one and two are wrong."""
-    lows = [calibrated_for_k_1((3,), own=True, failing=share).low for share in (0.0, 0.005, 0.01)]
+    """Of two answers each, of 200 queries: none, one and two are wrong."""
+    lows = [calibrated_for_k_1((2,), own=True, failing=share).low for share in (0.0, 0.005, 0.01)]
     assert lows == sorted(lows, reverse=True)
     assert len(set(lows)) == 3
     assert lows[0] > 0.99
-    assert calibrated_for_k_1((), own=False).low < 0.985
+    assert calibrated_for_k_1((), own=False).low < 0.99
 
 
 def test_copies_do_not_count_as_losses(tmp_path, data):
