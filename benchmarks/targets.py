@@ -85,8 +85,8 @@ def targets(measure: Measure, reach: Reach, most: int) -> list[dict[str, Any]]:
         print(f"k {k}: sweep", file=sys.stderr)
         grid = sweep(measure, reach, k, most)
         for target in TARGETS:
-            recall, spent, stats = measure.run(k, target_recall=target)
-            on_swept = measure.run(k, SWEPT[k], target_recall=target)[0]
+            recall, _, stats = measure.run(k, target_recall=target)
+            on_swept, spent, _ = measure.run(k, SWEPT[k], target_recall=target)
             # Against what has the recall that was had, so that luck in the queries counts on neither side.
             cheapest = min((c for r, c in grid if r >= min(on_swept, target)), default=float("nan"))
             scored = stats["postings_scored"]

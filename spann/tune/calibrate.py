@@ -312,7 +312,7 @@ def _lower(mean: float, variance: float, count: int, answers: int) -> float:
     """Lower end of the confidence interval of a share, measured as the mean of `count` shares of `answers` in all:
     Wilson's (1927), with as many trials as a share of this variance is worth, and as there are answers where none was
     otherwise. Close to 1 it holds where the mean less so many standard errors does not: of 333 answers of which none
-    fails, 12 in a thousand may."""
+    fails, 8 in a thousand may."""
     trials = count * max(1.0, mean * (1 - mean) / variance) if variance > 0 else float(answers)
     z = CONFIDENCE**2 / trials
     spread = math.sqrt(z * mean * (1 - mean) + z * z / 4)

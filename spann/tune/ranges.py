@@ -9,15 +9,15 @@ from spann.config import SearchParams
 from spann.search import Effort
 from spann.tune.calibrate import Calibration
 
-RANGE_BOUND = 1.0
+RANGE_BOUND = 0.75
 """`error_bound` of a range, at least, and at least that for `LEAST` neighbours: settings for k neighbours read the
 first wave of candidates whatever their bounds, a range only those whose bound is within."""
 
 AHEAD, LEAST = 1.2, 10
 """Effort of a range: for so many times the vectors that were seen in it, and at least for so many. With these and
-`RANGE_BOUND` the average precision of ranges of 1 to 1000 vectors is 0.949 to 0.989 on SIFT, sentence embeddings and
-clusters, at 0.9 to 1.15 times the cost of a search for as many neighbours (benchmarks/targets.py). With 0.7 it is 0.933
-to 0.982 at 0.76 to 1.02 times; with least 1, ranges of a vector or two lose 0.02 on SIFT."""
+`RANGE_BOUND` the average precision of ranges of 1 to 1000 vectors is 0.950 to 0.988 on SIFT, sentence embeddings and
+clusters, at 0.84 to 1.11 times the cost of a search for as many neighbours (benchmarks/targets.py). With a bound of 1
+it is up to 0.01 more, at up to 1.19 times; with least 1, ranges of a vector or two lose 0.02 on SIFT."""
 
 
 @lru_cache(maxsize=64)
