@@ -168,6 +168,11 @@ class BuildParams(_Params):
         return self.max_replicas or DEFAULT_REPLICAS
 
     @property
+    def means(self) -> bool:
+        """Whether postings are the cells of nearest centroids, which are their means: codes without replicas."""
+        return self.bits > 0 and self.replicas == 1
+
+    @property
     def shaped(self) -> int:
         """`directions`, resolved."""
         return self.directions or 0

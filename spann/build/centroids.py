@@ -72,27 +72,39 @@ class Centroids:
         return self.space.map(vectors)
 
 
-def choose(
-    source: VectorSource, space: Space, rows: NDArray[np.int64], means: Floats | None, *, given: bool
+def represent(
+    source: VectorSource, space: Space, rows: NDArray[np.int64], *, given: bool
 ) -> tuple[Centroids, NDArray[np.int64], NDArray[np.int64]]:
-    """Centroids of leaves that `rows` (leaves,) represent or, given those, with `means` (leaves, space.dim) in working
-    space; which leaves they are of, ascending, and for each leaf the number of its centroid.
-
-    Leaves whose centroids would be equal share one: copies belong in one posting chain, and a navigation graph with
-    copies among its nodes falls apart (their mutual distances are zero, so pruning keeps one edge).
-    """
-    lift = None
+    """Centroids of leaves that the vectors at `rows` (leaves,) of `source` represent, `given` as they are or as working
+    vectors; which leaves they are of, ascending, and for each leaf the number of its centroid."""
     if given:
-        vectors = source.take(rows)
-    else:
-        points = space.map(source.take(rows)) if means is None else means
-        lift = np.ascontiguousarray(points[:, -1]) if space.metric is Metric.IP else None
-        plain = points[:, : space.source_dim]
-        vectors = _stored(plain + space.origin if space.metric is Metric.L2 else plain, source.dtype, space.metric)
+        return _merged(space, source.take(rows), rows, None, given=True)
+    vectors, lift = _points(space.map(source.take(rows)), space, source.dtype)
+    return _merged(space, vectors, rows, lift, given=False)
+
+
+def around(means: Floats, space: Space, dtype: np.dtype[Any]) -> tuple[Centroids, NDArray[np.int64], NDArray[np.int64]]:
+    """The same with `means` (leaves, space.dim) of working vectors, of a collection of `dtype`."""
+    vectors, lift = _points(means, space, dtype)
+    return _merged(space, vectors, None, lift, given=False)
+
+
+def _points(points: Floats, space: Space, dtype: np.dtype[Any]) -> tuple[Array, Floats | None]:
+    """Working vectors as they are stored, and their last coordinates under ip."""
+    lift = np.ascontiguousarray(points[:, -1]) if space.metric is Metric.IP else None
+    plain = points[:, : space.source_dim]
+    return _stored(plain + space.origin if space.metric is Metric.L2 else plain, dtype, space.metric), lift
+
+
+def _merged(
+    space: Space, vectors: Array, rows: NDArray[np.int64] | None, lift: Floats | None, *, given: bool
+) -> tuple[Centroids, NDArray[np.int64], NDArray[np.int64]]:
+    """Leaves whose centroids would be equal share one: copies belong in one posting chain, and a navigation graph with
+    copies among its nodes falls apart (their mutual distances are zero, so pruning keeps one edge)."""
     keep, centroid_of = _distinct(vectors)
-    kept_rows = None if means is not None else rows[keep]
+    rows = None if rows is None else rows[keep]
     lift = None if lift is None else lift[keep]
-    return Centroids(space, vectors[keep], kept_rows, lift, given), keep, centroid_of
+    return Centroids(space, vectors[keep], rows, lift, given), keep, centroid_of
 
 
 def _stored(points: Floats, dtype: np.dtype[Any], metric: Metric) -> Array:

@@ -84,6 +84,7 @@ class Checkpoint:
             self._append({"about": self._about})
             for directory in self._path.parents[1:3]:  # of the temporary directory, and of the index being built
                 files.sync_dir(directory)
+        files.sync_dir(self._path.parent)  # files may be new that the mark speaks of
         self._append({"stage": stage, "mark": mark})
         self._marks[stage] = mark
         self._last = time.monotonic()

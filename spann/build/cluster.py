@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import clustering
-from spann.build.centroids import Centroids, choose
+from spann.build.centroids import Centroids, around, represent
 from spann.build.checkpoint import Checkpoint, Mark
 from spann.build.parallel import ordered_map
 from spann.build.partition import Partition, mix
@@ -128,7 +128,6 @@ def cluster(
     seed, count = params.seed, regions.count
     centroids = params.centroid_count(count)
     slack = LEAF_SLACK if params.replicas == 1 else CENTROID_SLACK
-    wants_means = params.bits > 0 and params.replicas == 1
     region_start = np.concatenate([[0], region_end[:-1]])
     # Leaves in proportion to rows, rounded on the running total so that they add up.
     leaf_total = np.rint(region_end * (centroids / count)).astype(np.int64)
@@ -148,7 +147,7 @@ def cluster(
             slack=slack,
             seed=mix(seed, region + 1),
         )
-        means = _means(x, tree.leaf_end) if wants_means else x[:0]
+        means = _means(x, tree.leaf_end) if params.means else x[:0]
         return found[order], regions.rows(start, stop)[order], tree, means
 
     for found, rows, part, means in ordered_map(one, range(tree.regions, len(region_end)), threads):
@@ -163,14 +162,11 @@ def gather(tree: TreeFiles, space: Space, params: BuildParams) -> Clusters:
     """The clusters in `tree`; their centroids are fewer than leaves where vectors are identical."""
     leaves = tree.leaves.read(0, tree.leaves.count)
     ends, group = leaves["end"].copy(), leaves["group"]
-    wants_means = params.bits > 0 and params.replicas == 1
-    chosen, keep, centroid_of = choose(
-        tree.vectors,
-        space,
-        leaves["representative"].copy(),
-        tree.means.read(0, tree.means.count) if wants_means else None,
-        given=params.bits == 0,
-    )
+    if params.means:
+        chosen, keep, centroid_of = around(tree.means.read(0, tree.means.count), space, tree.vectors.dtype)
+    else:
+        given = params.bits == 0
+        chosen, keep, centroid_of = represent(tree.vectors, space, leaves["representative"].copy(), given=given)
     # A group may have no centroid left, where its vectors are copies of others'.
     run_end = np.cumsum(np.unique(group[keep], return_counts=True)[1])
     return Clusters(tree.vectors, ends, centroid_of, chosen, group_ends(tree, leaves), run_end)

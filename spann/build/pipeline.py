@@ -6,14 +6,14 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
 from spann.build.arrange import arrange
-from spann.build.assign import assign_closure, assign_leaves
+from spann.build.assign import assign_cells, assign_closure, assign_leaves
 from spann.build.balance import balance
 from spann.build.calibration import calibrate_with_own
 from spann.build.checkpoint import FILE as CHECKPOINT
@@ -27,6 +27,7 @@ from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out
 from spann.build.partition import Partition, partition
 from spann.build.plan import Plan, check_disk, limit_bytes, plan_build, resident_bytes
+from spann.build.refine import Cells, refine
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
 from spann.build.write import Pages, write_pages
@@ -49,15 +50,20 @@ from spann.storage import (
 from spann.types import ELEMENT_TYPES, Metric, Progress
 from spann.vectors import IdList, VectorSource, for_metric
 
+T = TypeVar("T")
+
 STAGES = (
-    *("scan", "partition", "cluster", "assign", "balance", "graph", "layout", "arrange", "write"),
+    *("scan", "partition", "cluster", "refine", "graph", "assign", "balance", "layout", "arrange", "write"),
     *("truth", "calibrate", "publish"),
 )
-"""What `build_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
+"""What `build_index` does, in the order progress is reported, but for "graph", which is made beside others where there
+are threads: "refine" only where centroids are means, "balance" only where there are replicas, "arrange" only where
+there is an exact store."""
 
 TEMPORARY_FILES = {
     "partition": ("regions-vectors", "regions-rows"),
     "cluster": ("tree-vectors", "tree-rows", "leaves", "means"),
+    "refine": ("cells",),
     "assign": ("candidates",),
     "graph": (GRAPH,),
     "arrange": ("arranged",),
@@ -147,9 +153,14 @@ def _build(
     report: Progress,
 ) -> None:
     temporary, workers = writer.temporary, plan.threads
-    with TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree:
+    with (
+        TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree,
+        Cells(temporary, source.count, checkpoint.of("refine")) as cells,
+    ):
         grow_tree(source, space, params, temporary, tree, checkpoint, workers, report)
         clusters = gather(tree, space, params)
+        if params.means:
+            clusters = refine(space, clusters, cells, workers, checkpoint, report)
         vectors = clusters.vectors
         with (
             EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,
@@ -158,27 +169,23 @@ def _build(
             RecordFile(temporary / "arranged", np.dtype(np.int64), (), checkpoint.part("arrange", "rows")) as arranged,
             RecordFile(temporary / "facts", _facts(source, params), (), checkpoint.part("write", "facts")) as facts,
         ):
-            graph = _centroid_graph(
-                clusters, params, temporary, checkpoint, workers, report,
-                lambda: _assign(space, clusters, params, candidates, spool, workers, checkpoint, report),
-            )  # fmt: skip
-            directory = lay_out(
-                spool,
-                params.posting_bound,
-                record,
-                SHARD_BYTES // PAGE,
-                kept,
-                lambda done, total: report("layout", done, total),
-            )
-            if params.bits:
-                exact = _exact_store(writer, clusters, space, directory, kept, arranged, checkpoint, workers, report)
+
+            def places(report: Progress) -> tuple[Directory, ShardedArray | None]:
+                _assign(space, clusters, params, cells, candidates, spool, workers, checkpoint, report)
+                bound, told = params.posting_bound, lambda done, total: report("layout", done, total)
+                found = lay_out(spool, bound, record, SHARD_BYTES // PAGE, kept, told)
+                if not params.bits:
+                    return found, None
+                return found, _exact_store(writer, clusters, space, found, kept, arranged, checkpoint, workers, report)
+
+            graph, (directory, exact) = _with_graph(clusters, params, temporary, checkpoint, workers, report, places)
             name = ARRAYS["write"]
             pages = writer.create_array(
                 name, directory.pages, np.uint8, (PAGE,), state=checkpoint.part("write", "array")
             )
             batches = Batches(checkpoint, "write", lambda: {"array": writer.array_state(name), "facts": facts.state()})
             out = Pages(directory, pages, facts, batches, workers, report)
-            if params.bits:
+            if exact is not None:
                 quantizer = _quantizer(writer, clusters, space, params)
                 centroids, row_bytes = clusters.centroids, record.row_bytes
                 coded = Coded(
@@ -233,7 +240,7 @@ def _search_budget(params: BuildParams, plan: Plan) -> int | str:
     """Memory for the searches of the calibration: codes are pinned if all fit, which saves time. With replicas a result
     may depend on what is pinned, so nothing is."""
     room = plan.memory_limit - resident_bytes() - CALIBRATION_BYTES
-    return room if params.bits and params.replicas == 1 and room > plan.open_memory_bytes else "none"
+    return room if params.means and room > plan.open_memory_bytes else "none"
 
 
 def grow_tree(
@@ -309,70 +316,73 @@ def _check_sizes(source: VectorSource, params: BuildParams, record: Record) -> N
         )
 
 
-def _centroid_graph(
+def _with_graph(
     clusters: Clusters,
     params: BuildParams,
     temporary: Path,
     checkpoint: Checkpoint,
     workers: int,
     report: Progress,
-    beside: Callable[[], None],
-) -> Graph:
-    """The navigation graph, made while `beside` runs, or as an earlier run of this build has left it."""
+    rest: Callable[[Progress], T],
+) -> tuple[Graph, T]:
+    """The navigation graph, and what `rest` returns, which is given what to report progress to.
+
+    The graph is made on one thread while `rest` runs, before it where there is one worker only, or an earlier run of
+    this build has left it: the result is the same. It is kept as soon as it is there."""
     known = checkpoint.of("graph")
     if known:
-        beside()
-        return kept_graph(temporary, known)
-    graph = _beside(
-        workers > 1,
-        lambda done: _graph(clusters, params, done),
-        beside,
-        lambda done, total: report("graph", done, total),
-    )
-    keep_graph(graph, temporary, checkpoint)
-    return graph
+        return kept_graph(temporary, known), rest(report)
+    if workers == 1:
+        graph = _graph(clusters, params, lambda done, total: report("graph", done, total))
+        keep_graph(graph, temporary, checkpoint)
+        return graph, rest(report)
 
-
-def _beside(
-    parallel: bool,
-    graph: Callable[[Callable[[int, int], None]], Graph],
-    rest: Callable[[], None],
-    report: Callable[[int, int], None],
-) -> Graph:
-    """Runs the graph's single thread beside the rest, or before it. Either way the result is the same."""
-    if not parallel:
-        rest()
-        return graph(report)
-    seen = [(0, 1)]
-    stop = False
+    stop, kept, seen = False, False, (0, 1)
 
     def step(done: int, total: int) -> None:
+        nonlocal seen
         if stop:
             raise CancelledError
-        seen.append((done, total))
+        seen = (done, total)
+
+    def keep() -> Graph:
+        nonlocal kept
+        graph = future.result()
+        if not kept:
+            kept = True
+            keep_graph(graph, temporary, checkpoint)
+            report("graph", *seen)
+        return graph
+
+    def told(stage: str, done: int, total: int) -> None:
+        if future.done():
+            keep()
+        report(stage, done, total)
 
     with ThreadPoolExecutor(1) as pool:
-        future: Future[Graph] = pool.submit(graph, step)
+        future: Future[Graph] = pool.submit(_graph, clusters, params, step)
         try:
-            rest()
-            result = future.result()
+            result = rest(told)
+            return keep(), result
         except BaseException:
             stop = True  # the graph has minutes to go, and nobody waits for it any more
             raise
-    report(*seen[-1])
-    return result
 
 
 def _assign(
     space: Space,
     clusters: Clusters,
     params: BuildParams,
+    cells: Cells,
     candidates: Candidates,
     spool: EdgeSpool,
     workers: int,
     checkpoint: Checkpoint,
     report: Progress,
 ) -> None:
+    if params.means:
+        assign_cells(cells, spool, report)
+        return
     if params.replicas == 1:
         assign_leaves(space, clusters, spool, workers, report)
         return

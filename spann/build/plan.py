@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from spann.build.edges import BUCKET_BYTES, EDGE
 from spann.build.partition import FANOUT, FLAT, region_rows
+from spann.build.refine import CANDIDATES
 from spann.config import BuildParams
 from spann.errors import InputError
 from spann.search import available_memory
@@ -65,6 +66,9 @@ PASS_SECONDS = 16e-9
 
 COORDINATE_SECONDS = 86e-9
 """Of one thread for each coordinate: clustering within regions, arranging and coding."""
+
+REFINE_SECONDS = 80e-9
+"""The same for refining cells, besides the products."""
 
 CLOSURE_SECONDS = 100e-6
 """Of one thread for each vector of 128 dimensions, where it joins several postings."""
@@ -156,7 +160,7 @@ def plan_build(
     closure = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
     temporary = max(
         (3 if count > FANOUT * region_rows(dim) else 2) * copies + 2 * count,
-        copies + entries * EDGE.itemsize + closure + entries * 8 + (count * 8 if bits else 0),
+        copies + entries * EDGE.itemsize + closure + entries * 8 + (count * (8 + 4 * len(CANDIDATES)) if bits else 0),
     )
     return Plan(
         count=count,
@@ -218,6 +222,9 @@ def _seconds(count: int, dim: int, row_bytes: int, centroids: int, params: Build
     compared = regions if regions <= FLAT else 2 * np.sqrt(regions)
     work = count * (row_bytes * PASS_SECONDS + dim * COORDINATE_SECONDS)
     work += 2e-9 * count * compared * dim * SECONDS_PER_GFLOP
+    if params.means:
+        compared = sum(min(centroids, candidates) for candidates in CANDIDATES)
+        work += count * dim * (REFINE_SECONDS + 2e-9 * compared * SECONDS_PER_GFLOP)
     if params.replicas > 1:
         work += count * CLOSURE_SECONDS * (0.5 + dim / 256)
     queries = params.calibration_count(count)
@@ -226,7 +233,7 @@ def _seconds(count: int, dim: int, row_bytes: int, centroids: int, params: Build
         work += CALIBRATION_SECONDS * min(1.0, count / CALIBRATION_FULL)
     graph = centroids * GRAPH_SECONDS * dim / 128 * max(1.0, np.log2(max(2, centroids)) / 13)
     speed = _speed()
-    # The graph takes one thread while others assign, which only closure makes longer than it.
+    # The graph takes one thread while others assign and arrange.
     alone = work / threads / speed
     return float(max(alone, (graph / speed if threads > 1 else 0)) if threads > 1 else alone + graph / speed)
 

@@ -8,9 +8,9 @@ import pytest
 import spann
 from spann._kernels import twins
 from spann.build import assign
-from spann.build.assign import _joined
 from spann.build.balance import ROUNDS, SPARE
 from spann.build.layout import TAIL_CUT
+from spann.build.neighborhood import _joined
 from spann.storage import PAGE, IndexReader, Record
 from spann.testing import clustered
 

@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 import spann
-from spann.build import assign, balance, edges, partition, write
+from spann.build import balance, edges, neighborhood, partition, write
 from spann.testing import clustered, exact_neighbours
 
 BASE, QUERIES = clustered(4000, 12, 20, 1)
@@ -29,7 +29,7 @@ def test_the_number_of_threads_never_shows(tmp_path, content, metric):
 def test_nor_does_it_where_every_stage_has_many_blocks(tmp_path, content, monkeypatch):
     monkeypatch.setattr(partition, "REGION_BYTES", 1 << 15)
     monkeypatch.setattr(edges, "BUCKET_BYTES", 1 << 15)
-    monkeypatch.setattr(assign, "BLOCK_ROWS", 300)
+    monkeypatch.setattr(neighborhood, "BLOCK_ROWS", 300)
     monkeypatch.setattr(write, "BATCH_BYTES", 1 << 15)
     for threads in (1, 2, 5):
         spann.build(BASE, tmp_path / f"{threads}", threads=threads).close()

@@ -138,7 +138,7 @@ def test_nothing_but_an_index_is_overwritten(tmp_path, old, what, content):
 
 
 @pytest.mark.parametrize(
-    "stage", ["scan", "partition", "cluster", "assign", "balance", "graph", "layout", "arrange", "write"]
+    "stage", ["scan", "partition", "cluster", "refine", "assign", "balance", "graph", "layout", "arrange", "write"]
 )
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
 def test_a_build_that_is_stopped_leaves_the_old_index(old, content, stage, error):
@@ -148,7 +148,9 @@ def test_a_build_that_is_stopped_leaves_the_old_index(old, content, stage, error
         if at == stage:
             raise error("stopped")
 
-    params = spann.BuildParams(code_bits=2 if stage == "arrange" else 0, max_replicas=3)
+    params = spann.BuildParams(code_bits=2 if stage in ("refine", "arrange") else 0, max_replicas=3)
+    if stage == "refine":
+        params = params.with_(max_replicas=1)
     with pytest.raises(error, match="stopped"):
         spann.build(BASE, old, overwrite=True, params=params, progress=stop, threads=2)
     assert content(old) == before

@@ -149,13 +149,13 @@ def test_shapes_find_more_in_as_many_postings(tmp_path, metric):
         with spann.build(base, path, metric=metric, params=params) as index:
             wanted = exact_neighbours(base, queries, 100, metric)[0]
             points = []
-            for epsilon2 in (0.05, 0.1, 0.2, 0.35, 0.6):
+            for epsilon2 in (0.0, 0.01, 0.02, 0.03, 0.05, 0.08):
                 setting = spann.SearchParams(max_postings=150, epsilon2=epsilon2, rerank=2000, error_bound=5.0)
                 found = index.search(queries, 100, setting)
                 share = np.mean([len(set(a) & set(b)) / 100 for a, b in zip(found.ids, wanted, strict=True)])
                 points.append((float(found.stats["postings_scored"].mean()), share))
         recalls[directions] = np.interp(24, *zip(*points, strict=True))
-    assert 0.98 < recalls[0] < 0.995
+    assert 0.92 < recalls[0] < 0.995
     assert 1 - recalls[8] < 0.85 * (1 - recalls[0]), recalls
 
 

@@ -1,0 +1,123 @@
+"""Cells of nearest centroids: what they hold, where their centroids are, and what that is good for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import spann
+from spann.build import neighborhood, refine
+from spann.storage import IndexReader
+from spann.testing import clustered, exact_neighbours
+
+
+def cells_of(path, count):
+    """The number of each vector's posting, by its id, and of each posting's centroid."""
+    reader = IndexReader.open(path)
+    about = reader.attributes
+    length = reader.read("postings/directory/length").astype(int)
+    first = reader.read("postings/directory/page").astype(int) * 4096 + reader.read("postings/directory/offset")
+    pages = reader.read("postings/pages").reshape(-1)
+    owner = np.arange(len(length))
+    if "postings/directory/chain" in reader.arrays():
+        chain = reader.read("postings/directory/chain").astype(int)
+        owner = np.repeat(np.arange(len(chain) - 1), np.diff(chain))
+    cell = np.full(count, -1)
+    for posting, (at, n) in enumerate(zip(first.tolist(), length.tolist(), strict=True)):
+        ids = pages[at + 20 : at + 20 + n * about["id_bytes"]].view(f"<u{about['id_bytes']}")
+        cell[ids] = owner[posting]
+    assert (cell >= 0).all()
+    return cell
+
+
+def working(x, metric):
+    x = x.astype(np.float64)
+    return x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x
+
+
+def build(path, base, metric="l2", **params):
+    params = spann.BuildParams(**{"code_bits": 2, "posting_size": 50, "calibration_queries": 0} | params)
+    spann.build(base, path, metric=metric, params=params).close()
+    return IndexReader.open(path).read("centroids/vectors")
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_vectors_are_where_the_nearest_centroid_was(tmp_path, monkeypatch, metric):
+    """All cells are compared here, so after many passes hardly a vector is nearer to another centroid than its own."""
+    base, _ = clustered(4000, 24, 30, 5, np.float32)
+    share = {}
+    for passes in (1, 2, 12):
+        monkeypatch.setattr(refine, "CANDIDATES", (1024,) * passes)
+        centroids = build(tmp_path / f"{passes}", base, metric).astype(np.float64)
+        x, cell = working(base, metric), cells_of(tmp_path / f"{passes}", len(base))
+        sqdist = np.square(x[:, None] - centroids).sum(axis=2)
+        share[passes] = np.mean(np.argmin(sqdist, axis=1) == cell)
+        assert spann.verify(tmp_path / f"{passes}") == []
+    assert share[1] > 0.8
+    assert share[1] < share[2] < share[12]
+    assert share[12] > 0.97
+
+
+def test_cells_are_tighter_than_leaves_and_found_sooner(tmp_path, monkeypatch):
+    """With one candidate, a vector goes where the mean of its group is: to its leaf."""
+    base, queries = clustered(20_000, 32, 200, 3, np.float32)
+    truth = exact_neighbours(base, queries, 10)[0]
+    spread, recall = [], []
+    for candidates in ((1, 1), (16, 16), refine.CANDIDATES):
+        monkeypatch.setattr(refine, "CANDIDATES", candidates)
+        path = tmp_path / f"{candidates[0]}"
+        centroids = build(path, base)
+        spread.append(np.square(base - centroids[cells_of(path, len(base))].astype(np.float32)).sum(axis=1).mean())
+        with spann.open(path) as index:
+            found = index.search(queries, 10, spann.SearchParams(max_postings=8, epsilon2=10.0)).ids
+        recall.append(np.mean([len(set(a) & set(b)) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]) / 10)
+    assert spread[2] < spread[1] < 0.98 * spread[0]
+    assert recall[2] > recall[0] + 0.02
+
+
+def test_centroids_that_become_equal_are_one(tmp_path):
+    """Integers round: many leaves, few places to be."""
+    base = np.random.default_rng(0).integers(0, 3, (3000, 2)).astype(np.uint8)
+    centroids = build(tmp_path / "i", base, code_bits=8, posting_size=10)
+    assert len(np.unique(centroids, axis=0)) == len(centroids) <= 9
+    assert len(np.unique(cells_of(tmp_path / "i", len(base)))) <= len(centroids)
+    assert spann.verify(tmp_path / "i") == []
+
+
+def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
+    """It stays where it was, with an empty posting, and searches that meet it find the same as without."""
+    recentred, emptied = refine._recentred, []
+
+    def rob(space, clusters, cells, threads):
+        read = cells.read
+        with monkeypatch.context() as patch:
+            patch.setattr(cells, "read", lambda start, stop: np.where(read(start, stop) == 3, 2, read(start, stop)))
+            found = recentred(space, clusters, cells, threads)
+        emptied.append(np.array_equal(found.centroids.working(slice(3, 4)), clusters.centroids.working(slice(3, 4))))
+        cells.renumber(np.where(np.arange(len(clusters.centroids)) == 3, 2, np.arange(len(clusters.centroids))))
+        return found
+
+    base, queries = clustered(3000, 16, 50, 4, np.float32)
+    monkeypatch.setattr(refine, "_recentred", rob)
+    monkeypatch.setattr(refine, "CANDIDATES", (1024,))
+    build(tmp_path / "i", base)
+    assert emptied == [True]
+    assert (IndexReader.open(tmp_path / "i").read("postings/directory/length") == 0).sum() == 1
+    assert spann.verify(tmp_path / "i") == []
+    with spann.open(tmp_path / "i") as index:
+        found = index.search(queries, 10, spann.SearchParams(max_postings=1000, epsilon2=100.0, error_bound=8.0)).ids
+    np.testing.assert_array_equal(found, exact_neighbours(base, queries, 10)[0])
+
+
+def test_whatever_the_threads_and_blocks(tmp_path, content, monkeypatch):
+    """Threads do not show in the bytes; and a group's candidates come from a gathering that is large enough."""
+    base, _ = clustered(8000, 16, 1, 6, np.uint8)
+    build(tmp_path / "a", base)
+    spann.build(
+        base, tmp_path / "b", threads=3,
+        params=spann.BuildParams(code_bits=2, posting_size=50, calibration_queries=0),
+    ).close()  # fmt: skip
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    monkeypatch.setattr(neighborhood, "BLOCK_ROWS", 256)
+    build(tmp_path / "c", base)
+    assert content(tmp_path / "a") == content(tmp_path / "c"), "all centroids are candidates here"
