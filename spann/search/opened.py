@@ -31,6 +31,9 @@ METRIC_NUMBERS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2, Metric.HAMMING: 
 
 _DIRECTORY = "postings/directory"
 _SLACK = 64
+_LINE = 64
+"""Bytes of a cache line."""
+
 _BLOCK = 16 << 20
 """Bytes of postings read at a time while codes are pinned."""
 
@@ -135,7 +138,7 @@ def _set_centroids(
     native.set_centroids(
         METRIC_NUMBERS[space],
         STORED_TYPES.index(element),
-        as_bytes(vectors),
+        _in_lines(as_bytes(vectors)),
         len(vectors),
         None if ids is None else as_bytes(ids),
         graph.entry,
@@ -246,6 +249,17 @@ def _pin(
         at = stop
     opened.native.pin(postings, ids, add, scale, codes, headers)
     return ids.nbytes + add.nbytes + scale.nbytes + codes.nbytes + headers.nbytes
+
+
+def _in_lines(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy of `data` (n,) that begins at a cache line. Arrays of numpy begin 16 bytes behind one, and then centroids of
+    128 bytes lie on three lines instead of two: navigating took 1.35 times as long on 80,000, 1.13 times on 8,000. Codes
+    and shapes, read in longer runs, gain nothing."""
+    space = np.empty(data.size + _LINE, np.uint8)
+    skip = -space.ctypes.data % _LINE
+    copy = space[skip : skip + data.size]
+    copy[:] = data
+    return copy
 
 
 def as_bytes(array: Array) -> NDArray[np.uint8]:
