@@ -42,6 +42,11 @@ COSINE_NOISE = 1e-6
 """Of 1 - cos in float32, absolute."""
 
 
+def own_rows(count: int, queries: int) -> NDArray[np.int64]:
+    """Which of `count` vectors of the collection are the `queries` of its calibration, ascending."""
+    return sample_rows(count, min(queries, count), SEED)
+
+
 def calibrate_with_own(
     path: Path,
     vectors: VectorSource,
@@ -55,7 +60,7 @@ def calibrate_with_own(
     """Calibrates the index at `path` with `queries` of its own vectors: `vectors` has all of them, in any order, and
     `ids_of` tells the ids of its rows. `memory_budget` is that of the search. JSON for the attribute `calibration`;
     None where there are too few vectors. The truth is kept in the `checkpoint`."""
-    rows = sample_rows(vectors.count, min(queries, vectors.count), SEED)
+    rows = own_rows(vectors.count, queries)
     # The first of them serve every k, and rows that follow each other may be neighbours.
     rows = rows[np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))]
     own = ids_of(rows).astype(np.int64), rows
@@ -255,7 +260,7 @@ def _truth(
         for k in usable:
             # Under ip a vector need not be among its own nearest.
             at = k - 1 if own is None else k - 1 + (rows[:, :k] == own_rows[:count, None]).any(axis=1)
-            enough = len(unit) if k in STAND_INS else min(len(unit), max(len(queries) // 2, FEW) if k == 10 else FEW)
+            enough = len(unit) if k <= 10 else min(len(unit), max(len(queries) // 5, FEW))
             kth[k] = unit[np.arange(len(unit)), at][:enough]
     return kth
 

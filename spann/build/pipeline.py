@@ -15,7 +15,7 @@ from spann._kernels.checksum import crc32c
 from spann.build.arrange import arrange
 from spann.build.assign import assign_cells, assign_closure, assign_leaves
 from spann.build.balance import balance
-from spann.build.calibration import calibrate_with_own
+from spann.build.calibration import calibrate_with_own, own_rows
 from spann.build.checkpoint import FILE as CHECKPOINT
 from spann.build.checkpoint import Batches, Checkpoint, open_checkpoint
 from spann.build.cluster import Clusters, TreeFiles, cluster, gather
@@ -160,7 +160,8 @@ def _build(
         grow_tree(source, space, params, temporary, tree, checkpoint, workers, report)
         clusters = gather(tree, space, params)
         if params.means:
-            clusters = refine(space, clusters, cells, workers, checkpoint, report)
+            held = own_rows(source.count, params.calibration_count(source.count))
+            clusters = refine(space, clusters, cells, held, workers, checkpoint, report)
         vectors = clusters.vectors
         with (
             EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,

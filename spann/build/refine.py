@@ -99,19 +99,28 @@ class Cells:
 
 
 def refine(
-    space: Space, clusters: Clusters, cells: Cells, threads: int, checkpoint: Checkpoint, progress: Progress
+    space: Space,
+    clusters: Clusters,
+    cells: Cells,
+    held: NDArray[np.int64],
+    threads: int,
+    checkpoint: Checkpoint,
+    progress: Progress,
 ) -> Clusters:
-    """Finds all `cells`; the clusters with the means of these as centroids. Goes on after what is there."""
+    """Finds all `cells`; the clusters with the means of these as centroids. Goes on after what is there.
+
+    Those at positions `held` (n,), ascending, are in cells, but no mean counts them: the calibration asks for them, and
+    a vector that has moved its centroid towards itself is found more easily than a query."""
     total = len(CANDIDATES) * cells.count
     for _ in CANDIDATES:
         cells.find(space, clusters, threads, checkpoint, lambda done: progress("refine", done, total))
-        clusters = _recentred(space, clusters, cells, threads)
+        clusters = _recentred(space, clusters, cells, held, threads)
     checkpoint.completed("refine", cells.state)
     return clusters
 
 
-def _recentred(space: Space, clusters: Clusters, cells: Cells, threads: int) -> Clusters:
-    """`clusters` with the mean of each of the `cells` as its centroid; one that nothing is nearest to stays."""
+def _recentred(space: Space, clusters: Clusters, cells: Cells, held: NDArray[np.int64], threads: int) -> Clusters:
+    """`clusters` with the mean of each of the `cells`, `held` left out, as its centroid; one that has none stays."""
     vectors = clusters.vectors
     block = max(1, BLOCK_BYTES // (4 * space.dim))
     sums = np.zeros((len(clusters.centroids), space.dim))
@@ -119,11 +128,13 @@ def _recentred(space: Space, clusters: Clusters, cells: Cells, threads: int) -> 
 
     def one(start: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         stop = min(start + block, vectors.count)
-        label = cells.read(start, stop)
+        label, counted = cells.read(start, stop), np.ones(stop - start, bool)
+        counted[held[slice(*np.searchsorted(held, (start, stop)))] - start] = False
         order = np.argsort(label, kind="stable")
+        order = order[counted[order]]
         which, first, found = np.unique(label[order], return_index=True, return_counts=True)
         x = space.map(vectors.read(start, stop))[order]
-        return which, np.add.reduceat(x, first, axis=0, dtype=np.float64), found
+        return which, np.add.reduceat(x, first, axis=0, dtype=np.float64) if len(x) else sums[:0], found
 
     for which, sum_, found in ordered_map(one, range(0, vectors.count, block), threads):
         sums[which] += sum_

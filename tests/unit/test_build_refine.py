@@ -88,11 +88,11 @@ def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
     """It stays where it was, with an empty posting, and searches that meet it find the same as without."""
     recentred, emptied = refine._recentred, []
 
-    def rob(space, clusters, cells, threads):
+    def rob(space, clusters, cells, held, threads):
         read = cells.read
         with monkeypatch.context() as patch:
             patch.setattr(cells, "read", lambda start, stop: np.where(read(start, stop) == 3, 2, read(start, stop)))
-            found = recentred(space, clusters, cells, threads)
+            found = recentred(space, clusters, cells, held, threads)
         emptied.append(np.array_equal(found.centroids.working(slice(3, 4)), clusters.centroids.working(slice(3, 4))))
         cells.renumber(np.where(np.arange(len(clusters.centroids)) == 3, 2, np.arange(len(clusters.centroids))))
         return found
