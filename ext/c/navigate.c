@@ -10,13 +10,10 @@
 
 /* The graph compares 4 to 7 centroids for each in the beam, each at a random place, and keeps the beam in order; a scan
  * streams through all, and through the caches of all other queries. On 8,000 centroids of SIFT the two cost the same at a
- * ratio of 20 where one thread has the machine for itself, on 418 of embeddings at 8. */
-#define SCAN_RATIO 16
-
-/* So many centroids are scanned whatever the beam: it takes no longer, and finds all. Where clusters lie apart a graph
- * does not: of 200,000 vectors of clusters, 1,044 centroids, it left 7 % of the neighbours to postings that a beam of 60
- * did not hold and a scan did. */
-#define SCAN_ALWAYS 2048
+ * ratio of 20 where one thread has the machine for itself, on 418 of embeddings at 8. A scan finds all; where clusters
+ * lie apart a graph does not: of 200,000 vectors of clusters, 1,044 centroids, a beam of 64 left 7 % of the neighbours to
+ * postings that it did not hold. */
+#define SCAN_RATIO 20
 
 #define BLOCK 256
 
@@ -218,8 +215,7 @@ int spann_navigate(spann_navigator *n, const spann_index *index, spann_score_fn 
     walk w = {n, index, gather, query, hits, distances, width};
     if (beam > index->centroids) beam = index->centroids;
     if (wanted > beam) wanted = beam;
-    int scan = beam > LONGEST_BEAM || index->centroids <= SCAN_ALWAYS || beam * SCAN_RATIO >= index->centroids ||
-               index->centroids > UINT32_MAX / 2;
+    int scan = beam > LONGEST_BEAM || beam * SCAN_RATIO >= index->centroids || index->centroids > UINT32_MAX / 2;
     if (spann_selection_start(&n->found, scan ? wanted : beam)) return -1;
     if (scan) return scan_all(&w, score);
     if (spann_reserve((void **)&n->beam, &n->beam_capacity, beam + 1, sizeof *n->beam)) return -1;

@@ -80,7 +80,7 @@ GRAPH_SECONDS = 90e-6
 TRUTH_SECONDS = 30e-9
 """Of one thread for each coordinate, besides the products: the exact neighbours of the queries of the calibration."""
 
-CALIBRATION_SECONDS = 38.0
+CALIBRATION_SECONDS = 42.0
 CALIBRATION_FULL = 50_000
 """Of one thread: the searches of the calibration, of which smaller collections need less."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import neighborhood, refine
+from spann.build import neighborhood, pipeline, refine
 from spann.storage import IndexReader
 from spann.testing import clustered, exact_neighbours
 
@@ -121,3 +121,22 @@ def test_whatever_the_threads_and_blocks(tmp_path, content, monkeypatch):
     monkeypatch.setattr(neighborhood, "BLOCK_ROWS", 256)
     build(tmp_path / "c", base)
     assert content(tmp_path / "a") == content(tmp_path / "c"), "all centroids are candidates here"
+
+
+def test_means_leave_out_those_that_the_calibration_asks_for(tmp_path, monkeypatch):
+    base, _ = clustered(3000, 16, 1, 7, np.float32)
+    refined, means = pipeline.refine, []
+
+    def every_other(space, clusters, cells, held, *rest):
+        assert len(held) == 500
+        found = refined(space, clusters, cells, np.arange(0, cells.count, 2), *rest)
+        x, cell = space.map(clusters.vectors.read(0, cells.count))[1::2], cells.read(0, cells.count)[1::2]
+        for number in np.unique(cell):
+            means.append((x[cell == number].mean(axis=0), found.centroids.working(slice(number, number + 1))[0]))
+        return found
+
+    monkeypatch.setattr(pipeline, "refine", every_other)
+    build(tmp_path / "i", base, calibration_queries=500)
+    expected, centroids = (np.array(part) for part in zip(*means, strict=True))
+    assert len(expected) > 50
+    np.testing.assert_allclose(centroids, expected, atol=2e-3 * np.abs(base).max())
