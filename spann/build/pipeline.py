@@ -155,13 +155,13 @@ def _build(
     temporary, workers = writer.temporary, plan.threads
     with (
         TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree,
-        Cells(temporary, source.count, checkpoint.of("refine")) as cells,
+        RecordFile(temporary / "cells", np.dtype(np.uint32), (), checkpoint.part("refine", "cells")) as nearest,
     ):
         grow_tree(source, space, params, temporary, tree, checkpoint, workers, report)
-        clusters = gather(tree, space, params)
+        clusters, cells = gather(tree, space, params), None
         if params.means:
             held = own_rows(source.count, params.calibration_count(source.count))
-            clusters = refine(space, clusters, cells, held, workers, checkpoint, report)
+            clusters, cells = refine(space, clusters, nearest, held, workers, checkpoint, report)
         vectors = clusters.vectors
         with (
             EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,
@@ -374,14 +374,14 @@ def _assign(
     space: Space,
     clusters: Clusters,
     params: BuildParams,
-    cells: Cells,
+    cells: Cells | None,
     candidates: Candidates,
     spool: EdgeSpool,
     workers: int,
     checkpoint: Checkpoint,
     report: Progress,
 ) -> None:
-    if params.means:
+    if cells is not None:
         assign_cells(cells, spool, report)
         return
     if params.replicas == 1:

@@ -8,12 +8,9 @@ is not where its nearest centroids are. So every vector goes to the nearest cent
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,88 +36,73 @@ BLOCK_BYTES = 8 << 20
 """Working vectors that one thread sums up at a time."""
 
 
+@dataclass(frozen=True)
 class Cells:
-    """The number of each vector's nearest centroid, by position: a temporary file under `directory`.
+    """The nearest centroid of each of `count` vectors, by position: as they were numbered when it was found, in `found`
+    from record `first` on; centroid i has the number ``number[i]`` now, for some have become equal."""
 
-    It keeps those of all passes, so that a build goes on within one; centroids that are no more are read as those
-    that they have become equal to."""
-
-    def __init__(self, directory: Path, count: int, mark: Mark | None) -> None:
-        self.count = count
-        self._file = RecordFile(directory / "cells", np.dtype(np.uint32), (), mark and mark["cells"])
-        self._blocks: int = mark["blocks"] if mark else 0
-        self._pass = 0
-        self._number = np.empty(0, np.int64)
+    found: RecordFile
+    first: int
+    count: int
+    number: NDArray[np.int64]
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """Of the vectors at positions `start` to `stop` (exclusive), (stop - start,)."""
-        before = (self._pass - 1) * self.count
-        cells: NDArray[np.int64] = self._number[self._file.read(before + start, before + stop)]
+        cells: NDArray[np.int64] = self.number[self.found.read(self.first + start, self.first + stop)]
         return cells
-
-    def find(
-        self, space: Space, clusters: Clusters, threads: int, checkpoint: Checkpoint, report: Callable[[int], None]
-    ) -> None:
-        """The next pass: compares all vectors with the centroids of `clusters`, but those of which it is known."""
-        self._number = np.arange(len(clusters.centroids))
-        self._pass += 1
-        if self._file.count >= self._pass * self.count:
-            report(self._file.count)
-            return
-        candidates = CANDIDATES[self._pass - 1]
-        near = Neighborhoods(space, clusters, candidates=candidates, reached=REACHED * candidates)
-
-        def block(groups: tuple[int, int]) -> NDArray[np.int64]:
-            return np.concatenate(
-                [group.centroids[np.argmin(group.x @ group.lifted.T, axis=1)] for group in near.groups(groups)]
-            )
-
-        for found in ordered_map(block, islice(near.blocks(), self._blocks, None), threads):
-            self._file.append(found.astype(np.uint32))
-            self._blocks += 1
-            if self._file.count == self._pass * self.count:
-                self._blocks = 0
-            checkpoint.reached("refine", self.state)
-            report(self._file.count)
-
-    def renumber(self, number: NDArray[np.int64]) -> None:
-        """Says which centroid each of the last pass has become."""
-        self._number = number
-
-    def state(self) -> Mark:
-        """Makes all durable; what it takes to go on from here."""
-        return {"cells": self._file.state(), "blocks": self._blocks}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
 
 
 def refine(
     space: Space,
     clusters: Clusters,
-    cells: Cells,
+    found: RecordFile,
     held: NDArray[np.int64],
     threads: int,
     checkpoint: Checkpoint,
     progress: Progress,
-) -> Clusters:
-    """Finds all `cells`; the clusters with the means of these as centroids. Goes on after what is there.
+) -> tuple[Clusters, Cells]:
+    """The clusters with the means of their cells as centroids, and these cells; goes on after what is in `found`
+    (uint32), which keeps the nearest centroids of each pass.
 
     Those at positions `held` (n,), ascending, are in cells, but no mean counts them: the calibration asks for them, and
     a vector that has moved its centroid towards itself is found more easily than a query."""
-    total = len(CANDIDATES) * cells.count
-    for _ in CANDIDATES:
-        cells.find(space, clusters, threads, checkpoint, lambda done: progress("refine", done, total))
-        clusters = _recentred(space, clusters, cells, held, threads)
-    checkpoint.completed("refine", cells.state)
-    return clusters
+    count = clusters.vectors.count
+    blocks = checkpoint.part("refine", "blocks") or 0  # of the pass that was under way
+
+    def mark() -> Mark:
+        return {"cells": found.state(), "blocks": blocks}
+
+    for first, candidates in zip(range(0, count * len(CANDIDATES), count), CANDIDATES, strict=True):
+        if found.count < first + count:
+            for nearest in _nearest(space, clusters, candidates, blocks, threads):
+                found.append(nearest)
+                blocks = blocks + 1 if found.count < first + count else 0
+                checkpoint.reached("refine", mark)
+                progress("refine", found.count, count * len(CANDIDATES))
+        cells = Cells(found, first, count, np.arange(len(clusters.centroids)))
+        clusters, cells = _recentred(space, clusters, cells, held, threads)
+    checkpoint.completed("refine", mark)
+    return clusters, cells
 
 
-def _recentred(space: Space, clusters: Clusters, cells: Cells, held: NDArray[np.int64], threads: int) -> Clusters:
-    """`clusters` with the mean of each of the `cells`, `held` left out, as its centroid; one that has none stays."""
+def _nearest(
+    space: Space, clusters: Clusters, candidates: int, skip: int, threads: int
+) -> Iterator[NDArray[np.uint32]]:
+    """For block after block of vectors, without the first `skip`, the nearest centroid of each."""
+    near = Neighborhoods(space, clusters, candidates=candidates, reached=REACHED * candidates)
+
+    def block(groups: tuple[int, int]) -> NDArray[np.uint32]:
+        nearest = [group.centroids[np.argmin(group.x @ group.lifted.T, axis=1)] for group in near.groups(groups)]
+        return np.concatenate(nearest).astype(np.uint32)
+
+    return ordered_map(block, islice(near.blocks(), skip, None), threads)
+
+
+def _recentred(
+    space: Space, clusters: Clusters, cells: Cells, held: NDArray[np.int64], threads: int
+) -> tuple[Clusters, Cells]:
+    """`clusters` with the mean of each of the `cells`, `held` left out, as its centroid, and the cells by their numbers
+    then; a centroid without a mean stays."""
     vectors = clusters.vectors
     block = max(1, BLOCK_BYTES // (4 * space.dim))
     sums = np.zeros((len(clusters.centroids), space.dim))
@@ -144,7 +126,7 @@ def _recentred(space: Space, clusters: Clusters, cells: Cells, held: NDArray[np.
     means = sums.astype(np.float32)
     means[empty] = clusters.centroids.working(np.flatnonzero(empty))
     centroids, keep, number = around(means, space, vectors.dtype)
-    cells.renumber(number)
     # Runs of neighbours lose the centroids that have become equal to others.
     run_end = np.unique(np.searchsorted(keep, clusters.run_end))
-    return replace(clusters, centroids=centroids, run_end=run_end[run_end > 0])
+    clusters = replace(clusters, centroids=centroids, run_end=run_end[run_end > 0])
+    return clusters, replace(cells, number=number)

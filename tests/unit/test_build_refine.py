@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,13 +91,10 @@ def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
     recentred, emptied = refine._recentred, []
 
     def rob(space, clusters, cells, held, threads):
-        read = cells.read
-        with monkeypatch.context() as patch:
-            patch.setattr(cells, "read", lambda start, stop: np.where(read(start, stop) == 3, 2, read(start, stop)))
-            found = recentred(space, clusters, cells, held, threads)
+        without = np.where(cells.number == 3, 2, cells.number)
+        found, moved = recentred(space, clusters, replace(cells, number=without), held, threads)
         emptied.append(np.array_equal(found.centroids.working(slice(3, 4)), clusters.centroids.working(slice(3, 4))))
-        cells.renumber(np.where(np.arange(len(clusters.centroids)) == 3, 2, np.arange(len(clusters.centroids))))
-        return found
+        return found, replace(moved, number=moved.number[without])
 
     base, queries = clustered(3000, 16, 50, 4, np.float32)
     monkeypatch.setattr(refine, "_recentred", rob)
@@ -127,16 +126,34 @@ def test_means_leave_out_those_that_the_calibration_asks_for(tmp_path, monkeypat
     base, _ = clustered(3000, 16, 1, 7, np.float32)
     refined, means = pipeline.refine, []
 
-    def every_other(space, clusters, cells, held, *rest):
+    def every_other(space, clusters, nearest, held, *rest):
         assert len(held) == 500
-        found = refined(space, clusters, cells, np.arange(0, cells.count, 2), *rest)
-        x, cell = space.map(clusters.vectors.read(0, cells.count))[1::2], cells.read(0, cells.count)[1::2]
+        found, cells = refined(space, clusters, nearest, np.arange(0, len(base), 2), *rest)
+        x, cell = space.map(clusters.vectors.read(0, len(base)))[1::2], cells.read(0, len(base))[1::2]
         for number in np.unique(cell):
             means.append((x[cell == number].mean(axis=0), found.centroids.working(slice(number, number + 1))[0]))
-        return found
+        return found, cells
 
     monkeypatch.setattr(pipeline, "refine", every_other)
     build(tmp_path / "i", base, calibration_queries=500)
     expected, centroids = (np.array(part) for part in zip(*means, strict=True))
     assert len(expected) > 50
     np.testing.assert_allclose(centroids, expected, atol=2e-3 * np.abs(base).max())
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_copies_are_compared_piece_by_piece(tmp_path, monkeypatch, replicas):
+    """They are one group, which would be compared with its candidates in one product, whatever memory that takes."""
+    base, _ = clustered(1000, 16, 1, 8, np.float32)
+    base = np.concatenate([base, np.repeat(base[:1], 20_000, axis=0)])
+    groups, sizes = neighborhood.Neighborhoods.groups, []
+
+    def counted(self, block):
+        for group in groups(self, block):
+            sizes.append(len(group.x))
+            yield group
+
+    monkeypatch.setattr(neighborhood.Neighborhoods, "groups", counted)
+    build(tmp_path / "i", base, max_replicas=replicas)
+    assert max(sizes) == neighborhood.PIECE_ROWS
+    assert spann.verify(tmp_path / "i") == []
