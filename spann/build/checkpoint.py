@@ -144,9 +144,10 @@ def open_checkpoint(
 
 
 def _remove(directory: Path, but: tuple[str, ...]) -> None:
-    for path, _ in list(files.walk_files(directory)):
-        if path.name not in but:
-            files.remove_file(path)
+    found = [path for path, _ in files.walk_files(directory) if path.name not in but]
+    # The checkpoint first: a process killed meanwhile must not leave one that speaks of files that are no more.
+    for path in sorted(found, key=lambda path: path.name != FILE):
+        files.remove_file(path)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

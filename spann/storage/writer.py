@@ -37,7 +37,11 @@ LOCK = ".building.lock"
 and no second process can mistake a directory in the middle of a swap for one that was left behind."""
 
 TEMPORARY = "temporary"
-"""Directory inside it for what is no part of the index, and is removed before that is published."""
+"""Directory inside it for what is no part of the index, and leaves it before that is published."""
+
+DISCARDED = ".discarded"
+"""Suffix of that directory from then on. It leaves in one step, so that a process killed meanwhile does not leave a
+part of it for the next build to go on from."""
 
 REPLACED = ".replaced"
 """Suffix of the old index during a swap, only where the system cannot exchange two directories in one step."""
@@ -59,6 +63,7 @@ class IndexWriter:
         self.work = self.path.with_name(self.path.name + BUILDING)
         self._lock_path = self.path.with_name(self.path.name + LOCK)
         self._replaced = self.path.with_name(self.path.name + REPLACED)
+        self._discarded = self.path.with_name(self.path.name + DISCARDED)
         self._created_by = created_by
         self._overwrite, self._resumes = overwrite, resumes
         self.temporary = self.work / TEMPORARY
@@ -177,9 +182,21 @@ class IndexWriter:
         place has been taken meanwhile.
         """
         self.complete(attributes, features=features, generation=generation)
-        files.remove_tree(self.temporary)
+        self._check_target()
+        files.rename(self.temporary, self._discarded)
         files.sync_dir(self.work)
-        self._swap()
+        try:
+            old = self._swap()
+        except SpannError:
+            files.rename(self._discarded, self.temporary)
+            raise
+        files.sync_dir(self.path.parent)
+        try:
+            files.remove_tree(self._discarded)
+            if old is not None:
+                files.remove_tree(old)
+        except StorageError as error:
+            raise StorageError(f"{self.path}: the new index is in place, but not all is removed: {error}") from error
 
     def _seal(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Writes the checksum arrays and the groups; returns the checksums of the former, and the metadata of all."""
@@ -250,7 +267,7 @@ class IndexWriter:
         `known` says that the lock file was there already. A directory of the same name without one was not left by
         spann, which takes the lock before and drops it after the directory.
         """
-        for leftover in (self.work, self._replaced):
+        for leftover in (self.work, self._replaced, self._discarded):
             if leftover.exists() and not known:
                 raise ExistsError(f"{leftover}: in the way, and not left by an interrupted build; remove or rename it")
         if self._replaced.exists():
@@ -259,17 +276,17 @@ class IndexWriter:
             else:
                 files.rename(self._replaced, self.path)
             self._check_target()
+        if self._discarded.exists():
+            files.remove_tree(self._discarded)
         if self.work.exists() and not self._resumes:
             self.clear()
 
-    def _swap(self) -> None:
-        """Gives the finished directory its name; the only moment at which anything outside `work` changes."""
+    def _swap(self) -> Path | None:
+        """Gives the finished directory its name; where the old one is then. Only here do indexes change."""
         self._check_target()
-        parent = self.path.parent
         if not self.path.exists():
             files.rename_new(self.work, self.path)
-            files.sync_dir(parent)
-            return
+            return None
         old = self.work
         if not files.exchange(self.work, self.path):
             old = self._replaced
@@ -279,18 +296,14 @@ class IndexWriter:
             except SpannError:
                 files.rename(old, self.path)
                 raise
-        files.sync_dir(parent)
-        try:
-            files.remove_tree(old)
-        except StorageError as error:
-            raise StorageError(f"{self.path}: the new index is in place, but the old one remains: {error}") from error
+        return old
 
     def _release(self) -> None:
         """Drops the lock, and removes its file unless something is left for the next build to clear."""
         if self._lock is None:
             return
         fd, self._lock = self._lock, None
-        if self.work.exists() or self._replaced.exists():
+        if self.work.exists() or self._replaced.exists() or self._discarded.exists():
             files.close(fd)
         else:
             files.unlock(fd, self._lock_path)

@@ -378,6 +378,36 @@ def test_killed_at_random_times(tmp_path, content, bits, replicas):
     assert content(tmp_path / "i") == expected
 
 
+@pytest.mark.parametrize("removing", ["what a finished build leaves", "what is not gone on with"])
+def test_killed_while_files_are_removed(tmp_path, content, marks, removing):
+    """No checkpoint may outlive the files that it speaks of."""
+    with pytest.raises(Stopped):
+        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("refine", 0.8))
+    np.save(tmp_path / "base.npy", BASE)
+    if removing == "what a finished build leaves":
+        die = (
+            "tree = files.remove_tree\n"
+            "def remove(path):\n"
+            "    for each in sorted(path.iterdir(), key=lambda each: each.name == checkpoint.FILE)[:3]: each.unlink()\n"
+            "    os._exit(9)\n"
+            "files.remove_tree = remove\n"
+        )
+    else:
+        die = "file = files.remove_file\nfiles.remove_file = lambda path: (file(path), os._exit(9))\n"
+    restart = removing == "what is not gone on with"
+    script = "import os\nfrom spann.build import checkpoint\nfrom spann.storage import files\n" + die + CHILD
+    script = script.replace("threads=2", f"threads=2, restart={restart}")
+    command = [sys.executable, "-c", script, "base.npy", "i", "2", "1"]
+    assert subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 9
+    if (tmp_path / "i").exists():
+        assert spann.verify(tmp_path / "i") == []
+        shutil.rmtree(tmp_path / "i")
+    spann.build(BASE, tmp_path / "i", params=PARAMS["codes"]).close()
+    spann.build(BASE, tmp_path / "whole", params=PARAMS["codes"]).close()
+    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.npy", "i", "whole"]
+
+
 def test_the_command_names_what_is_kept_and_goes_on(tmp_path):
     np.save(tmp_path / "base.npy", BASE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
