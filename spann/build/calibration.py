@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.build.answers import answers
 from spann.build.checkpoint import Checkpoint
 from spann.config import DEFAULT_CALIBRATION
 from spann.elements import memory_dtype
@@ -24,8 +25,8 @@ from spann.storage import (
     posting_bytes,
     posting_span,
 )
-from spann.tune import calibrate, exact_search
-from spann.tune.calibrate import FEW, KS, MOST, STAND_INS, Asked
+from spann.tune import calibrate
+from spann.tune.calibrate import FEW, MOST, Asked
 from spann.types import ELEMENT_TYPES, Array, Metric, Progress
 from spann.vectors import StoredSource, VectorSource, for_metric, sample_rows
 
@@ -54,17 +55,18 @@ def calibrate_with_own(
     queries: int,
     threads: int,
     memory_budget: int | str,
+    temporary: Path,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any] | None:
     """Calibrates the index at `path` with `queries` of its own vectors: `vectors` has all of them, in any order, and
     `ids_of` tells the ids of its rows. `memory_budget` is that of the search. JSON for the attribute `calibration`;
-    None where there are too few vectors. The truth is kept in the `checkpoint`."""
+    None where there are too few vectors. The truth is kept in `temporary` and the `checkpoint`."""
     rows = own_rows(vectors.count, queries)
     # The first of them serve every k, and rows that follow each other may be neighbours.
     rows = rows[np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))]
     own = ids_of(rows).astype(np.int64), rows
-    return _calibrate(path, vectors, vectors.take(rows), own, threads, memory_budget, progress, checkpoint)
+    return _calibrate(path, vectors, vectors.take(rows), own, threads, memory_budget, temporary, progress, checkpoint)
 
 
 def recalibrate(
@@ -98,13 +100,15 @@ def recalibrate(
             if base is not None:
                 raise InputError(f"{path}: base was given without queries: the ids of its vectors are unknown")
             own = _own_ids(reader)
-            found = calibrate_with_own(path, vectors, own, wanted, threads, "auto", report)
+            found = calibrate_with_own(path, vectors, own, wanted, threads, "auto", writer.temporary, report)
         else:
             queries = for_metric(queries, metric)
             _check_queries(queries, about)
             rows = sample_rows(queries.count, min(wanted, queries.count), SEED)
             order = np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))
-            found = _calibrate(path, vectors, queries.take(rows)[order], None, threads, "auto", report)
+            found = _calibrate(
+                path, vectors, queries.take(rows)[order], None, threads, "auto", writer.temporary, report
+            )
         if found is None:
             raise InputError(f"{path}: {vectors.count} vectors are too few to calibrate searches")
         for name in reader.arrays():
@@ -186,19 +190,15 @@ def _calibrate(
     own: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
     threads: int,
     memory_budget: int | str,
+    temporary: Path,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any] | None:
     """`own`: ids of the queries and their rows of `vectors`, where they are from there."""
     reader = IndexReader.open(path)
     metric = Metric.parse(reader.attributes["metric"])
-    known = checkpoint.part("truth", "kth") if checkpoint else None
-    if known is None:
-        kth = _truth(vectors, queries, own, metric, threads, progress)
-        if checkpoint:
-            checkpoint.completed("truth", lambda: {"kth": {str(k): found.tolist() for k, found in kth.items()}})
-    else:
-        kth = {int(k): np.array(found) for k, found in sorted(known.items(), key=lambda item: int(item[0]))}
+    own_rows = None if own is None else own[1]
+    kth = answers(vectors, queries, own_rows, metric, threads, temporary, checkpoint, progress)
     if not kth:
         return None
     engine = Engine(reader, memory_budget=memory_budget)
@@ -227,42 +227,6 @@ def _calibrate(
     finally:
         engine.close()
     return found.to_json()
-
-
-def _truth(
-    vectors: VectorSource,
-    queries: Array,
-    own: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
-    metric: Metric,
-    threads: int,
-    progress: Progress,
-) -> dict[int, NDArray[np.float64]]:
-    """For each k of the calibration that there are vectors for, and those that stand in for k 1, the exact distance of
-    the k-th neighbour of as many `queries` as it takes."""
-    skipped = int(own is not None)
-    own_rows = np.empty(0, np.int64) if own is None else own[1]
-    kth: dict[int, NDArray[np.float64]] = {}
-    # Truth for few neighbours of many queries, and for many of few: two passes over all vectors.
-    few = sorted({*STAND_INS, *(k for k in KS if k <= 100)})
-    for ks, count in ((few, len(queries)), ([k for k in KS if k > 100], FEW // 2)):
-        usable = [k for k in ks if k + skipped <= vectors.count]
-        if not usable:
-            break
-        rows, distances = exact_search(
-            vectors,
-            queries[:count],
-            usable[-1] + skipped,
-            metric,
-            threads=threads,
-            progress=lambda stage, done, total: progress("truth", done, total),
-        )
-        unit = np.sqrt(distances, dtype=np.float64) if metric is Metric.L2 else distances.astype(np.float64)
-        for k in usable:
-            # Under ip a vector need not be among its own nearest.
-            at = k - 1 if own is None else k - 1 + (rows[:, :k] == own_rows[:count, None]).any(axis=1)
-            enough = len(unit) if k <= 10 else min(len(unit), max(len(queries) // 5, FEW))
-            kth[k] = unit[np.arange(len(unit)), at][:enough]
-    return kth
 
 
 class Reach:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
+from spann.build.answers import FILE as TRUTH
 from spann.build.arrange import arrange
 from spann.build.assign import assign_cells, assign_closure, assign_leaves
 from spann.build.balance import balance
@@ -68,6 +69,7 @@ TEMPORARY_FILES = {
     "graph": (GRAPH,),
     "arrange": ("arranged",),
     "write": ("facts",),
+    "truth": (TRUTH,),
 }
 """The files that a stage's mark in the checkpoint speaks of."""
 
@@ -220,6 +222,7 @@ def _build(
                     queries,
                     workers,
                     _search_budget(params, plan),
+                    temporary,
                     report,
                     checkpoint,
                 )

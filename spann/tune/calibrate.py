@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -268,8 +269,9 @@ class _Sweep:
 
     def __init__(self, search: Search, asked: Asked, reach: Reach, postings: int) -> None:
         self._search, self._asked, self.reach, self.postings = search, asked, reach, postings
+        self.measure = cache(self._measure)  # the first rungs of all ladders are the same
 
-    def measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float, *, rough: bool = False) -> Point:
+    def _measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float, *, rough: bool = False) -> Point:
         """The point of a setting; `rough` with fewer queries, where it is to choose settings by."""
         ks = [k]
         if k == 1 and self._asked.own is not None:

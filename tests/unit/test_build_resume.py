@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import arrange, checkpoint, encode, neighborhood, partition, write
+from spann.build import answers, arrange, checkpoint, encode, neighborhood, partition, write
 from spann.build.checkpoint import Checkpoint, open_checkpoint
 from spann.build.temporary import RecordFile
 from spann.errors import CorruptionError, InputError, StorageError
@@ -60,6 +60,7 @@ def marks(monkeypatch):
     monkeypatch.setattr(arrange, "BATCH_BYTES", 1 << 14)
     monkeypatch.setattr(write, "BATCH_BYTES", 1 << 14)
     monkeypatch.setattr(encode, "BATCH_BYTES", 1 << 17)
+    monkeypatch.setattr(answers, "PART_ROWS", 1000)
 
 
 def stop_at(stage, share, seen=None):
@@ -131,14 +132,18 @@ def test_work_is_not_done_again(tmp_path, marks, kind, stage):
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize("stage", ["truth", "calibrate"])
 def test_the_truth_is_kept(tmp_path, content, marks, kind, stage):
+    """Part by part: it is stopped in the fourth of six."""
     params = PARAMS[kind].with_(calibration_queries=100)
     spann.build(BASE, tmp_path / "whole", params=params).close()
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=params, progress=stop_at(stage, 0))
+        spann.build(BASE, tmp_path / "i", params=params, progress=stop_at(stage, 0.6))
     seen = []
-    spann.build(BASE, tmp_path / "i", params=params, progress=lambda at, *_: seen.append(at)).close()
-    assert ("truth" in seen) == (stage == "truth")
-    assert not {"arrange", "write"} & set(seen)
+    spann.build(BASE, tmp_path / "i", params=params, progress=lambda at, *done: seen.append((at, *done))).close()
+    stages = {at for at, *_ in seen}
+    assert ("truth" in stages) == (stage == "truth")
+    if stage == "truth":
+        assert next(done for at, done, _ in seen if at == "truth") == 4000
+    assert not {"arrange", "write"} & stages
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 

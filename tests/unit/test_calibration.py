@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 import spann
+from spann.build import answers
 from spann.errors import InputError
 from spann.storage import IndexReader
 from spann.testing import clustered, exact_neighbours
 from spann.tune import Calibration, calibrate
 from spann.tune.calibrate import Asked
-from spann.types import QUERY_STATS, SearchResult
+from spann.types import QUERY_STATS, Metric, SearchResult
+from spann.vectors import for_metric, open_source
 
 COUNT = 12_000
 PARAMS = {
@@ -253,3 +255,27 @@ def test_appended_vectors_keep_the_calibration(tmp_path, data):
     with spann.append(tmp_path / "i", base[9000:]) as index:
         truth, _ = exact_neighbours(base, queries, 10)
         assert recall(index.search(queries, 10, target_recall=0.95).ids, truth) > 0.93
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip", "hamming"])
+def test_answers_come_from_all_parts_of_the_collection(tmp_path, monkeypatch, metric, own):
+    base, queries = clustered(3000, 16, 300, 5, np.float32)
+    base[1000:1100] = base[:100]  # equal distances in several parts
+    if metric == "hamming":
+        base, queries = base > 0, queries > 0
+    source, rows = for_metric(open_source(base), Metric.parse(metric)), np.arange(0, 2700, 9)
+    asked = source.take(rows) if own else queries
+    monkeypatch.setattr(answers, "PART_ROWS", 400)
+    seen = []
+    kth = answers.answers(
+        source, asked, rows if own else None, Metric.parse(metric), 2, tmp_path, None, lambda *at: seen.append(at)
+    )
+    assert seen[-1] == ("truth", 3000, 3000)
+    assert {k: len(distances) for k, distances in kth.items()} == {1: 300, 2: 300, 10: 300, 100: 200, 1000: 100}
+    ids, distances = exact_neighbours(base, asked, 1001, metric)
+    others = ids != rows[:, None] if own else np.arange(1001) < np.full((300, 1), 1000)
+    others[others.all(axis=1), -1] = False  # under ip a vector need not be among its own nearest
+    expected = distances[others].reshape(300, 1000)
+    for k, found in kth.items():
+        np.testing.assert_allclose(found, expected[: len(found), k - 1], rtol=1e-5, atol=1e-6)
