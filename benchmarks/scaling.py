@@ -66,7 +66,7 @@ def run_build(
     text = log.read_text()
     for line in text.splitlines():
         if line.startswith("{") and (told := json.loads(line))["done"] == told["total"]:
-            stages[told["stage"]] = told["seconds"]
+            stages[told["stage"]] = round(stages.get(told["stage"], 0) + told["seconds"], 3)
     log.unlink()
     if process.returncode not in (0, -signal.SIGKILL):
         raise SystemExit(f"{base}: the build failed: {text.splitlines()[-1]}")

@@ -182,6 +182,7 @@ def test_damage_is_not_made_part_of_the_next_generation(built, content, name):
 def marks(monkeypatch):
     """Marks at every chance, and many regions."""
     monkeypatch.setattr(checkpoint, "MARK_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "MARK_SHARE", np.inf)
     monkeypatch.setattr(partition, "REGION_BYTES", 1 << 15)
 
 

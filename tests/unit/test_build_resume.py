@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys, numpy as np, spann
 from spann.build import arrange, checkpoint, encode, neighborhood, partition, write
-checkpoint.MARK_SECONDS = 0.0
+checkpoint.MARK_SECONDS, checkpoint.MARK_SHARE = 0.0, np.inf
 partition.REGION_BYTES = 1 << 15
 neighborhood.BLOCK_ROWS = 512
 arrange.BATCH_BYTES = write.BATCH_BYTES = 1 << 14
@@ -55,6 +55,7 @@ class Stopped(Exception):
 def marks(monkeypatch):
     """Marks at every chance, many regions and batches."""
     monkeypatch.setattr(checkpoint, "MARK_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "MARK_SHARE", np.inf)
     monkeypatch.setattr(partition, "REGION_BYTES", 1 << 15)
     monkeypatch.setattr(neighborhood, "BLOCK_ROWS", 512)
     monkeypatch.setattr(arrange, "BATCH_BYTES", 1 << 14)
@@ -156,6 +157,7 @@ def test_a_mark_is_first_due_after_assignment(tmp_path, content, monkeypatch):
         seen.add(at)
         if at == "balance":
             monkeypatch.setattr(checkpoint, "MARK_SECONDS", 0.0)
+            monkeypatch.setattr(checkpoint, "MARK_SHARE", np.inf)
         if at == "write":
             raise Stopped
 
@@ -164,6 +166,25 @@ def test_a_mark_is_first_due_after_assignment(tmp_path, content, monkeypatch):
     assert (tmp_path / "i.building" / "temporary" / checkpoint.FILE).exists()
     spann.build(BASE, tmp_path / "i", params=PARAMS["replicas"]).close()
     assert content(tmp_path / "i") == content(tmp_path / "whole")
+
+
+def test_marks_of_a_slow_disk_are_rare(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    marks = checkpoint.Checkpoint(tmp_path, {})
+
+    def mark():
+        clock[0] += 0.5
+        return {}
+
+    taken = []
+    for second in range(101, 141):
+        clock[0] = max(clock[0], second)
+        before = clock[0]
+        marks.reached("write", mark)
+        if clock[0] > before:
+            taken.append(second)
+    assert taken == [101, 112, 123, 134]
 
 
 @pytest.mark.parametrize("stage", ["scan", "cluster"])
