@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._version import __version__
-from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate
+from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate, resident_bytes
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.errors import InputError
 from spann.search import (
     RANGE_CANDIDATES,
     Effort,
     Engine,
+    MemoryBudget,
     Within,
     iterate,
     search_range,
@@ -292,6 +293,8 @@ class Index:
             "open_memory_bytes": self.open_memory_bytes,
             "open_memory_bytes_per_vector": self.open_memory_bytes / self.count,
             "open_memory": dict(arrays.memory),
+            "open_memory_least": self.open_memory_bytes - arrays.memory.get("codes", 0),
+            "open_memory_most": self.open_memory_bytes - arrays.memory.get("codes", 0) + arrays.codes_bytes,
             "pinned_postings": arrays.pinned_postings,
             "parameters": about["parameters"],
             "calibration": about.get("calibration"),
@@ -346,9 +349,16 @@ def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str =
     ...     print(index)
     Index('line.spann', count=1000, dim=1, float32, l2)
     """
-    reader = IndexReader.open(path)
-    options = {"io": io, "memory_budget": memory_budget, "check": check}
-    return Index(reader, Engine(reader, io=io, check=check, memory_budget=memory_budget), options)
+    return _reopen(Path(path), {"io": io, "memory_budget": memory_budget, "check": check})
+
+
+def _open_built(path: str | Path, memory_limit: int | str | None, memory_budget: int | str | None) -> Index:
+    """The index that a build has made, within what its `memory_limit` leaves unless a `memory_budget` is given."""
+    limit = _limit(memory_limit)
+    budget = MemoryBudget.parse("auto" if memory_budget is None else memory_budget)
+    if memory_budget is None and limit is not None:
+        budget = MemoryBudget(max(1, limit - resident_bytes()), automatic=True)
+    return _reopen(Path(path), {"memory_budget": budget})
 
 
 def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:
@@ -357,7 +367,8 @@ def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:
 
 
 def _reopen(path: Path, options: dict[str, Any]) -> Index:
-    return open_index(path, **options)
+    reader = IndexReader.open(path)
+    return Index(reader, Engine(reader, **options), options)
 
 
 def _batch(queries: Array) -> Array:
@@ -387,6 +398,7 @@ def build(
     overwrite: bool = False,
     restart: bool = False,
     progress: Progress | None = None,
+    memory_budget: int | str | None = None,
 ) -> Index:
     """Builds an index of `vectors` (count, dim) at `path` and opens it.
 
@@ -395,9 +407,11 @@ def build(
     different and not negative, name the vectors in results; without it an id is the row number. They are an array, or
     the path of a file, ``FILE#COLUMN`` for one column of it (see `spann.vectors.read_ids`). An existing index is
     replaced only with `overwrite`, and only once the new one is complete. `memory_limit`, in bytes or as "1GiB" (by
-    default half of the memory available), bounds the resident memory of the process. What cannot fit there or on the
-    disk is refused before it starts: see `plan`. A build that was interrupted goes on where the same call finds it, and
-    ends with the same bytes; `restart` begins anew. Raises `InputError`, `ExistsError`, `MissingError`, `StorageError`.
+    default half of the memory available), bounds the resident memory of the process, with the index that is
+    returned: it has as many codes in memory as that leaves room for, or as `memory_budget` says (see `open`). What
+    cannot fit there or on the disk is refused before it starts: see `plan`. A build that was interrupted goes on where
+    the same call finds it, and ends with the same bytes; `restart` begins anew. Raises `InputError`, `ExistsError`,
+    `MissingError`, `StorageError`.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -406,6 +420,7 @@ def build(
     ...     index.search(np.float32([[7.1]]), k=2).ids.tolist()
     [[75, 85]]
     """
+    MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
     with _opened(vectors) as source:
         build_index(
             source,
@@ -420,7 +435,7 @@ def build(
             restart=restart,
             progress=progress,
         )
-    return open_index(path)
+    return _open_built(path, memory_limit, memory_budget)
 
 
 def append(
@@ -432,6 +447,7 @@ def append(
     memory_limit: int | str | None = None,
     restart: bool = False,
     progress: Progress | None = None,
+    memory_budget: int | str | None = None,
 ) -> Index:
     """Adds `vectors` (count, dim) to the index at `path`, in a new generation of it, and opens that.
 
@@ -447,6 +463,7 @@ def append(
     ...     len(index), index.search(np.float32([1200.4]), k=2).ids.tolist()
     (1500, [[1200, 1201]])
     """
+    MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
     with _opened(vectors) as source:
         append_index(
             source,
@@ -458,7 +475,7 @@ def append(
             restart=restart,
             progress=progress,
         )
-    return open_index(path)
+    return _open_built(path, memory_limit, memory_budget)
 
 
 def calibrate(
@@ -469,12 +486,14 @@ def calibrate(
     count: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_budget: int | str = "auto",
 ) -> Index:
     """Calibrates the index at `path` anew, in a new generation of it, and opens that.
 
     With `queries` (nq, dim), at most `count` (by default 2000) of them, the calibration holds for queries like those;
     without, for queries like the collection's own vectors. `base` gives the vectors of the collection where the index
-    keeps them in postings only (no codes). Raises `InputError`, and as `append` does.
+    keeps them in postings only (no codes). `memory_budget` is that of the index that is returned, as for `open`. Raises
+    `InputError`, and as `append` does.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -483,6 +502,7 @@ def calibrate(
     ...     index.search(np.float32([[7.1]]), k=2, target_recall=0.95).ids.tolist()
     [[7, 8]]
     """
+    MemoryBudget.parse(memory_budget)
     with (
         nullcontext() if queries is None else _opened(queries, open_queries) as asked,
         nullcontext() if base is None else _opened(base) as collection,
@@ -496,7 +516,7 @@ def calibrate(
             threads=thread_count(threads),
             progress=progress,
         )
-    return open_index(path)
+    return open_index(path, memory_budget=memory_budget)
 
 
 def plan(

@@ -3,6 +3,16 @@
 from spann.build.append import APPEND_STAGES, append_index
 from spann.build.calibration import recalibrate
 from spann.build.pipeline import STAGES, build_index
-from spann.build.plan import Plan, limit_bytes, plan_build
+from spann.build.plan import Plan, limit_bytes, plan_build, resident_bytes
 
-__all__ = ["APPEND_STAGES", "STAGES", "Plan", "append_index", "build_index", "limit_bytes", "plan_build", "recalibrate"]
+__all__ = [
+    "APPEND_STAGES",
+    "STAGES",
+    "Plan",
+    "append_index",
+    "build_index",
+    "limit_bytes",
+    "plan_build",
+    "recalibrate",
+    "resident_bytes",
+]

@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from spann.build.edges import BUCKET_BYTES, EDGE
-from spann.build.partition import FANOUT, FLAT, region_rows
+from spann.build.partition import FLAT, region_rows
 from spann.build.refine import CANDIDATES
 from spann.config import BuildParams
 from spann.errors import InputError
@@ -159,7 +159,7 @@ def plan_build(
     copies = count * (source.stored_bytes + 8)
     closure = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
     temporary = max(
-        (3 if count > FANOUT * region_rows(dim) else 2) * copies + 2 * count,
+        2 * copies + 2 * count,  # as they come and in regions, or, where there are many, roughly and finely so
         copies + entries * EDGE.itemsize + closure + entries * 8 + (count * (8 + 4 * len(CANDIDATES)) if bits else 0),
     )
     return Plan(

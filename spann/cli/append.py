@@ -65,6 +65,7 @@ def append(
             memory_limit=memory_limit,
             restart=restart,
             progress=progress,
+            memory_budget="none",
         )
         added = source.count
     seconds = time.perf_counter() - start

@@ -165,6 +165,7 @@ def build(
                 overwrite=overwrite,
                 restart=restart,
                 progress=progress,
+                memory_budget="none",
             )
     seconds = time.perf_counter() - start
     with built:

@@ -67,13 +67,16 @@ def runs_table(report: dict[str, Any]) -> str:
     return table(header, rows)
 
 
-SUMMARY = ("count", "dim", "dtype", "metric", "postings", "disk_bytes", "open_memory_bytes", "replicas_mean")
+SUMMARY = ("count", "dim", "dtype", "metric", "postings", "disk_bytes", "open_memory_most", "open_memory_least",
+           "replicas_mean")  # fmt: skip
 """Entries of an index's info that say in brief what was built."""
 
 
 def summary(info: dict[str, Any]) -> str:
     """One line on an index."""
+    most, least = size(info["open_memory_most"]), size(info["open_memory_least"])
+    memory = most if most == least else f"{least} to {most}"
     return (
         f"{info['count']} {info['dtype']} vectors of dimension {info['dim']} ({info['metric']}) in {info['postings']} "
-        f"postings; {size(info['disk_bytes'])} on disk, {size(info['open_memory_bytes'])} of memory when open"
+        f"postings; {size(info['disk_bytes'])} on disk, {memory} of memory when open"
     )

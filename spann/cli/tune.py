@@ -78,7 +78,9 @@ def tune(
     else:
         with progress_report(quiet, progress_form) as progress:
             source = None if queries is None else spann.vectors.open_queries(queries, max_rows=max_rows)
-            opened = spann.calibrate(index, source, base=base, count=count, threads=threads, progress=progress)
+            opened = spann.calibrate(
+                index, source, base=base, count=count, threads=threads, progress=progress, memory_budget="none"
+            )
     seconds = time.perf_counter() - start
     with opened:
         if opened.calibration is None:

@@ -7,6 +7,7 @@ pinned is one that no query reads from disk.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ AUTO_SHARE = 0.5
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Bytes that an open index may keep in memory; None: as much as is always needed ("none") or useful ("auto")."""
+    """Bytes that an open index may keep in memory; None: as much as is always needed ("none") or useful ("auto").
+    An automatic one with a limit is "auto" within that, and what is always needed where that is more."""
 
     limit: int | None
     automatic: bool = False
@@ -39,9 +41,8 @@ class MemoryBudget:
     def pinned_postings(self, needed: int, first_row: NDArray[np.uint64], row_bytes: int, name: str) -> int:
         """Postings, from the first on, whose codes fit beside the `needed` bytes; `first_row` (postings + 1,) counts
         primaries of `row_bytes` each. Raises `InputError` if not even `needed` fits, naming the index."""
-        postings = len(first_row) - 1
         if self.automatic:
-            left = int(AUTO_SHARE * available_memory()) - needed
+            left = min(int(AUTO_SHARE * available_memory()), self.limit or sys.maxsize) - needed
         elif self.limit is None:
             left = 0
         else:
@@ -50,12 +51,17 @@ class MemoryBudget:
                 raise InputError(
                     f"memory_budget is {self.limit} bytes; centroids, graph and directory of {name} need {needed}"
                 )
-        sizes = first_row.astype(np.int64) * row_bytes + np.arange(postings + 1, dtype=np.int64) * HEADER_BYTES
+        sizes = pinned_bytes(first_row, row_bytes)
         return int(np.searchsorted(sizes, left, side="right")) - 1 if left > 0 else 0
 
 
 HEADER_BYTES = 20
 """Of a pinned posting, besides its entries."""
+
+
+def pinned_bytes(first_row: NDArray[np.uint64], row_bytes: int) -> NDArray[np.int64]:
+    """What the first 0, 1, ... postings take when pinned, (postings + 1,)."""
+    return first_row.astype(np.int64) * row_bytes + np.arange(len(first_row), dtype=np.int64) * HEADER_BYTES
 
 
 def available_memory() -> int:

@@ -110,7 +110,7 @@ class Engine:
             _close_all(self._files)
             raise
         self._batch_bytes = BATCH_BYTES
-        if budget.limit is not None:
+        if budget.limit is not None and not budget.automatic:
             self._batch_bytes = min(BATCH_BYTES, TIGHT_BATCH_BYTES + budget.limit - self.open_memory_bytes)
         self._own_threads()
 

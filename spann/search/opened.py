@@ -13,7 +13,7 @@ from spann.centroids import Graph, Level, check_graph
 from spann.elements import STORED_TYPES, stored_dtype, stored_width
 from spann.errors import CorruptionError, FormatError, InputError
 from spann.quantize import Quantizer
-from spann.search.budget import HEADER_BYTES, MemoryBudget
+from spann.search.budget import HEADER_BYTES, MemoryBudget, pinned_bytes
 from spann.storage import (
     PAGE,
     IndexReader,
@@ -57,6 +57,7 @@ class OpenArrays:
     appended: int
     code_bits: int
     pinned_postings: int = 0
+    codes_bytes: int = 0
     memory: dict[str, int] = field(default_factory=dict)
 
 
@@ -111,6 +112,7 @@ def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
         first_row = np.concatenate([[0], np.cumsum(primaries, dtype=np.uint64)]).astype(np.uint64)
         _set_codes(native, reader, vectors, files, first_row, metric, memory)
         row_bytes = about["id_bytes"] + 4 + code_bytes(about["dim"], bits)
+        opened.codes_bytes = int(pinned_bytes(first_row, row_bytes)[-1]) + _SLACK
         opened.pinned_postings = budget.pinned_postings(sum(memory.values()), first_row, row_bytes, where)
         memory["codes"] = _pin(reader, opened, first_row, page, offset) if opened.pinned_postings else 0
     else:

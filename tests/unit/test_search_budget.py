@@ -7,10 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import spann
+from spann.cli import cli
+from spann.search import opened
 from spann.search.budget import MemoryBudget, available_memory
 from spann.search.disk import LONGEST_JOIN, join_pages
+from spann.testing import clustered
 
 
 @pytest.mark.parametrize(
@@ -67,13 +71,18 @@ import sys
 import numpy as np
 import spann
 path, budget = sys.argv[1], int(sys.argv[2])
+
+def resident(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+print(resident("VmRSS:"))
 with spann.open(path, io="direct", memory_budget=budget) as index:
     queries = np.random.default_rng(0).integers(0, 255, (3000, 128), np.uint8)
     for order in ("query", "posting"):
         index.search(queries, 10, threads=2, order=order)
     assert index.open_memory_bytes <= budget
-lines = open("/proc/self/status").read().splitlines()
-print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")))
+print(resident("VmHWM:"))
 """
 
 
@@ -86,4 +95,53 @@ def test_the_process_keeps_to_the_budget(tmp_path):
             out = subprocess.check_output([sys.executable, "-c", CHILD, tmp_path / "i", str(budget)], text=True)
         except subprocess.CalledProcessError as error:
             pytest.fail(f"search failed: {error}")
-        assert int(out) <= budget + (64 << 20)
+        before, most = map(int, out.split())
+        assert most - before <= budget + (32 << 20)
+
+
+def test_an_index_that_was_just_built_keeps_within_the_limit_of_its_build(tmp_path, monkeypatch):
+    base, more = clustered(3000, 32, 10, 7, np.float32)
+    path, params = tmp_path / "i", spann.BuildParams(code_bits=2)
+
+    def left(room):
+        monkeypatch.setattr(spann.index, "resident_bytes", lambda: (1 << 30) - room)
+        return spann.build(base, path, params=params, memory_limit="1GiB", overwrite=True)
+
+    with spann.build(base, path, params=params) as index:
+        about = index.info()
+    assert about["open_memory_most"] == about["open_memory_bytes"]
+    least, most = about["open_memory_least"], about["open_memory_most"]
+    assert least < most - 20_000
+    for room, expected in ((-5, least), (least, least), (most, most), (2 * most, most)):
+        with left(room) as index:
+            assert index.open_memory_bytes == expected
+            assert len(index.search(base[:3], 5).ids) == 3
+    with left((least + most) // 2) as index:
+        assert least < index.open_memory_bytes <= (least + most) // 2
+    with spann.build(base, path, params=params, memory_budget="none", overwrite=True) as index:
+        assert index.open_memory_bytes == least
+        assert index.info()["open_memory_most"] == most
+    monkeypatch.setattr(spann.index, "resident_bytes", lambda: 1 << 30)
+    with spann.append(path, more, memory_limit="1GiB") as index:
+        assert index.info()["pinned_postings"] == 0
+
+
+def test_a_wrong_budget_is_told_before_the_build(tmp_path):
+    base = np.zeros((3000, 8), np.float32)
+    with pytest.raises(spann.InputError, match="memory_budget"):
+        spann.build(base, tmp_path / "i", memory_budget="much")
+    assert not (tmp_path / "i").exists()
+
+
+def test_commands_that_make_an_index_do_not_read_its_codes(tmp_path, monkeypatch):
+    base, _ = clustered(3000, 32, 10, 7, np.float32)
+    np.save(tmp_path / "base.npy", base)
+
+    def read(*arguments):
+        raise AssertionError("all codes are read")
+
+    monkeypatch.setattr(opened, "_pin", read)
+    for command in (["build", "base.npy", "i", "--code-bits", "2"], ["append", "i", "base.npy"]):
+        monkeypatch.chdir(tmp_path)
+        result = CliRunner().invoke(cli, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
