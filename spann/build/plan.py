@@ -31,7 +31,7 @@ LIMIT_SHARE = 0.5
 BASE_BYTES = 130 << 20
 """The interpreter, its libraries, and the stages' work that one thread does for all."""
 
-WORKER_BYTES = 90 << 20
+WORKER_BYTES = 100 << 20
 """Of each thread, with the results of its work that wait to be written."""
 
 CLOSURE_BYTES = 120 << 20
