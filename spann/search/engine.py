@@ -44,8 +44,9 @@ ORDERS = ("auto", "query", "posting")
 BATCH_BYTES = 192 << 20
 """Memory of a posting-major batch: the more queries it holds, the more of them a read serves."""
 
-TIGHT_BATCH_BYTES = 8 << 20
-"""The same, beside what is left of it, where a memory budget is given in bytes."""
+TIGHT_BATCH_BYTES = 2 << 20
+"""The same, beside what is left of it, where a memory budget is given in bytes: buffers of reads take as much again and
+more, and the process is to keep within 64 MiB and the budget."""
 
 VISITS = 8
 SMALLEST_BLOCK = 4096

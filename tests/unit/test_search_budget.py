@@ -72,17 +72,13 @@ import numpy as np
 import spann
 path, budget = sys.argv[1], int(sys.argv[2])
 
-def resident(name):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-print(resident("VmRSS:"))
 with spann.open(path, io="direct", memory_budget=budget) as index:
     queries = np.random.default_rng(0).integers(0, 255, (3000, 128), np.uint8)
     for order in ("query", "posting"):
         index.search(queries, 10, threads=2, order=order)
     assert index.open_memory_bytes <= budget
-print(resident("VmHWM:"))
+lines = open("/proc/self/status").read().splitlines()
+print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")))
 """
 
 
@@ -95,8 +91,7 @@ def test_the_process_keeps_to_the_budget(tmp_path):
             out = subprocess.check_output([sys.executable, "-c", CHILD, tmp_path / "i", str(budget)], text=True)
         except subprocess.CalledProcessError as error:
             pytest.fail(f"search failed: {error}")
-        before, most = map(int, out.split())
-        assert most - before <= budget + (32 << 20)
+        assert int(out) <= budget + (64 << 20)
 
 
 def test_an_index_that_was_just_built_keeps_within_the_limit_of_its_build(tmp_path, monkeypatch):
