@@ -15,6 +15,9 @@
  * it will keep; without them its first postings, which come in the order of the disk, would all be proposed. */
 #define SEEDS 8
 
+/* Of the code of the query that is next; the hardware foresees the rest. */
+#define PREFETCH_BYTES 512
+
 enum { NAVIGATE, POSTINGS, PLAN, EXACT, FINISH, END };
 
 typedef struct { /* a query wants a posting, or a span of the exact store */
@@ -242,10 +245,6 @@ static int take(spann_batch *b, size_t *item) {
     return *item < b->items;
 }
 
-static inline void prefetch(const void *at, size_t bytes) {
-    for (size_t i = 0; i < bytes && i < 512; i += 64) __builtin_prefetch((const char *)at + i);
-}
-
 /* Offers a posting to all queries that want it; `content` NULL: it is pinned. */
 static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, const unsigned char *content) {
     const spann_index *index = b->index;
@@ -263,15 +262,15 @@ static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, con
     for (size_t i = posting ? b->want_end[posting - 1] : 0; i < b->want_end[posting]; i++) {
         want w = b->wants[i];
         spann_query *q = &b->query[w.query];
-        if (i + 2 < b->want_end[posting]) prefetch(&b->query[b->wants[i + 2].query], sizeof *q);
+        if (i + 2 < b->want_end[posting]) spann_prefetch(&b->query[b->wants[i + 2].query], sizeof *q);
         if (i + 1 < b->want_end[posting]) {
             const spann_query *next = &b->query[b->wants[i + 1].query];
-            prefetch(next->code_buffer, code);
-            prefetch(&next->visits[b->wants[i + 1].item], sizeof(spann_visit));
+            spann_prefetch(next->code_buffer, code < PREFETCH_BYTES ? code : PREFETCH_BYTES);
+            spann_prefetch(&next->visits[b->wants[i + 1].item], sizeof(spann_visit));
         }
         lock(b, w.query);
         int status = content ? spann_query_posting(c, q, &q->visits[w.item], content)
-                             : spann_query_pinned(c, q, &q->visits[w.item]);
+                             : spann_query_pinned(c, q, &q->visits[w.item], &q->visits[w.item] + 1);
         unlock(b, w.query);
         if (status) return status;
     }
@@ -387,7 +386,7 @@ static int serve_query(spann_batch *b, spann_context *c, size_t i) {
         if (spann_query_init(q, c)) return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
         status = spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);
         for (size_t v = 0; status == SPANN_OK && v < SEEDS && v < q->visit_count; v++)
-            if (is_seed(b, q, v)) status = spann_query_pinned(c, q, &q->visits[v]);
+            if (is_seed(b, q, v)) status = spann_query_pinned(c, q, &q->visits[v], q->visits + q->visit_count);
         return status;
     }
     if (b->phase == PLAN) {

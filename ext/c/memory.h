@@ -31,6 +31,14 @@ static inline uint64_t spann_read_id(const void *ids, uint32_t id_bytes, size_t 
     return id;
 }
 
+/* Asks for the cache lines of some bytes that will be read soon. In bursts of more than some dozens of lines it holds up
+ * what is computed meanwhile. */
+static inline void spann_prefetch(const void *from, size_t bytes) {
+    enum { LINE = 64 };
+    const char *first = (const char *)((uintptr_t)from / LINE * LINE), *end = (const char *)from + bytes;
+    for (; first < end; first += LINE) __builtin_prefetch(first);
+}
+
 static inline uint64_t spann_now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

@@ -7,13 +7,18 @@
 #include "topk.h"
 
 typedef struct {
+    uint32_t *nodes;
+    size_t size, capacity;
+} spann_nodes;
+
+typedef struct {
     uint64_t *visited;     /* bit per centroid: its distance is known */
     spann_selection found; /* ascending after spann_navigate; `row` is the centroid */
     uint64_t *beam;        /* ascending candidates of the graph search, expanded or not */
     size_t size, beam_capacity;
-    uint32_t *batch; /* neighbours not yet visited */
+    spann_nodes batch[2]; /* neighbours not yet visited: those to compare next, and those to compare after them */
     float *scores;
-    size_t batch_capacity, scores_capacity;
+    size_t scores_capacity;
 } spann_navigator;
 
 int spann_navigator_init(spann_navigator *n, const spann_index *index); /* 0, or -1 if memory ran out */

@@ -170,8 +170,7 @@ static int advance(spann_searcher *s, slot *t, const batch *b) {
                 const spann_visit *visit = &q->visits[t->next];
                 if (visit->posting < c->index->pinned) {
                     if (start == 0) start = spann_now_ns();
-                    if (t->next + 1 < q->visit_count) spann_pinned_prefetch(c, visit[1].posting);
-                    status = spann_query_pinned(c, q, visit);
+                    status = spann_query_pinned(c, q, visit, q->visits + q->visit_count);
                 } else if (s->free_count) {
                     status = start_read(s, t, t->next, spann_posting_place(c, visit->posting));
                 } else {

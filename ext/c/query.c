@@ -9,8 +9,15 @@
 
 #define HEADER_BYTES 20
 
-/* Of each array of a posting; the hardware foresees the rest. */
-#define PREFETCH_BYTES 1024
+/* While a posting in memory is scored, that of so many visits later is fetched, and where the one of twice as many
+ * later begins. */
+#define VISITS_AHEAD 2
+
+/* Codes scored, and others fetched, at a time. Fetched in one burst for each posting they hold up what is computed: a
+ * kernel that takes 1.15 ns a code of 10M SIFT from the first level of the cache takes 5.7 from memory, 3.1 with bursts,
+ * 1.5 with pieces, and all scoring 0.6 of what it took with the first KiB of each posting fetched (AVX-512, Zen 5). */
+#define PIECE_BYTES 1024
+#define LEAST_ROWS 8 /* what the kernels take at once */
 
 int spann_fail(spann_context *c, int status, int exact, uint64_t where, int system_error) {
     *c->failure = (spann_failure){status, system_error, exact, where};
@@ -299,32 +306,49 @@ int spann_query_posting(spann_context *c, spann_query *q, spann_visit *visit, co
     return propose(c, q, visit, &e);
 }
 
-/* A posting's codes are some pages of memory that nothing has pointed at yet; the hardware follows once it has begun. */
-void spann_pinned_prefetch(const spann_context *c, uint32_t posting) {
+/* Fetches what is short of a posting in memory; returns its codes, in *bytes how many. */
+static const unsigned char *prefetch_factors(const spann_context *c, uint32_t posting, size_t *bytes) {
     const spann_index *index = c->index;
-    if (posting >= index->pinned) return;
     uint64_t row = index->first_row[posting], n = index->first_row[posting + 1] - row;
-    const unsigned char *codes = index->pinned_codes + row * c->code_bytes;
-    size_t bytes = n * c->code_bytes < PREFETCH_BYTES ? n * c->code_bytes : PREFETCH_BYTES;
-    __builtin_prefetch(index->pinned_headers + (size_t)posting * HEADER_BYTES);
-    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(codes + at);
-    for (size_t at = 0; at < 2 * n && at < PREFETCH_BYTES; at += 64) {
-        __builtin_prefetch(index->pinned_add + 2 * row + at);
-        __builtin_prefetch(index->pinned_scale + 2 * row + at);
+    spann_prefetch(index->pinned_headers + (size_t)posting * HEADER_BYTES, HEADER_BYTES);
+    spann_prefetch(index->pinned_add + 2 * row, 2 * n);
+    spann_prefetch(index->pinned_scale + 2 * row, 2 * n);
+    *bytes = n * c->code_bytes;
+    return index->pinned_codes + row * c->code_bytes;
+}
+
+/* Leaves the estimates of rows [row, row + n) in c->scores, and fetches the codes of the posting `next`, if it is not
+ * NULL, in equal pieces between. */
+static void estimate_pinned(spann_context *c, const spann_query *q, const spann_visit *visit, const spann_visit *next,
+                            const spann_code_header *header, uint64_t row, size_t n) {
+    const spann_index *index = c->index;
+    size_t left = 0, piece = PIECE_BYTES / c->code_bytes / LEAST_ROWS * LEAST_ROWS;
+    if (piece == 0) piece = LEAST_ROWS;
+    const unsigned char *ahead = next ? prefetch_factors(c, next->posting, &left) : index->pinned_codes;
+    for (size_t at = 0, rows; at < n; at += rows, row += rows) {
+        rows = n - at < piece + LEAST_ROWS ? n - at : piece;
+        size_t bytes = left * rows / (n - at);
+        spann_prefetch(ahead, bytes);
+        ahead += bytes;
+        left -= bytes;
+        c->codes->estimate(&q->code, index->pinned_codes + row * c->code_bytes, index->pinned_add + 2 * row,
+                           index->pinned_scale + 2 * row, header, visit->value, rows, c->scores + at);
     }
 }
 
-int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visit) {
+int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visit, const spann_visit *end) {
     const spann_index *index = c->index;
     uint64_t row = index->first_row[visit->posting];
-    size_t n = index->first_row[visit->posting + 1] - row;
+    size_t n = index->first_row[visit->posting + 1] - row, left = (size_t)(end - visit);
+    const spann_visit *next = left > VISITS_AHEAD ? visit + VISITS_AHEAD : NULL;
+    if (next && next->posting >= index->pinned) next = NULL;
+    if (left > 2 * VISITS_AHEAD) spann_prefetch(&index->first_row[visit[2 * VISITS_AHEAD].posting], 2 * sizeof *index->first_row);
     if (n == 0) return SPANN_OK;
     if (room_for_scores(c, n)) return spann_no_memory(c);
     entries e = {.n = n, .primaries = n, .first_row = row};
     memcpy(&e.header, index->pinned_headers + (size_t)visit->posting * HEADER_BYTES, HEADER_BYTES);
     e.scale = index->pinned_scale + 2 * row;
-    c->codes->estimate(&q->code, index->pinned_codes + row * c->code_bytes, index->pinned_add + 2 * row, e.scale,
-                       &e.header, visit->value, n, c->scores);
+    estimate_pinned(c, q, visit, next, &e.header, row, n);
     return propose(c, q, visit, &e);
 }
 

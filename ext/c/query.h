@@ -102,9 +102,8 @@ spann_place spann_posting_place(const spann_context *c, uint32_t posting);
 int spann_check_posting(spann_context *c, uint32_t posting, const unsigned char *content);
 /* Scores the bytes of a posting; SPANN_SLACK readable bytes follow them. Where queries keep their own, keeps its ids. */
 int spann_query_posting(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content);
-/* The same for a pinned posting, and a hint that one is next. */
-void spann_pinned_prefetch(const spann_context *c, uint32_t posting);
-int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visit);
+/* The same for a pinned posting; the visits after it up to `end` are expected to be scored next. */
+int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visit, const spann_visit *end);
 /* The ids in the bytes of a posting of codes. */
 const unsigned char *spann_posting_ids(const unsigned char *content);
 
