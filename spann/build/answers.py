@@ -21,12 +21,11 @@ from spann.vectors import VectorSource
 
 FILE = "truth"
 
-PART_ROWS = 1 << 18
-"""Vectors of a part, at least. Its first ones are all among the nearest so far: three parts take 0.5 s of 4.8 more than
-one (1M SIFT, 2000 queries)."""
+PART_ROWS = 1 << 17
+"""Vectors of a part, at least."""
 
 MOST_PARTS = 8
-"""Eight take 2 s of 41 more than one, 16 take 6 s (10M SIFT)."""
+"""What is found in each of them is kept."""
 
 FOUND = np.dtype([("row", np.int64), ("distance", np.float32)])
 """A neighbour, of the parts' rows and in the unit of truth files."""
@@ -100,12 +99,20 @@ class _Parts:
         """Rows and distances of the k nearest, (nq, k)."""
         count = self._vectors.count
         bounds = np.linspace(0, count, min(MOST_PARTS, max(1, count // PART_ROWS)) + 1).astype(np.int64).tolist()
-        found = [self._part(queries, k, start, stop) for start, stop in pairwise(bounds)]
-        rows, distances = (np.concatenate([part[name] for part in found], axis=1) for name in FOUND.names or ())
-        order = np.lexsort((rows, -distances if self._metric is Metric.IP else distances), axis=1)[:, :k]
-        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(distances, order, axis=1)
+        found, within = None, None
+        for start, stop in pairwise(bounds):
+            part = self._part(queries, k, start, stop, within)
+            found = part if found is None else np.concatenate([found, part], axis=1)
+            distances = -found["distance"] if self._metric is Metric.IP else found["distance"]
+            order = np.lexsort((found["row"], distances), axis=1)[:, :k]
+            found = np.take_along_axis(found, order, axis=1)
+            within = found["distance"][:, -1] if found.shape[1] == k else None
+        assert found is not None
+        return found["row"], found["distance"]
 
-    def _part(self, queries: Array, k: int, start: int, stop: int) -> NDArray[np.void]:
+    def _part(
+        self, queries: Array, k: int, start: int, stop: int, within: NDArray[np.float32] | None
+    ) -> NDArray[np.void]:
         shape = len(queries), min(k, stop - start)
         first, self._at = self._at, self._at + shape[0] * shape[1]
         if self._file.count < self._at:
@@ -115,10 +122,11 @@ class _Parts:
                 shape[1],
                 self._metric,
                 threads=self._threads,
+                within=within,
                 progress=lambda stage, done, total: self._progress("truth", start + done, self._vectors.count),
             )
             found = np.empty(shape, FOUND)
-            found["row"], found["distance"] = start + rows, distances
+            found["row"], found["distance"] = np.where(rows < 0, rows, start + rows), distances
             self._file.append(found.reshape(-1))
             if self._checkpoint:
                 self._checkpoint.reached("truth", lambda: _mark(self._file, {}))

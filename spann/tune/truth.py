@@ -51,6 +51,7 @@ def exact_search(
     *,
     threads: int | None = None,
     block_rows: int | None = None,
+    within: NDArray[np.float32] | None = None,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k nearest rows of `base` for each query, exactly; equal distances in the order of row numbers.
@@ -72,17 +73,21 @@ def exact_search(
         By default as many as there are processors for this process.
     block_rows : int, optional
         Rows read at a time. By default 4096, or as many as are 32 MB in float64.
+    within : float32 (nq,), optional
+        Distances, in the unit of the results, known of as many rows elsewhere: rows of `base` that are as far or
+        farther need not be found, and the search is the faster for it. Infinite where nothing is known.
     progress : Progress, optional
         Called with the stages "neighbours" and, where a second pass is needed, "ties"; counts rows.
 
     Returns
     -------
     ids : int64 (nq, k)
-        Row numbers, nearest first.
+        Row numbers, nearest first; -1 where `within` leaves fewer.
     distances : float32 (nq, k)
         SQUARED Euclidean distance for l2 (the convention of truth files), 1 - cos for cosine, inner product for ip,
         bits for hamming.
-        Computed in float64 from the differences of the elements, then rounded.
+        Computed in float64 from the differences of the elements, then rounded. Infinite (minus, for inner product)
+        where the id is -1.
 
     Raises
     ------
@@ -94,15 +99,26 @@ def exact_search(
     base = for_metric(base, metric)
     queries = in_memory(queries, base.element)
     _check(base, queries, k, metric, block_rows)
+    farthest = _farthest(within, len(queries), metric)
     workers = thread_count(threads)
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         scan = _Scan(base, queries, metric, block_rows or _default_rows(base.dim), pool, workers)
-        near = scan.candidates(min(base.count, k + k // 4 + 16), progress)
+        near = scan.candidates(min(base.count, k + k // 4 + 16), farthest, progress)
         rows, order = _first(near.rows, scan.measure(near.rows), k)
-        unsure = np.flatnonzero(scan.key_of(order[:, -1]) + scan.error(np.float32) >= near.cutoff)
+        farthest = np.minimum(farthest, order[:, -1])
+        unsure = np.flatnonzero(scan.key_of(farthest) + scan.error(np.float32) >= near.cutoff)
         if len(unsure):
-            rows[unsure], order[unsure] = scan.within(unsure, order[unsure, -1], k, progress)
+            rows[unsure], order[unsure] = scan.within(unsure, farthest[unsure], k, progress)
     return rows, _rounded(-order if metric is Metric.IP else order, metric)
+
+
+def _farthest(within: NDArray[np.float32] | None, count: int, metric: Metric) -> Floats:
+    """Orders (count,) from which on rows do not matter: somewhat more than `within`, which is rounded."""
+    if within is None:
+        return np.full(count, np.inf)
+    if within.shape != (count,) or within.dtype != np.float32 or np.isnan(within).any():
+        raise InputError(f"within is {within.dtype.name} {within.shape}: it must be float32 ({count},) without NaN")
+    return np.nextafter(-within if metric is Metric.IP else within, np.float32(np.inf)).astype(np.float64)
 
 
 def _check(base: VectorSource, queries: Array, k: int, metric: Metric, block_rows: int | None) -> None:
@@ -129,8 +145,8 @@ def _default_rows(dim: int) -> int:
 
 @dataclass(frozen=True)
 class _Near:
-    """`rows` (nq, m): the m rows with the smallest keys, -1 where there are fewer; no other row's key is below
-    `cutoff` (nq,)."""
+    """`rows` (nq, m): the m rows with the smallest keys, -1 where there are fewer; no other row that matters has a key
+    below `cutoff` (nq,)."""
 
     rows: Rows
     cutoff: Floats
@@ -169,8 +185,8 @@ class _Scan:
         self._norms = np.sqrt(_square_norms(queries))
         self._longest = 0.0
 
-    def candidates(self, m: int, progress: Progress | None) -> _Near:
-        """The m rows of smallest key for each query."""
+    def candidates(self, m: int, farthest: Floats, progress: Progress | None) -> _Near:
+        """The m rows of smallest key for each query, of those whose order may be below `farthest` (nq,)."""
         count = len(self._queries)
         best = np.full((count, m), np.inf)
         rows = np.full((count, m), -1, np.int64)
@@ -186,16 +202,18 @@ class _Scan:
             narrow = self._metric is Metric.COSINE or (self._longest + self._norms.max()) ** 2 < _FLOAT32_SAFE
             left = left32 if narrow else self._left(self._queries, np.float64)
             job = _Job(first, left, self._right(block, np.float32 if narrow else np.float64), squares)
+            limit = self.key_of(farthest) + self.error(np.float32)
 
-            def work(tile: slice, job: _Job = job) -> None:
+            def work(tile: slice, job: _Job = job, limit: Floats = limit) -> None:
                 keys = self._keys(tile, job)
-                _keep_smallest(best[tile], rows[tile], keys, job.first)
+                _keep_smallest(best[tile], rows[tile], keys, job.first, limit[tile])
 
             list(self._pool.map(work, tiles))
         return _Near(rows, best.max(axis=1))
 
     def within(self, which: Rows, farthest: Floats, k: int, progress: Progress | None) -> tuple[Rows, Floats]:
-        """Rows and orders (len(which), k) of the queries `which`, whose k-th order is known to be at most `farthest`.
+        """Rows and orders (len(which), k) of the queries `which`, whose k-th order is known to be at most `farthest`,
+        or for which rows only matter up to that.
 
         Every row whose float64 key does not rule it out is computed directly.
         """
@@ -306,10 +324,12 @@ class _Scan:
         return order
 
 
-def _keep_smallest(best: Floats, rows: Rows, keys: Array, first: int) -> None:
-    """Replace entries of `best` and `rows` (t, m) by smaller `keys` (t, r), those of rows `first` and on."""
+def _keep_smallest(best: Floats, rows: Rows, keys: Array, first: int, limit: Floats) -> None:
+    """Replace entries of `best` and `rows` (t, m) by smaller `keys` (t, r), those of rows `first` and on; keys above
+    `limit` (t,) do not matter."""
     with np.errstate(over="ignore"):
-        hit = keys < best.max(axis=1).astype(keys.dtype)[:, None]
+        above = np.nextafter(limit.astype(keys.dtype), keys.dtype.type(np.inf))
+        hit = keys < np.minimum(best.max(axis=1).astype(keys.dtype), above)[:, None]
     query, column = np.divmod(np.flatnonzero(hit), keys.shape[1])
     if not len(query):
         return
@@ -348,7 +368,7 @@ def _normalised(vectors: Array) -> Floats:
 
 
 def _rounded(distances: Floats, metric: Metric) -> NDArray[np.float32]:
-    largest = np.abs(distances).max()
+    largest = np.abs(distances).max(initial=0, where=np.isfinite(distances))
     if largest > np.finfo(np.float32).max:
         raise InputError(f"a distance under {metric.value} is {largest:.3g}, beyond float32: scale the vectors down")
     return distances.astype(np.float32)

@@ -51,6 +51,45 @@ def test_ties_go_to_the_smaller_row(metric: Metric) -> None:
     assert (distances == distances[:, :1]).all()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [*ELEMENT_TYPES, "ties"])
+def test_parts_within_what_others_have_are_together_the_whole(metric: Metric, dtype: str) -> None:
+    if dtype == "ties":
+        base, queries = np.random.default_rng(3).integers(1, 4, (2, 600, 3)).astype(np.uint8)
+    else:
+        base, queries = clustered(600, 20, 30, 1, dtype)
+    expected, far = exact_search(rows_of(base), queries, 9, metric)
+    ids, distances = exact_search(rows_of(base[:50]), queries, 9, metric)
+    fewer = 0
+    for start in range(50, 600, 110):
+        part = rows_of(base[start : start + 110])
+        more, farther = exact_search(part, queries, 9, metric, within=distances[:, -1], block_rows=40)
+        fewer += int((more < 0).sum())
+        np.testing.assert_array_equal(np.isinf(farther), more < 0)
+        ids, distances = np.hstack((ids, np.where(more < 0, more, start + more))), np.hstack((distances, farther))
+        order = np.lexsort((ids, -distances if metric is Metric.IP else distances))[:, :9]
+        ids, distances = np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
+    assert fewer > len(queries)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(distances, far)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_nothing_within(metric: Metric) -> None:
+    base, queries = clustered(300, 4, 5, 2)
+    nearer = np.full(5, np.inf if metric is Metric.IP else 0, np.float32)
+    ids, distances = exact_search(rows_of(base), queries, 3, metric, within=nearer)
+    assert (ids == -1).all()
+    assert (distances == (-np.inf if metric is Metric.IP else np.inf)).all()
+
+
+@pytest.mark.parametrize("within", [np.zeros(4, np.float32), np.zeros(5), np.full(5, np.nan, np.float32)])
+def test_a_wrong_within_is_refused(within: np.ndarray) -> None:
+    base, queries = clustered(300, 4, 5, 2)
+    with pytest.raises(InputError, match="within"):
+        exact_search(rows_of(base), queries, 3, Metric.L2, within=within)
+
+
 def test_ties_of_small_integers_equal_the_model() -> None:
     rng = np.random.default_rng(3)
     base = rng.integers(0, 3, (3000, 4)).astype(np.int8)
