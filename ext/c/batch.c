@@ -385,8 +385,9 @@ static int serve_query(spann_batch *b, spann_context *c, size_t i) {
     if (b->phase == NAVIGATE) {
         if (spann_query_init(q, c)) return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
         status = spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);
-        for (size_t v = 0; status == SPANN_OK && v < SEEDS && v < q->visit_count; v++)
-            if (is_seed(b, q, v)) status = spann_query_pinned(c, q, &q->visits[v], q->visits + q->visit_count);
+        size_t seeds = q->visit_count < SEEDS ? q->visit_count : SEEDS;
+        for (size_t v = 0; status == SPANN_OK && v < seeds; v++)
+            if (is_seed(b, q, v)) status = spann_query_pinned(c, q, &q->visits[v], q->visits + seeds);
         return status;
     }
     if (b->phase == PLAN) {

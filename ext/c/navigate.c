@@ -123,13 +123,12 @@ static int score_centroids(walk *w, const uint32_t *which, size_t count, const s
     if (spann_reserve((void **)&n->scores, &n->scores_capacity, count, sizeof(float))) return -1;
     size_t fetched = 0;
     for (size_t at = 0; at < count; at += PIECE) {
-        size_t some = count - at < PIECE ? count - at : PIECE, more = coming->size - fetched;
-        if (more > PIECE && at + PIECE < count) more = PIECE;
+        size_t some = count - at < PIECE ? count - at : PIECE, more = (coming->size - fetched) * some / (count - at);
         prefetch_vectors(w, coming->nodes + fetched, more);
         fetched += more;
         w->gather(w->query, w->index->centroid_vectors, which + at, some, w->index->dim, n->scores + at);
     }
-    prefetch_vectors(w, coming->nodes + fetched, coming->size - fetched);
+    if (count == 0) prefetch_vectors(w, coming->nodes, coming->size);
     *w->distances += (uint32_t)count;
     for (size_t i = 0; i < count; i++)
         if (collect(w->hits, w->index, n->scores[i], which[i])) return -1;
@@ -210,7 +209,7 @@ static int walk_graph(walk *w, size_t beam) {
             size_t place = insert(n, beam, key_of(n->scores[i], batch->nodes[i]));
             if (place == SIZE_MAX) continue;
             if (place < next) next = place;
-            spann_prefetch(&base->offsets[batch->nodes[i]], sizeof *base->offsets);
+            spann_prefetch(&base->offsets[batch->nodes[i]], 2 * sizeof *base->offsets);
         }
         swapped = batch;
         batch = coming;

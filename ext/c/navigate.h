@@ -16,7 +16,7 @@ typedef struct {
     spann_selection found; /* ascending after spann_navigate; `row` is the centroid */
     uint64_t *beam;        /* ascending candidates of the graph search, expanded or not */
     size_t size, beam_capacity;
-    spann_nodes batch[2]; /* neighbours not yet visited: those to compare next, and those to compare after them */
+    spann_nodes batch[2]; /* neighbours not yet visited: in turn those to compare next, and those after them */
     float *scores;
     size_t scores_capacity;
 } spann_navigator;

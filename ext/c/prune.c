@@ -98,21 +98,11 @@ static int visit(spann_query *q, uint32_t posting, uint32_t centroid, float valu
     return 0;
 }
 
-/* Where the postings of the centroids begin and how long they are: waiting for one after the other took 10 % of the
- * navigation of 10M SIFT. */
-static void prefetch_lengths(const spann_index *index, const spann_candidate *centroids, size_t n) {
-    for (size_t i = 0; index->chain && i < n; i++)
-        spann_prefetch(&index->chain[centroids[i].row], 2 * sizeof *index->chain);
-    for (size_t i = 0; i < n; i++)
-        spann_prefetch(&index->posting_length[first_posting(index, centroids[i].row)], sizeof *index->posting_length);
-}
-
 /* Of the centroids found, nearest first, at most `budget` postings, and those appended to them, behind the visits there
  * are; not those of centroids farther than `bound`. */
 static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound) {
     const spann_index *index = c->index;
     const spann_selection *found = &c->navigator.found;
-    prefetch_lengths(index, found->items, found->size < budget ? found->size : budget);
     for (size_t i = 0; i < found->size && budget > 0; i++) {
         float value = found->items[i].value;
         uint32_t centroid = (uint32_t)found->items[i].row;

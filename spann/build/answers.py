@@ -53,8 +53,11 @@ def answers(
     known = checkpoint.of("truth") if checkpoint else None
     if known and known["kth"]:
         return {int(k): np.array(distances) for k, distances in known["kth"].items()}
+    state = known and known["found"]
+    if known and known["parts"] != [PART_ROWS, MOST_PARTS]:  # what was found there is cut off
+        state = {"count": 0, "crc": 0}
     kth: Kth = {}
-    with RecordFile(temporary / FILE, FOUND, (), known and known["found"]) as file:
+    with RecordFile(temporary / FILE, FOUND, (), state) as file:
         parts = _Parts(vectors, metric, threads, file, checkpoint, progress)
         # Few neighbours of many queries, and many of few: two passes over all vectors. A third, for the 100 of a fifth
         # of the queries, takes longer than to look for those of all (10M SIFT: 23 s instead of 19).
@@ -76,7 +79,11 @@ def answers(
 
 
 def _mark(file: RecordFile, kth: Kth) -> Mark:
-    return {"found": file.state(), "kth": {str(k): distances.tolist() for k, distances in kth.items()}}
+    return {
+        "found": file.state(),
+        "parts": [PART_ROWS, MOST_PARTS],
+        "kth": {str(k): distances.tolist() for k, distances in kth.items()},
+    }
 
 
 class _Parts:

@@ -74,15 +74,16 @@ def exact_search(
     block_rows : int, optional
         Rows read at a time. By default 4096, or as many as are 32 MB in float64.
     within : float32 (nq,), optional
-        Distances, in the unit of the results, known of as many rows elsewhere: rows of `base` that are as far or
-        farther need not be found, and the search is the faster for it. Infinite where nothing is known.
+        The k-th distance, in the unit of the results, among rows that come before those of `base` where distances are
+        equal; infinite (minus, for inner product) where fewer are known. Rows as far or farther may be left out, and
+        the search is the faster for it.
     progress : Progress, optional
         Called with the stages "neighbours" and, where a second pass is needed, "ties"; counts rows.
 
     Returns
     -------
     ids : int64 (nq, k)
-        Row numbers, nearest first; -1 where `within` leaves fewer.
+        Row numbers, nearest first; -1 where `within` left fewer.
     distances : float32 (nq, k)
         SQUARED Euclidean distance for l2 (the convention of truth files), 1 - cos for cosine, inner product for ip,
         bits for hamming.

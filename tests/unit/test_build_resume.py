@@ -148,6 +148,18 @@ def test_the_truth_is_kept(tmp_path, content, marks, kind, stage):
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
+def test_parts_of_other_bounds_are_found_again(tmp_path, content, marks, monkeypatch):
+    params = PARAMS["codes"].with_(calibration_queries=100)
+    spann.build(BASE, tmp_path / "whole", params=params).close()
+    with pytest.raises(Stopped):
+        spann.build(BASE, tmp_path / "i", params=params, progress=stop_at("truth", 0.6))
+    monkeypatch.setattr(answers, "PART_ROWS", 1500)
+    seen = []
+    spann.build(BASE, tmp_path / "i", params=params, progress=lambda at, *done: seen.append((at, *done))).close()
+    assert next(done for at, done, _ in seen if at == "truth") <= 1500
+    assert content(tmp_path / "i") == content(tmp_path / "whole")
+
+
 def test_a_mark_is_first_due_after_assignment(tmp_path, content, monkeypatch):
     """What was done before is then marked too."""
     spann.build(BASE, tmp_path / "whole", params=PARAMS["replicas"]).close()
