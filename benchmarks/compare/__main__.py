@@ -61,16 +61,16 @@ def main() -> None:
     args = _arguments()
     # Ended from outside, it still ends its child and removes the groups.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    data = Data.open(args.data)
+    data = Data.open(args.data.resolve())
     unknown = [name for name in args.peers.split(",") if name not in PEERS]
     if unknown:
         raise SystemExit(f"unknown peer {unknown[0]}; there are {', '.join(PEERS)}")
     if not 1 <= args.k <= data.true_ids.shape[1]:
         raise SystemExit(f"k must be from 1 to {data.true_ids.shape[1]}, the neighbours in the truth")
-    work = args.work or args.data / "compare"
+    work = (args.work or args.data / "compare").resolve()  # each peer's process has a directory of its own
     options = Options(
-        work, args.environments or work / "environments", args.threads, args.k, int(args.memory_limit * 2**20),
-        args.timeout, args.rebuild, args.keep_spann,
+        work, (args.environments or work / "environments").resolve(), args.threads, args.k,
+        int(args.memory_limit * 2**20), args.timeout, args.rebuild, args.keep_spann,
     )  # fmt: skip
     chosen = [s for name in args.peers.split(",") for s in PEERS[name].series(data) if args.only in s.name]
     out = _head(data, args)
