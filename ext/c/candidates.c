@@ -6,7 +6,7 @@
 #define SMALL 16
 
 /* Room for so many times the wanted: each cut passes over all of it, and more room makes cuts rarer. */
-#define FACTOR 4
+#define FACTOR 2
 
 typedef long long half __attribute__((vector_size(16), may_alias));
 
@@ -64,6 +64,44 @@ void spann_candidates_sort(spann_candidate *x, size_t n) {
     insertion_sort(x, n);
 }
 
+/* As above, for numbers alone. */
+static size_t keys_partition(uint64_t *x, size_t n) {
+    size_t mid = n / 2, last = n - 1, place = 0;
+    uint64_t a = x[0], b = x[mid], c = x[last];
+    size_t middle = (a < b) == (b < c) ? mid : (a < b) == (c < a) ? 0 : last;
+    uint64_t pivot = x[middle];
+    x[middle] = x[last];
+    for (size_t i = 0; i < last; i++) {
+        uint64_t key = x[i];
+        x[i] = x[place];
+        x[place] = key;
+        place += key < pivot;
+    }
+    x[last] = x[place];
+    x[place] = pivot;
+    return place;
+}
+
+void spann_keys_sort(uint64_t *x, size_t n) {
+    while (n > SMALL) {
+        size_t place = keys_partition(x, n), rest = n - place - 1;
+        if (place < rest) {
+            spann_keys_sort(x, place);
+            x += place + 1;
+            n = rest;
+        } else {
+            spann_keys_sort(x + place + 1, rest);
+            n = place;
+        }
+    }
+    for (size_t i = 1; i < n; i++) {
+        uint64_t key = x[i];
+        size_t j = i;
+        for (; j && x[j - 1] > key; j--) x[j] = x[j - 1];
+        x[j] = key;
+    }
+}
+
 int spann_selection_start(spann_selection *s, size_t wanted) {
     s->size = 0;
     s->limit = INFINITY;
@@ -81,13 +119,10 @@ void spann_selection_free(spann_selection *s) {
     *s = (spann_selection){0};
 }
 
-void spann_selection_cut(spann_selection *s) {
-    if (s->size <= s->wanted) return;
-    spann_candidate *x = s->items;
-    size_t n = s->size, keep = s->wanted;
-    while (n > SMALL) {
+void spann_candidates_select(spann_candidate *x, size_t n, size_t keep) {
+    while (n > SMALL && keep > 0 && keep < n) {
         size_t place = partition(x, n);
-        if (place == keep) break;
+        if (place == keep) return;
         if (place > keep) {
             n = place;
         } else {
@@ -97,6 +132,11 @@ void spann_selection_cut(spann_selection *s) {
         }
     }
     if (n <= SMALL) insertion_sort(x, n);
+}
+
+void spann_selection_cut(spann_selection *s) {
+    if (s->size <= s->wanted) return;
+    spann_candidates_select(s->items, s->size, s->wanted);
     s->size = s->wanted;
     float limit = s->items[0].value;
     for (size_t i = 1; i < s->size; i++)

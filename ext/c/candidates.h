@@ -46,18 +46,21 @@ static inline void spann_selection_push(spann_selection *s, float value, float l
 typedef float spann_float4 __attribute__((vector_size(16)));
 typedef int32_t spann_int4 __attribute__((vector_size(16)));
 
-/* The first of values[at..n) that is not above `limit`, or n. Sixteen at a time: nearly all values are above. */
-static inline size_t spann_next_within(const float *values, size_t at, size_t n, float limit) {
-    for (; at + 16 <= n; at += 16) {
-        spann_float4 v[4];
-        memcpy(v, values + at, sizeof v);
-        spann_int4 within = (v[0] <= limit) | (v[1] <= limit) | (v[2] <= limit) | (v[3] <= limit);
-        uint64_t any[2];
-        memcpy(any, &within, sizeof any);
-        if (any[0] | any[1]) break;
-    }
-    while (at < n && !(values[at] <= limit)) at++;
-    return at;
+#define SPANN_BLOCK 16
+
+/* Bit i is set where values[at + i] is not above `limit`: of a block, all of which can be read, but the first n values count.
+ * Without branches, for nearly all are above. */
+static inline uint32_t spann_within(const float *values, size_t at, size_t n, float limit) {
+    static const spann_int4 bit = {1, 2, 4, 8};
+    spann_float4 v[4];
+    memcpy(v, values + at, sizeof v);
+    spann_int4 set = ((v[0] <= limit) & bit) | ((v[1] <= limit) & bit << 4) | ((v[2] <= limit) & bit << 8) |
+                     ((v[3] <= limit) & bit << 12);
+    uint64_t half[2];
+    memcpy(half, &set, sizeof half);
+    half[0] |= half[1];
+    uint32_t all = (uint32_t)(half[0] | half[0] >> 32);
+    return n - at < SPANN_BLOCK ? all & ((1u << (n - at)) - 1) : all;
 }
 
 static inline int spann_candidate_before(const spann_candidate *a, const spann_candidate *b) {
@@ -65,5 +68,9 @@ static inline int spann_candidate_before(const spann_candidate *a, const spann_c
 }
 
 void spann_candidates_sort(spann_candidate *items, size_t n);
+/* Brings the first `keep` of them to the front, in no order. */
+void spann_candidates_select(spann_candidate *items, size_t n, size_t keep);
+
+void spann_keys_sort(uint64_t *keys, size_t n); /* ascending; a third of the time of qsort */
 
 #endif

@@ -26,6 +26,9 @@
 /* Vectors compared, and others fetched, at a time: fetched all at once they hold up what is computed. */
 #define PIECE 16
 
+/* Candidates that are merged into the beam at a time: they are sorted by comparing each with each. */
+#define MERGED 16
+
 /* Of a vector that is to be compared; the hardware foresees the rest. */
 #define PREFETCH_BYTES 256
 
@@ -41,6 +44,7 @@ void spann_navigator_free(spann_navigator *n) {
     free(n->batch[0].nodes);
     free(n->batch[1].nodes);
     free(n->scores);
+    free(n->keys);
 }
 
 /* Orders by distance, then by number; the lowest bit is left for EXPANDED. */
@@ -63,25 +67,42 @@ static float score_of(uint64_t key) {
 #define EXPANDED 1u
 #define NODE(key) ((uint32_t)(key) >> 1)
 
-/* Keeps the beam sorted and at most `beam` long; returns where the key went, SIZE_MAX if nowhere. Eight bytes a
- * candidate make that cheap: a search without branches, and a short move. (24 bytes, a search with branches and a heap of
- * those to expand took 87 ns per centroid scored, 8,000 centroids and a beam of 144.) */
-static size_t insert(spann_navigator *n, size_t beam, uint64_t key) {
-    if (n->size == beam) {
-        if (key > n->beam[beam - 1]) return SIZE_MAX;
-        n->size--;
-    }
-    const uint64_t *at = n->beam;
-    for (size_t left = n->size; left > 0;) {
+/* The first of the sorted `keys` that is not below `key`, by a search without branches. */
+static size_t place_of(const uint64_t *keys, size_t count, uint64_t key) {
+    const uint64_t *at = keys;
+    for (size_t left = count; left > 0;) {
         size_t half = (left + 1) / 2;
         at += half & -(size_t)(at[half - 1] < key);
         left -= half;
     }
-    size_t place = (size_t)(at - n->beam);
-    memmove(n->beam + place + 1, n->beam + place, (n->size - place) * sizeof key);
-    n->beam[place] = key;
-    n->size++;
-    return place;
+    return (size_t)(at - keys);
+}
+
+/* Merges at most MERGED keys into the beam, which stays sorted and at most `beam` long; returns the first place that
+ * changed, SIZE_MAX if none did. The keys' places are searched for side by side, and what lies between them moves once:
+ * one by one, navigating takes 1.14 times as long (8,000 and 80,000 centroids of SIFT, Zen 5). Eight bytes a candidate
+ * make that cheap: with 24, a search with branches, and a heap of those to expand it took three times as long. */
+static size_t insert(spann_navigator *n, size_t beam, const uint64_t *keys, size_t count) {
+    uint64_t sorted[MERGED];
+    size_t places[MERGED];
+    for (size_t i = 0; i < count; i++) {
+        size_t rank = 0;
+        for (size_t j = 0; j < count; j++) rank += keys[j] < keys[i];
+        sorted[rank] = keys[i];
+    }
+    size_t size = n->size;
+    while (size + count > beam) { /* the last of both go */
+        if (size && n->beam[size - 1] > sorted[count - 1]) size--;
+        else count--;
+    }
+    if (count == 0) return SIZE_MAX;
+    for (size_t i = 0; i < count; i++) places[i] = place_of(n->beam, size, sorted[i]);
+    n->size = size + count;
+    for (size_t i = count; i-- > 0; size = places[i]) {
+        memmove(n->beam + places[i] + i + 1, n->beam + places[i], (size - places[i]) * sizeof *n->beam);
+        n->beam[places[i] + i] = sorted[i];
+    }
+    return places[0];
 }
 
 /* Where `node` lies at `level`; every neighbour named at a level is a node of it (validated at open). */
@@ -170,6 +191,23 @@ static int neighbors_of(walk *w, const spann_level *base, const uint32_t *nodes,
     return 0;
 }
 
+/* Adds to the beam those of the batch, scored, that are near enough; *next sinks to the first place that changed. */
+static int add_to_beam(spann_navigator *n, const spann_level *base, size_t beam, const spann_nodes *batch, size_t *next) {
+    if (spann_reserve((void **)&n->keys, &n->keys_capacity, batch->size + 1, sizeof *n->keys)) return -1;
+    uint64_t limit = n->size == beam ? n->beam[beam - 1] : UINT64_MAX;
+    size_t near = 0;
+    for (size_t i = 0; i < batch->size; i++) { /* without a branch, for none could be foreseen */
+        n->keys[near] = key_of(n->scores[i], batch->nodes[i]);
+        near += n->keys[near] < limit;
+    }
+    for (size_t i = 0; i < near; i++) spann_prefetch(&base->offsets[NODE(n->keys[i])], 2 * sizeof *base->offsets);
+    for (size_t i = 0; i < near; i += MERGED) {
+        size_t place = insert(n, beam, n->keys + i, near - i < MERGED ? near - i : MERGED);
+        if (place < *next) *next = place;
+    }
+    return 0;
+}
+
 /* Malkov and Yashunin 2018, algorithms 5 and 2, with one list for those found and those to expand. */
 static int walk_graph(walk *w, size_t beam) {
     spann_navigator *n = w->n;
@@ -205,12 +243,7 @@ static int walk_graph(walk *w, size_t beam) {
         some = choose(n, base, &next, nodes);
         if (some == 0 && batch->size == 0 && coming->size == 0) break;
         if (score_centroids(w, batch->nodes, batch->size, coming)) return -1;
-        for (size_t i = 0; i < batch->size; i++) {
-            size_t place = insert(n, beam, key_of(n->scores[i], batch->nodes[i]));
-            if (place == SIZE_MAX) continue;
-            if (place < next) next = place;
-            spann_prefetch(&base->offsets[batch->nodes[i]], 2 * sizeof *base->offsets);
-        }
+        if (add_to_beam(n, base, beam, batch, &next)) return -1;
         swapped = batch;
         batch = coming;
         coming = swapped;
@@ -221,12 +254,15 @@ static int walk_graph(walk *w, size_t beam) {
 static int scan_all(walk *w, spann_score_fn score) {
     spann_navigator *n = w->n;
     const spann_index *index = w->index;
-    if (spann_reserve((void **)&n->scores, &n->scores_capacity, BLOCK, sizeof(float))) return -1;
+    if (spann_reserve((void **)&n->scores, &n->scores_capacity, BLOCK + SPANN_BLOCK, sizeof(float))) return -1;
     for (size_t start = 0; start < index->centroids; start += BLOCK) {
         size_t count = index->centroids - start < BLOCK ? index->centroids - start : BLOCK;
         score(w->query, (const char *)index->centroid_vectors + start * w->width, count, index->dim, n->scores);
-        for (size_t i = 0; (i = spann_next_within(n->scores, i, count, n->found.limit)) < count; i++)
-            spann_selection_push(&n->found, n->scores[i], 0, start + i, 0);
+        for (size_t at = 0; at < count; at += SPANN_BLOCK)
+            for (uint32_t set = spann_within(n->scores, at, count, n->found.limit); set; set &= set - 1) {
+                size_t i = at + (size_t)__builtin_ctz(set);
+                spann_selection_push(&n->found, n->scores[i], 0, start + i, 0);
+            }
         for (size_t i = 0; w->hits && i < count; i++)
             if (collect(w->hits, index, n->scores[i], (uint32_t)(start + i))) return -1;
     }

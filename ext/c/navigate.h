@@ -19,6 +19,8 @@ typedef struct {
     spann_nodes batch[2]; /* neighbours not yet visited: in turn those to compare next, and those after them */
     float *scores;
     size_t scores_capacity;
+    uint64_t *keys; /* of a batch, as they are in the beam */
+    size_t keys_capacity;
 } spann_navigator;
 
 int spann_navigator_init(spann_navigator *n, const spann_index *index); /* 0, or -1 if memory ran out */

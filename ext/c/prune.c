@@ -23,8 +23,9 @@
  * deviation is of no meaning. */
 #define SHAPE_LEAST 0.25f
 
-/* Shapes that are fetched ahead, and the bytes of one; the hardware foresees the rest. */
-#define SHAPES_AHEAD 4
+/* Lengths of postings, and shapes, that are fetched ahead, and the bytes of a shape; the hardware foresees the rest. */
+#define LENGTHS_AHEAD 16
+#define SHAPES_AHEAD 8
 #define PREFETCH_BYTES 512
 
 /* Squared distance in the space the index was clustered in (docs/DESIGN.md, Metrics), where ratios have a meaning. */
@@ -106,6 +107,8 @@ static int list_postings(const spann_context *c, spann_query *q, uint64_t budget
     for (size_t i = 0; i < found->size && budget > 0; i++) {
         float value = found->items[i].value;
         uint32_t centroid = (uint32_t)found->items[i].row;
+        if (i + LENGTHS_AHEAD < found->size)
+            spann_prefetch(&index->posting_length[first_posting(index, found->items[i + LENGTHS_AHEAD].row)], 2);
         double sqdist = geometric_sqdist(c, q, value);
         if (sqdist > bound) break;
         uint32_t first = first_posting(index, centroid), end = first_posting(index, centroid + 1);
@@ -152,6 +155,11 @@ static void prune_by_shape(const spann_context *c, spann_query *q, size_t from, 
     q->visit_count = kept;
 }
 
+static int by_posting(const void *a, const void *b) {
+    const spann_visit *x = a, *y = b;
+    return x->posting < y->posting ? -1 : x->posting > y->posting;
+}
+
 /* Adds the postings to score to the visits there are, but not those that are among them. */
 static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings, float epsilon2) {
     const spann_index *index = c->index;
@@ -187,7 +195,7 @@ static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings
     if (prunes && index->directions) prune_by_shape(c, q, before, epsilon2);
     if (before == 0) return 0;
     for (size_t i = before; i < q->visit_count; i++)
-        if (bsearch(&q->visits[i], q->visits, before, sizeof *q->visits, spann_by_posting) == NULL)
+        if (bsearch(&q->visits[i], q->visits, before, sizeof *q->visits, by_posting) == NULL)
             q->visits[kept++] = q->visits[i];
     q->visit_count = kept;
     return 0;
@@ -232,7 +240,7 @@ int spann_query_extend(spann_context *c, spann_query *q) {
     while (row + 1 < p->efforts && p->effort[row].count < seen) row++;
     if (row > q->effort) {
         q->effort = row;
-        qsort(q->visits, q->visit_count, sizeof *q->visits, spann_by_posting);
+        if (spann_sort_visits(c, q)) return SPANN_NO_MEMORY;
         if (find_postings(c, q, p->effort[row].max_postings, p->effort[row].epsilon2)) return spann_no_memory(c);
         q->stats->postings_scored = (uint32_t)q->visit_count;
     }

@@ -46,6 +46,8 @@ void spann_context_free(spann_context *c) {
     free(c->scores);
     free(c->work);
     free(c->rotated);
+    free(c->keys);
+    free(c->visits);
 }
 
 int spann_context_start(spann_context *c, const spann_search_params *params, spann_failure *failure) {
@@ -183,8 +185,9 @@ spann_place spann_posting_place(const spann_context *c, uint32_t posting) {
     return spann_file_place(c, index->posting_files[page / index->pages_per_shard], at, posting_bytes(c, posting));
 }
 
+/* Of whole blocks, as spann_within reads them. */
 static int room_for_scores(spann_context *c, size_t n) {
-    return spann_reserve((void **)&c->scores, &c->scores_capacity, n, sizeof(float));
+    return spann_reserve((void **)&c->scores, &c->scores_capacity, n + SPANN_BLOCK, sizeof(float));
 }
 
 static int offer(spann_context *c, spann_query *q, const unsigned char *ids, size_t n) {
@@ -226,18 +229,22 @@ static int propose(spann_context *c, spann_query *q, const spann_visit *visit, c
     /* Primaries only, so that a vector counts once, whatever is pinned. */
     if (c->params->efforts)
         for (size_t i = 0; i < e->primaries; i++) q->within += c->scores[i] <= q->reach;
-    for (size_t i = 0; (i = spann_next_within(c->scores, i, e->n, fminf(best->limit, most))) < e->n; i++) {
-        float value = c->scores[i];
-        uint64_t row = e->first_row + i, id = 0;
-        if (i >= e->primaries) {
-            id = spann_read_id(e->ids, index->id_bytes, i);
-            row = spann_read_id(e->replica_rows, index->row_bytes, i - e->primaries);
-            if (row >= index->count) return spann_fail(c, SPANN_DAMAGED, 0, visit->posting, 0);
+    for (size_t at = 0; at < e->n; at += SPANN_BLOCK) {
+        float limit = best->limit < most ? best->limit : most;
+        for (uint32_t set = spann_within(c->scores, at, e->n, limit); set; set &= set - 1) {
+            size_t i = at + (size_t)__builtin_ctz(set);
+            float value = c->scores[i];
+            uint64_t row = e->first_row + i, id = 0;
+            if (i >= e->primaries) {
+                id = spann_read_id(e->ids, index->id_bytes, i);
+                row = spann_read_id(e->replica_rows, index->row_bytes, i - e->primaries);
+                if (row >= index->count) return spann_fail(c, SPANN_DAMAGED, 0, visit->posting, 0);
+            }
+            uint16_t scale;
+            memcpy(&scale, e->scale + 2 * i, 2);
+            float lower = value - unit * (e->header.s_low + e->header.s_step * scale);
+            if (lower <= q->reach) spann_selection_push(best, value, lower, row, id);
         }
-        uint16_t scale;
-        memcpy(&scale, e->scale + 2 * i, 2);
-        float lower = value - unit * (e->header.s_low + e->header.s_step * scale);
-        if (lower <= q->reach) spann_selection_push(best, value, lower, row, id);
     }
     q->stats->estimates += (uint32_t)e->n;
     return SPANN_OK;

@@ -42,6 +42,9 @@ typedef struct {
     spann_navigator navigator;
     float *scores, *work, *rotated;
     size_t scores_capacity;
+    uint64_t *keys; /* by which visits are sorted, and where to */
+    spann_visit *visits;
+    size_t keys_capacity, visit_capacity;
     /* Posting-major: ids of the primaries of each posting that was read, shared by all queries; else NULL. */
     unsigned char *const *posting_ids;
     spann_failure *failure;
@@ -60,6 +63,7 @@ typedef struct {
     spann_visit *visits; /* nearest centroid first; by posting once all are scored, and so by row */
     size_t visit_count, visit_capacity;
     spann_selection candidates;
+    size_t left; /* of the candidates, those that may still be chosen */
     unsigned char *ids;
     size_t ids_size, ids_capacity;
     size_t wave_rows; /* rows of the last wave; 0: none yet */
@@ -131,7 +135,7 @@ int spann_fail(spann_context *c, int status, int exact, uint64_t where, int syst
 #define GROW(array, capacity, needed) spann_reserve((void **)&(array), &(capacity), needed, sizeof *(array))
 
 int spann_no_memory(spann_context *c);
-int spann_by_posting(const void *a, const void *b); /* spann_visit */
+int spann_sort_visits(spann_context *c, spann_query *q); /* by posting */
 /* Brings the query to the space of centroids and codes, into c->work, and makes its code. */
 void spann_enter_working_space(spann_context *c, spann_query *q);
 /* What must be read of a file for `content` bytes from byte `at` of its pages on. */

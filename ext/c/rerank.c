@@ -14,11 +14,6 @@
 /* Reads of the exact store are joined up to this size: beyond it joining only makes the wave's last read later. */
 #define LONGEST_FETCH (64 << 10)
 
-int spann_by_posting(const void *a, const void *b) {
-    const spann_visit *x = a, *y = b;
-    return x->posting < y->posting ? -1 : x->posting > y->posting;
-}
-
 /* The visit whose posting's primaries begin at `row` or last before it; visit_count if none does. Rows count up with the
  * numbers of postings. */
 static size_t visit_at(const spann_context *c, const spann_query *q, uint64_t row) {
@@ -58,47 +53,49 @@ static int was_scored(const spann_context *c, const spann_query *q, uint64_t row
     return low < q->span_count && q->spans[low].first <= first && last <= q->spans[low].last && is_known(c, q, row);
 }
 
-/* Marks a candidate that needs no (further) look; no bound is as large. */
-#define DONE INFINITY
-
-/* Chooses the candidates of the next wave: the best by estimate whose bound lets them be a result. */
+/* Chooses the candidates of the next wave: the best by estimate of those whose bound lets them be a result. Those that can
+ * be none are dropped for good, for the k-th distance only sinks; so are those scored with the wave before. */
 static int choose(spann_context *c, spann_query *q) {
     spann_candidate *items = q->candidates.items;
-    size_t first = (size_t)ceil(FIRST_WAVE * (double)q->hits.k);
-    size_t wave = q->wave_rows ? 2 * q->wave_rows : first;
-    size_t limit = q->candidates.size;
-    if (wave > limit) wave = limit;
-    if (GROW(q->chosen, q->chosen_capacity, wave)) return spann_no_memory(c);
+    size_t wave = q->wave_rows ? 2 * q->wave_rows : (size_t)ceil(FIRST_WAVE * (double)q->hits.k), left = 0;
     float bar = q->hits.size == q->hits.k ? (float)(q->a + q->b * q->hits.heap[0].distance) : INFINITY;
-    q->chosen_count = 0;
-    for (size_t i = 0; i < limit; i++) {
-        if (items[i].lower >= bar) continue;
-        if (q->wave_rows && was_scored(c, q, items[i].row)) {
-            items[i].lower = DONE;
-        } else if (q->chosen_count < wave) {
-            items[i].lower = DONE;
-            q->chosen[q->chosen_count++] = items[i];
-        }
-    }
+    for (size_t i = 0; i < q->left; i++)
+        if (items[i].lower < bar && !(q->wave_rows && was_scored(c, q, items[i].row))) items[left++] = items[i];
     q->wave_rows = wave;
+    q->chosen_count = wave < left ? wave : left;
+    q->left = left - q->chosen_count;
+    if (GROW(q->chosen, q->chosen_capacity, q->chosen_count)) return spann_no_memory(c);
+    spann_candidates_select(items, left, q->chosen_count);
+    for (size_t i = 0; i < q->chosen_count; i++) {
+        q->chosen[i] = items[i];
+        q->chosen[i].value = 0; /* so that the row decides */
+    }
+    spann_candidates_sort(q->chosen, q->chosen_count);
+    memmove(items, items + q->chosen_count, q->left * sizeof *items);
     return SPANN_OK;
 }
 
-static int by_row(const void *a, const void *b) {
-    const spann_candidate *x = a, *y = b;
-    return x->row < y->row ? -1 : x->row > y->row;
+int spann_sort_visits(spann_context *c, spann_query *q) {
+    size_t n = q->visit_count;
+    if (GROW(c->keys, c->keys_capacity, n) || GROW(c->visits, c->visit_capacity, n)) return spann_no_memory(c);
+    for (size_t i = 0; i < n; i++) c->keys[i] = (uint64_t)q->visits[i].posting << 32 | i;
+    spann_keys_sort(c->keys, n);
+    for (size_t i = 0; i < n; i++) c->visits[i] = q->visits[(uint32_t)c->keys[i]];
+    if (n) memcpy(q->visits, c->visits, n * sizeof *q->visits);
+    return SPANN_OK;
 }
 
 int spann_query_plan(spann_context *c, spann_query *q) {
     if (c->index->code_bits == 0) return SPANN_OK;
     uint64_t start = spann_now_ns();
     if (q->wave_rows == 0) {
-        spann_selection_finish(&q->candidates);
-        if (q->visit_count) qsort(q->visits, q->visit_count, sizeof *q->visits, spann_by_posting);
+        spann_selection_cut(&q->candidates);
+        q->left = q->candidates.size;
+        int status = spann_sort_visits(c, q);
+        if (status) return status;
     }
     int status = choose(c, q);
     if (status) return status;
-    if (q->chosen_count) qsort(q->chosen, q->chosen_count, sizeof *q->chosen, by_row);
 
     q->span_count = 0;
     for (size_t i = 0; i < q->chosen_count; i++) {
