@@ -64,7 +64,7 @@ there is an exact store."""
 TEMPORARY_FILES = {
     "partition": ("regions-vectors", "regions-rows"),
     "cluster": ("tree-vectors", "tree-rows", "leaves", "means"),
-    "refine": ("cells",),
+    "refine": ("cells", "cell-means"),
     "assign": ("candidates",),
     "graph": (GRAPH,),
     "arrange": ("arranged",),
@@ -158,12 +158,15 @@ def _build(
     with (
         TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree,
         RecordFile(temporary / "cells", np.dtype(np.uint32), (), checkpoint.part("refine", "cells")) as nearest,
+        RecordFile(
+            temporary / "cell-means", np.dtype(np.float32), (space.dim,), checkpoint.part("refine", "means")
+        ) as averaged,
     ):
         grow_tree(source, space, params, temporary, tree, checkpoint, workers, report)
         clusters, cells = gather(tree, space, params), None
         if params.means:
             held = own_rows(source.count, params.calibration_count(source.count))
-            clusters, cells = refine(space, clusters, nearest, held, workers, checkpoint, report)
+            clusters, cells = refine(space, clusters, nearest, averaged, held, workers, checkpoint, report)
         vectors = clusters.vectors
         with (
             EdgeSpool(temporary, len(clusters.centroids), source.count * params.replicas) as spool,

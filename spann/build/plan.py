@@ -158,9 +158,10 @@ def plan_build(
         )
     copies = count * (source.stored_bytes + 8)
     closure = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
+    cells = len(CANDIDATES) * 4 * (count + centroids * dim) if params.means else 0
     temporary = max(
         2 * copies + 2 * count,  # as they come and in regions, or, where there are many, roughly and finely so
-        copies + entries * EDGE.itemsize + closure + entries * 8 + (count * (8 + 4 * len(CANDIDATES)) if bits else 0),
+        copies + cells + entries * EDGE.itemsize + closure + entries * 8 + (count * 8 if bits else 0),
     )
     return Plan(
         count=count,

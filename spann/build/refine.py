@@ -15,7 +15,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.build.centroids import around
+from spann.build.centroids import Floats, around
 from spann.build.checkpoint import Checkpoint, Mark
 from spann.build.cluster import Clusters
 from spann.build.neighborhood import Neighborhoods
@@ -56,13 +56,14 @@ def refine(
     space: Space,
     clusters: Clusters,
     found: RecordFile,
+    averaged: RecordFile,
     held: NDArray[np.int64],
     threads: int,
     checkpoint: Checkpoint,
     progress: Progress,
 ) -> tuple[Clusters, Cells]:
     """The clusters with the means of their cells as centroids, and these cells; goes on after what is in `found`
-    (uint32), which keeps the nearest centroids of each pass.
+    (uint32), which keeps the nearest centroids of each pass, and `averaged` (space.dim of float32), their means.
 
     Those at positions `held` (n,), ascending, are in cells, but no mean counts them: the calibration asks for them, and
     a vector that has moved its centroid towards itself is found more easily than a query."""
@@ -70,7 +71,9 @@ def refine(
     blocks = checkpoint.part("refine", "blocks") or 0  # of the pass that was under way
 
     def mark() -> Mark:
-        return {"cells": found.state(), "blocks": blocks}
+        return {"cells": found.state(), "blocks": blocks, "means": averaged.state()}
+
+    used = 0  # of the means
 
     for first, candidates in zip(range(0, count * len(CANDIDATES), count), CANDIDATES, strict=True):
         if found.count < first + count:
@@ -79,8 +82,12 @@ def refine(
                 blocks = blocks + 1 if found.count < first + count else 0
                 checkpoint.reached("refine", mark)
                 progress("refine", found.count, count * len(CANDIDATES))
-        cells = Cells(found, first, count, np.arange(len(clusters.centroids)))
-        clusters, cells = _recentred(space, clusters, cells, held, threads)
+        end = used + len(clusters.centroids)
+        cells = Cells(found, first, count, np.arange(end - used))
+        if averaged.count < end:
+            averaged.append(_means(space, clusters, cells, held, threads))
+        clusters, cells = _recentred(space, clusters, cells, averaged.read(used, end))
+        used = end
     checkpoint.completed("refine", mark)
     return clusters, cells
 
@@ -98,11 +105,8 @@ def _nearest(
     return ordered_map(block, islice(near.blocks(), skip, None), threads)
 
 
-def _recentred(
-    space: Space, clusters: Clusters, cells: Cells, held: NDArray[np.int64], threads: int
-) -> tuple[Clusters, Cells]:
-    """`clusters` with the mean of each of the `cells`, `held` left out, as its centroid, and the cells by their numbers
-    then; a centroid without a mean stays."""
+def _means(space: Space, clusters: Clusters, cells: Cells, held: NDArray[np.int64], threads: int) -> Floats:
+    """The mean (centroids, space.dim) of each of the `cells`, `held` left out; a centroid without one stays."""
     vectors = clusters.vectors
     block = max(1, BLOCK_BYTES // (4 * space.dim))
     sums = np.zeros((len(clusters.centroids), space.dim))
@@ -123,9 +127,14 @@ def _recentred(
         counts[which] += found
     empty = counts == 0
     sums /= np.maximum(counts, 1)[:, None]
-    means = sums.astype(np.float32)
+    means: Floats = sums.astype(np.float32)
     means[empty] = clusters.centroids.working(np.flatnonzero(empty))
-    centroids, keep, number = around(means, space, vectors.dtype)
+    return means
+
+
+def _recentred(space: Space, clusters: Clusters, cells: Cells, means: Floats) -> tuple[Clusters, Cells]:
+    """`clusters` with `means` as centroids, and the cells by their numbers then."""
+    centroids, keep, number = around(means, space, clusters.vectors.dtype)
     # Runs of neighbours lose the centroids that have become equal to others.
     run_end = np.unique(np.searchsorted(keep, clusters.run_end))
     clusters = replace(clusters, centroids=centroids, run_end=run_end[run_end > 0])

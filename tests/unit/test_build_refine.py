@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -88,20 +86,20 @@ def test_centroids_that_become_equal_are_one(tmp_path):
 
 def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
     """It stays where it was, with an empty posting, and searches that meet it find the same as without."""
-    recentred, emptied = refine._recentred, []
+    nearest, before = refine._nearest, []
 
-    def rob(space, clusters, cells, held, threads):
-        without = np.where(cells.number == 3, 2, cells.number)
-        found, moved = recentred(space, clusters, replace(cells, number=without), held, threads)
-        emptied.append(np.array_equal(found.centroids.working(slice(3, 4)), clusters.centroids.working(slice(3, 4))))
-        return found, replace(moved, number=moved.number[without])
+    def rob(space, clusters, *rest):
+        before.append(clusters.centroids.vectors[3])
+        for found in nearest(space, clusters, *rest):
+            yield np.where(found == 3, 2, found)
 
     base, queries = clustered(3000, 16, 50, 4, np.float32)
-    monkeypatch.setattr(refine, "_recentred", rob)
+    monkeypatch.setattr(refine, "_nearest", rob)
     monkeypatch.setattr(refine, "CANDIDATES", (1024,))
     build(tmp_path / "i", base)
-    assert emptied == [True]
-    assert (IndexReader.open(tmp_path / "i").read("postings/directory/length") == 0).sum() == 1
+    built = IndexReader.open(tmp_path / "i")
+    np.testing.assert_array_equal(built.read("centroids/vectors")[3], before[0])
+    assert (built.read("postings/directory/length") == 0).sum() == 1
     assert spann.verify(tmp_path / "i") == []
     with spann.open(tmp_path / "i") as index:
         found = index.search(queries, 10, spann.SearchParams(max_postings=1000, epsilon2=100.0, error_bound=8.0)).ids
@@ -126,9 +124,9 @@ def test_means_leave_out_those_that_the_calibration_asks_for(tmp_path, monkeypat
     base, _ = clustered(3000, 16, 1, 7, np.float32)
     refined, means = pipeline.refine, []
 
-    def every_other(space, clusters, nearest, held, *rest):
+    def every_other(space, clusters, nearest, averaged, held, *rest):
         assert len(held) == 500
-        found, cells = refined(space, clusters, nearest, np.arange(0, len(base), 2), *rest)
+        found, cells = refined(space, clusters, nearest, averaged, np.arange(0, len(base), 2), *rest)
         x, cell = space.map(clusters.vectors.read(0, len(base)))[1::2], cells.read(0, len(base))[1::2]
         for number in np.unique(cell):
             means.append((x[cell == number].mean(axis=0), found.centroids.working(slice(number, number + 1))[0]))

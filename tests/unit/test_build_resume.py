@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import answers, arrange, checkpoint, encode, neighborhood, partition, write
+from spann.build import answers, arrange, checkpoint, encode, neighborhood, partition, refine, write
 from spann.build.checkpoint import Checkpoint, open_checkpoint
 from spann.build.temporary import RecordFile
 from spann.errors import CorruptionError, InputError, StorageError
@@ -414,6 +414,15 @@ def test_killed_at_random_times(tmp_path, content, bits, replicas):
     if not (tmp_path / "i").exists():
         subprocess.run(command, check=True, env=environment)
     assert content(tmp_path / "i") == expected
+
+
+def test_means_of_cells_are_kept(tmp_path, content, marks, monkeypatch):
+    spann.build(BASE, tmp_path / "whole", params=PARAMS["codes"]).close()
+    with pytest.raises(Stopped):
+        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("assign", 0.5))
+    monkeypatch.delattr(refine, "_means")
+    spann.build(BASE, tmp_path / "i", params=PARAMS["codes"]).close()
+    assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("removing", ["what a finished build leaves", "what is not gone on with"])
