@@ -56,7 +56,7 @@ struct spann_batch {
 
 size_t spann_batch_query_bytes(const spann_index *index, const spann_search_params *params) {
     size_t k = params->k, rerank = params->rerank > k ? params->rerank : k;
-    size_t candidates = index->code_bits ? (4 * rerank + 16) * sizeof(spann_candidate) : 0;
+    size_t candidates = index->code_bits ? spann_selection_room(rerank) * sizeof(spann_candidate) : 0;
     size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) + 64 : 0;
     uint64_t own = index->chain ? index->chain[index->centroids] : index->centroids;
     size_t visits = params->max_postings + params->max_postings * (index->postings - own) / own;

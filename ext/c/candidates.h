@@ -1,7 +1,7 @@
-/* The m smallest of a stream of values: a buffer of several times as many, cut by quickselect when it is full.
+/* The m smallest of a stream of values: a buffer of twice as many, cut by quickselect when it is full.
  *
- * On the 32,000 estimates of a query (m = 200) that takes a tenth of the time of a heap: nearly every value is dismissed
- * by one comparison with the limit. Ties are broken by row, so the outcome does not depend on the order of the stream. */
+ * Nearly every value is dismissed by one comparison with the limit: on the 32,000 estimates of a query (m = 200) a heap
+ * took ten times as long. Ties are broken by row, so the outcome does not depend on the order of the stream. */
 #ifndef SPANN_CANDIDATES_H
 #define SPANN_CANDIDATES_H
 
@@ -21,6 +21,9 @@ typedef struct {
     size_t size, wanted, capacity;
     float limit; /* values above it cannot be among the wanted */
 } spann_selection;
+
+/* Candidates that it takes memory for. */
+size_t spann_selection_room(size_t wanted);
 
 /* Empties the selection and sets how many are wanted, at least 1. 0, or -1 if memory ran out. */
 int spann_selection_start(spann_selection *s, size_t wanted);
@@ -48,8 +51,8 @@ typedef int32_t spann_int4 __attribute__((vector_size(16)));
 
 #define SPANN_BLOCK 16
 
-/* Bit i is set where values[at + i] is not above `limit`: of a block, all of which can be read, but the first n values count.
- * Without branches, for nearly all are above. */
+/* Bit i is set where i < n - at and values[at + i] is not above `limit`; a whole block must be readable. Without
+ * branches, for nearly all are above. */
 static inline uint32_t spann_within(const float *values, size_t at, size_t n, float limit) {
     static const spann_int4 bit = {1, 2, 4, 8};
     spann_float4 v[4];
@@ -68,7 +71,7 @@ static inline int spann_candidate_before(const spann_candidate *a, const spann_c
 }
 
 void spann_candidates_sort(spann_candidate *items, size_t n);
-/* Brings the first `keep` of them to the front, in no order. */
+/* Brings the first `keep` of them, as sorting would, to the front, in no order. */
 void spann_candidates_select(spann_candidate *items, size_t n, size_t keep);
 
 void spann_keys_sort(uint64_t *keys, size_t n); /* ascending; a third of the time of qsort */

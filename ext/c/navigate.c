@@ -5,7 +5,7 @@
 
 #include "memory.h"
 
-/* Past this many candidates a beam kept sorted by insertion costs more than a scan of any number of centroids saves. */
+/* Past this many candidates a beam that is kept sorted costs more than a scan of any number of centroids saves. */
 #define LONGEST_BEAM 4096
 
 /* The graph compares 4 to 7 centroids for each in the beam, each at a random place, and keeps the beam in order; a scan
@@ -15,7 +15,8 @@
  * postings that it did not hold. */
 #define SCAN_RATIO 20
 
-#define BLOCK 256
+#define BLOCK 256 /* centroids of a scan scored at a time */
+_Static_assert(BLOCK % SPANN_BLOCK == 0, "spann_within reads whole blocks");
 
 /* Nodes of the beam that are expanded together, in three steps, each beside those of the nodes before and after them:
  * their links are fetched, then the vectors these lead to, then those are compared. So little waits for memory, for 1 %
@@ -78,7 +79,7 @@ static size_t place_of(const uint64_t *keys, size_t count, uint64_t key) {
     return (size_t)(at - keys);
 }
 
-/* Merges at most MERGED keys into the beam, which stays sorted and at most `beam` long; returns the first place that
+/* Merges at most MERGED keys, all different, into the beam, which stays sorted and at most `beam` long; returns the first place that
  * changed, SIZE_MAX if none did. The keys' places are searched for side by side, and what lies between them moves once:
  * one by one, navigating takes 1.14 times as long (8,000 and 80,000 centroids of SIFT, Zen 5). Eight bytes a candidate
  * make that cheap: with 24, a search with branches, and a heap of those to expand it took three times as long. */
@@ -193,7 +194,7 @@ static int neighbors_of(walk *w, const spann_level *base, const uint32_t *nodes,
 
 /* Adds to the beam those of the batch, scored, that are near enough; *next sinks to the first place that changed. */
 static int add_to_beam(spann_navigator *n, const spann_level *base, size_t beam, const spann_nodes *batch, size_t *next) {
-    if (spann_reserve((void **)&n->keys, &n->keys_capacity, batch->size + 1, sizeof *n->keys)) return -1;
+    if (spann_reserve((void **)&n->keys, &n->keys_capacity, batch->size, sizeof *n->keys)) return -1;
     uint64_t limit = n->size == beam ? n->beam[beam - 1] : UINT64_MAX;
     size_t near = 0;
     for (size_t i = 0; i < batch->size; i++) { /* without a branch, for none could be foreseen */
@@ -254,7 +255,7 @@ static int walk_graph(walk *w, size_t beam) {
 static int scan_all(walk *w, spann_score_fn score) {
     spann_navigator *n = w->n;
     const spann_index *index = w->index;
-    if (spann_reserve((void **)&n->scores, &n->scores_capacity, BLOCK + SPANN_BLOCK, sizeof(float))) return -1;
+    if (spann_reserve((void **)&n->scores, &n->scores_capacity, BLOCK, sizeof(float))) return -1;
     for (size_t start = 0; start < index->centroids; start += BLOCK) {
         size_t count = index->centroids - start < BLOCK ? index->centroids - start : BLOCK;
         score(w->query, (const char *)index->centroid_vectors + start * w->width, count, index->dim, n->scores);

@@ -240,7 +240,8 @@ int spann_query_extend(spann_context *c, spann_query *q) {
     while (row + 1 < p->efforts && p->effort[row].count < seen) row++;
     if (row > q->effort) {
         q->effort = row;
-        if (spann_sort_visits(c, q)) return SPANN_NO_MEMORY;
+        int status = spann_sort_visits(c, q);
+        if (status) return status;
         if (find_postings(c, q, p->effort[row].max_postings, p->effort[row].epsilon2)) return spann_no_memory(c);
         q->stats->postings_scored = (uint32_t)q->visit_count;
     }

@@ -63,10 +63,10 @@ typedef struct {
     spann_visit *visits; /* nearest centroid first; by posting once all are scored, and so by row */
     size_t visit_count, visit_capacity;
     spann_selection candidates;
-    size_t left; /* of the candidates, those that may still be chosen */
+    size_t left; /* of the candidates the first so many may still be chosen, once waves have begun; the rest is void */
     unsigned char *ids;
     size_t ids_size, ids_capacity;
-    size_t wave_rows; /* rows of the last wave; 0: none yet */
+    size_t wave_rows; /* rows that the last wave had room for; 0: none yet */
     spann_candidate *chosen; /* of this wave, by row */
     size_t chosen_count, chosen_capacity;
     spann_span *spans;

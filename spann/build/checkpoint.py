@@ -60,9 +60,9 @@ class Checkpoint:
         return self._marks.get(stage)
 
     def part(self, stage: str, name: str) -> Any:
-        """What the last mark of the stage says of `name`; None where there is no mark."""
+        """What the last mark of the stage says of `name`; None where there is no mark, or it is older than the name."""
         mark = self.of(stage)
-        return None if mark is None else mark[name]
+        return None if mark is None else mark.get(name)
 
     def reached(self, stage: str, mark: Callable[[], Mark]) -> None:
         """Marks the stage, if a mark is due; `mark` makes what it speaks of durable."""

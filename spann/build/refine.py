@@ -69,11 +69,10 @@ def refine(
     a vector that has moved its centroid towards itself is found more easily than a query."""
     count = clusters.vectors.count
     blocks = checkpoint.part("refine", "blocks") or 0  # of the pass that was under way
+    used = 0  # means, by the passes before
 
     def mark() -> Mark:
         return {"cells": found.state(), "blocks": blocks, "means": averaged.state()}
-
-    used = 0  # of the means
 
     for first, candidates in zip(range(0, count * len(CANDIDATES), count), CANDIDATES, strict=True):
         if found.count < first + count:
@@ -86,6 +85,7 @@ def refine(
         cells = Cells(found, first, count, np.arange(end - used))
         if averaged.count < end:
             averaged.append(_means(space, clusters, cells, held, threads))
+            checkpoint.reached("refine", mark)
         clusters, cells = _recentred(space, clusters, cells, averaged.read(used, end))
         used = end
     checkpoint.completed("refine", mark)

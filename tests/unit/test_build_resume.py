@@ -416,12 +416,15 @@ def test_killed_at_random_times(tmp_path, content, bits, replicas):
     assert content(tmp_path / "i") == expected
 
 
-def test_means_of_cells_are_kept(tmp_path, content, marks, monkeypatch):
+@pytest.mark.parametrize(("stage", "share", "passes"), [("refine", 0.3, 2), ("refine", 0.8, 1), ("assign", 0.5, 0)])
+def test_means_of_cells_are_kept(tmp_path, content, marks, monkeypatch, stage, share, passes):
     spann.build(BASE, tmp_path / "whole", params=PARAMS["codes"]).close()
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("assign", 0.5))
-    monkeypatch.delattr(refine, "_means")
+        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(stage, share))
+    means, made = refine._means, []
+    monkeypatch.setattr(refine, "_means", lambda *about: made.append(means(*about)) or made[-1])
     spann.build(BASE, tmp_path / "i", params=PARAMS["codes"]).close()
+    assert len(made) == passes
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
