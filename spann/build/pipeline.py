@@ -27,7 +27,7 @@ from spann.build.graph_file import keep_graph, kept_graph
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out
 from spann.build.partition import Partition, partition
-from spann.build.plan import Plan, check_disk, limit_bytes, plan_build, resident_bytes
+from spann.build.plan import Plan, check_disk, limit_bytes, plan_build
 from spann.build.refine import Cells, refine
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
@@ -75,9 +75,6 @@ TEMPORARY_FILES = {
 
 ARRAYS = {"arrange": "vectors/exact", "write": "postings/pages"}
 """The array of the index that a stage's mark speaks of."""
-
-CALIBRATION_BYTES = 256 << 20
-"""Of the truth and of searches, beside the open index."""
 
 MAX_CENTROIDS = 2**32 - 2
 """Centroids and postings are numbered in 32 bits, with one number to spare."""
@@ -224,7 +221,7 @@ def _build(
                     lambda positions: names.of(vectors.rows_of(positions)),
                     queries,
                     workers,
-                    _search_budget(params, plan),
+                    _search_budget(plan),
                     temporary,
                     report,
                     checkpoint,
@@ -243,11 +240,10 @@ def _facts(source: VectorSource, params: BuildParams) -> np.dtype[Any]:
     return posting_facts(source.dim, params.bits, params.shaped) if params.bits else np.dtype(np.uint32)
 
 
-def _search_budget(params: BuildParams, plan: Plan) -> int | str:
+def _search_budget(plan: Plan) -> int | str:
     """Memory for the searches of the calibration: codes are pinned if all fit, which saves time. With replicas a result
     may depend on what is pinned, so nothing is."""
-    room = plan.memory_limit - resident_bytes() - CALIBRATION_BYTES
-    return room if params.means and room > plan.open_memory_bytes else "none"
+    return plan.memory_limit if plan.pins else "none"
 
 
 def grow_tree(

@@ -28,20 +28,22 @@ from spann.vectors import VectorSource, for_metric
 LIMIT_SHARE = 0.5
 """Of the memory available when a build starts: its limit where none is given."""
 
-BASE_BYTES = 130 << 20
+BASE_BYTES = 140 << 20
 """The interpreter, its libraries, and the stages' work that one thread does for all."""
 
-WORKER_BYTES = 100 << 20
-"""Of each thread, with the results of its work that wait to be written."""
+WORKER_BYTES = 60 << 20
+"""Of each thread, with the results of its work that wait to be written; most in cluster and in truth."""
 
-CLOSURE_BYTES = 120 << 20
-"""Of closure and of the edges that are sorted to balance it."""
+SEARCHER_BYTES = 30 << 20
+"""Of each thread of the calibration's searches."""
 
 CENTROID_BYTES = 500
 """Of each centroid besides its vectors: graph while it is built, directory, ends of leaves and groups."""
 
-CENTROID_COPIES = 14
-"""Bytes for each coordinate of a centroid: its mean as found, as stored, and three copies as float32 for the graph."""
+CENTROID_COPIES = 9
+MEAN_COPIES = 14
+"""Bytes for each coordinate of a centroid: as stored, and two copies as float32 for the graph; of one that is a mean,
+what is summed up besides."""
 
 CLOSURE_SHARE = 0.84
 """Of `max_replicas`, the postings that a vector ends up in: 6.6 of 8 on SIFT with 3 % centroids, 6.8 with 14 %. Data of
@@ -90,7 +92,8 @@ class Plan:
     """What is predicted of a build; sizes in bytes.
 
     `disk_bytes` of the index, `temporary_bytes` at most besides, `memory_bytes` resident at most with `threads`
-    threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none.
+    threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none. The limit
+    leaves room for the former beside the build, or not: the calibration `pins` all codes, which saves it time.
     """
 
     count: int
@@ -107,6 +110,7 @@ class Plan:
     seconds: float
     open_memory_bytes: int
     open_memory_least: int
+    pins: bool
 
 
 def limit_bytes(given: int | None) -> int:
@@ -145,17 +149,21 @@ def plan_build(
     )
     exact = count * source.stored_bytes if bits else 0
     checksums = exact // 1024
-    memory = BASE_BYTES + centroids * (CENTROID_COPIES * dim + CENTROID_BYTES) + min(BUCKET_BYTES, entries * 21) * 3
-    memory += CLOSURE_BYTES if params.replicas > 1 else 0
-    memory += 3 * centroids * shape  # as they come, in order, and as they are written
+    open_memory = kept + checksums + (count * record.primary if bits else 0)
+    memory = BASE_BYTES + centroids * ((MEAN_COPIES if params.means else CENTROID_COPIES) * dim + CENTROID_BYTES)
     memory += count * row_width if bits and entries > inside else 0
     memory += count * 8 if width == 8 and id_bytes else 0
-    fitting = min(threads, (limit - memory) // WORKER_BYTES)
-    if fitting < 1:
+    sorting = 3 * min(BUCKET_BYTES, entries * EDGE.itemsize)  # by one thread, while no other has work
+    fitting = int(min(threads, (limit - memory) // WORKER_BYTES))
+    if fitting < 1 or memory + sorting > limit:
         raise InputError(
             f"memory_limit is {limit} bytes; building {count} vectors of {source.name} with {centroids} centroids "
-            f"needs about {memory + WORKER_BYTES}: raise the limit, or lower centroids (a larger posting_size does too)"
+            f"needs about {memory + max(sorting, WORKER_BYTES)}: raise the limit, or lower centroids (a larger "
+            "posting_size does too)"
         )
+    working = memory + fitting * WORKER_BYTES
+    searching = memory + fitting * SEARCHER_BYTES + open_memory
+    pins = params.means and params.calibration_count(count) > 0 and working + open_memory <= limit
     copies = count * (source.stored_bytes + 8)
     closure = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
     cells = len(CANDIDATES) * 4 * (count + centroids * dim) if params.means else 0
@@ -170,14 +178,15 @@ def plan_build(
         metric=metric.value,
         code_bits=bits,
         centroids=centroids,
-        threads=int(fitting),
+        threads=fitting,
         memory_limit=limit,
         disk_bytes=postings + exact + checksums + kept,
         temporary_bytes=temporary,
-        memory_bytes=int(memory + fitting * WORKER_BYTES),
-        seconds=_seconds(count, dim, source.row_bytes, centroids, params, int(fitting)),
-        open_memory_bytes=kept + checksums + (count * record.primary if bits else 0),
+        memory_bytes=max(memory + sorting, working, searching if pins else 0),
+        seconds=_seconds(count, dim, source.row_bytes, centroids, params, fitting),
+        open_memory_bytes=open_memory,
         open_memory_least=kept + checksums,
+        pins=pins,
     )
 
 
@@ -188,14 +197,14 @@ def threads_to_append(source: VectorSource, about: dict[str, Any], path: Path, *
     params, record = BuildParams(**about["parameters"]), Record.of(about)
     edges = count * params.replicas
     memory = BASE_BYTES + centroids * (8 * source.dim + 64) + (postings + edges) * 2 * DIRECTORY_BYTES
-    memory += CLOSURE_BYTES + 3 * min(BUCKET_BYTES, edges * EDGE.itemsize)
     memory += 24 * (int(about["count"]) + count) if about["ids"] == "user" else 0
     memory += count * record.row_bytes if params.replicas > 1 else 0
+    sorting = 3 * min(BUCKET_BYTES, edges * EDGE.itemsize)
     fitting = min(threads, (limit - memory) // WORKER_BYTES)
-    if fitting < 1:
+    if fitting < 1 or memory + sorting > limit:
         raise InputError(
             f"memory_limit is {limit} bytes; appending {count} vectors of {source.name} to {path} needs about "
-            f"{memory + WORKER_BYTES}: raise the limit, or append less at a time"
+            f"{memory + max(sorting, WORKER_BYTES)}: raise the limit, or append less at a time"
         )
     exact = source.stored_bytes if params.bits else 0
     new = count * exact + edges * (record.replica + record.header)

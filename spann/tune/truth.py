@@ -36,6 +36,10 @@ _BLOCK_BYTES = 32 << 20
 _TILE = 1 << 21
 """Keys (query, row) that a thread computes at a time: 8 MB in float32, about the last-level cache of a core."""
 
+_MANY = 1 << 17
+"""Keys that are merged at a time, by tiles with fewer queries where a block has more: merging takes some 90 bytes of
+each, which were 190 MB for each thread when all keys of the first block were merged at once."""
+
 _PAIR_BYTES = 16 << 20
 """Bytes of base rows in float64 whose distances a thread computes directly at a time."""
 
@@ -331,9 +335,14 @@ def _keep_smallest(best: Floats, rows: Rows, keys: Array, first: int, limit: Flo
     with np.errstate(over="ignore"):
         above = np.nextafter(limit.astype(keys.dtype), keys.dtype.type(np.inf))
         hit = keys < np.minimum(best.max(axis=1).astype(keys.dtype), above)[:, None]
-    query, column = np.divmod(np.flatnonzero(hit), keys.shape[1])
-    if not len(query):
+    hits = np.count_nonzero(hit)
+    if hits == 0:
         return
+    if hits > _MANY and len(keys) > 1:
+        for half in (slice(None, len(keys) // 2), slice(len(keys) // 2, None)):
+            _keep_smallest(best[half], rows[half], keys[half], first, limit[half])
+        return
+    query, column = np.divmod(np.flatnonzero(hit), keys.shape[1])
     counts = np.bincount(query, minlength=len(keys))
     place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
     new = np.full((len(keys), counts.max()), np.inf)

@@ -153,6 +153,18 @@ def test_reads_files_in_bounded_memory(tmp_path: Path) -> None:
     assert peak < base.nbytes / 2
 
 
+def test_memory_of_a_thread_when_every_row_is_a_candidate() -> None:
+    """As in the first block, of which all keys used to be merged at once: 190 MB."""
+    base, queries = clustered(4096, 8, 512, 1, "float32")
+    exact_search(rows_of(base[:64]), queries[:2], 1, Metric.L2, threads=1)  # whatever is made once
+    tracemalloc.start()
+    ids, _ = exact_search(rows_of(base), queries, 100, Metric.L2, threads=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
+    np.testing.assert_array_equal(ids, exact_neighbours(base, queries, 100, Metric.L2)[0])
+
+
 def test_progress_ends_at_the_count() -> None:
     base, queries = clustered(100, 4, 2)
     seen: list[tuple[str, int, int]] = []
