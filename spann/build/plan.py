@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from spann.build import assign, refine
 from spann.build.edges import BUCKET_BYTES, EDGE
 from spann.build.partition import FLAT, region_rows
-from spann.build.refine import CANDIDATES
 from spann.config import BuildParams
 from spann.errors import InputError
 from spann.search import available_memory
@@ -33,6 +33,12 @@ BASE_BYTES = 140 << 20
 
 WORKER_BYTES = 60 << 20
 """Of each thread, with the results of its work that wait to be written; most in cluster and in truth."""
+
+GROUP_COPIES = 14
+"""Bytes that a thread takes for each coordinate of the centroids that a group is compared with, for its closure."""
+
+QUERY_COPIES = 36
+"""Bytes for each coordinate of a query of the calibration, while its neighbours are found."""
 
 SEARCHER_BYTES = 30 << 20
 """Of each thread of the calibration's searches."""
@@ -154,22 +160,27 @@ def plan_build(
     memory += count * row_width if bits and entries > inside else 0
     memory += count * 8 if width == 8 and id_bytes else 0
     sorting = 3 * min(BUCKET_BYTES, entries * EDGE.itemsize)  # by one thread, while no other has work
-    fitting = int(min(threads, (limit - memory) // WORKER_BYTES))
-    if fitting < 1 or memory + sorting > limit:
+    queries = params.calibration_count(count)
+    closure = GROUP_COPIES * dim * min(centroids, assign.CANDIDATES) if params.replicas > 1 else 0
+
+    def peak(threads: int) -> int:
+        assigning = threads * (WORKER_BYTES + closure)
+        return memory + max(sorting, assigning, threads * WORKER_BYTES + queries * QUERY_COPIES * dim)
+
+    fitting = max((n for n in range(1, threads + 1) if peak(n) <= limit), default=0)
+    if fitting == 0:
         raise InputError(
             f"memory_limit is {limit} bytes; building {count} vectors of {source.name} with {centroids} centroids "
-            f"needs about {memory + max(sorting, WORKER_BYTES)}: raise the limit, or lower centroids (a larger "
-            "posting_size does too)"
+            f"needs about {peak(1)}: raise the limit, or lower centroids (a larger posting_size does too)"
         )
-    working = memory + fitting * WORKER_BYTES
     searching = memory + fitting * SEARCHER_BYTES + open_memory
-    pins = params.means and params.calibration_count(count) > 0 and working + open_memory <= limit
+    pins = params.means and queries > 0 and peak(fitting) + open_memory <= limit
     copies = count * (source.stored_bytes + 8)
-    closure = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
-    cells = len(CANDIDATES) * 4 * (count + centroids * dim) if params.means else 0
+    edges = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
+    cells = len(refine.CANDIDATES) * 4 * (count + centroids * dim) if params.means else 0
     temporary = max(
         2 * copies + 2 * count,  # as they come and in regions, or, where there are many, roughly and finely so
-        copies + cells + entries * EDGE.itemsize + closure + entries * 8 + (count * 8 if bits else 0),
+        copies + cells + entries * EDGE.itemsize + edges + entries * 8 + (count * 8 if bits else 0),
     )
     return Plan(
         count=count,
@@ -182,7 +193,7 @@ def plan_build(
         memory_limit=limit,
         disk_bytes=postings + exact + checksums + kept,
         temporary_bytes=temporary,
-        memory_bytes=max(memory + sorting, working, searching if pins else 0),
+        memory_bytes=max(peak(fitting), searching if pins else 0),
         seconds=_seconds(count, dim, source.row_bytes, centroids, params, fitting),
         open_memory_bytes=open_memory,
         open_memory_least=kept + checksums,
@@ -233,7 +244,7 @@ def _seconds(count: int, dim: int, row_bytes: int, centroids: int, params: Build
     work = count * (row_bytes * PASS_SECONDS + dim * COORDINATE_SECONDS)
     work += 2e-9 * count * compared * dim * SECONDS_PER_GFLOP
     if params.means:
-        compared = sum(min(centroids, candidates) for candidates in CANDIDATES)
+        compared = sum(min(centroids, candidates) for candidates in refine.CANDIDATES)
         work += count * dim * (REFINE_SECONDS + 2e-9 * compared * SECONDS_PER_GFLOP)
     if params.replicas > 1:
         work += count * CLOSURE_SECONDS * (0.5 + dim / 256)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -39,6 +41,28 @@ def test_sizes_are_predicted(tmp_path, settings, metric):
     assert planned.open_memory_bytes == pytest.approx(info["open_memory_bytes"], rel=0.25)
     with spann.open(tmp_path / "i", memory_budget="none") as index:
         assert planned.open_memory_least == pytest.approx(index.open_memory_bytes, rel=0.3)
+
+
+CHILD = """
+import sys
+import spann
+params = spann.BuildParams(code_bits=int(sys.argv[1]), calibration_queries=2000)
+spann.build("base.npy", "i", params=params, threads=2, memory_limit="2GiB").close()
+with open("/proc/self/status") as file:
+    print(next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")))
+"""
+
+
+@pytest.mark.parametrize("bits", [2, 0])
+def test_peak_memory_is_predicted(tmp_path, bits):
+    """Of wide vectors, with a calibration, whose truth once took more than was planned for. So few leave threads
+    without work, and so memory that they do not use."""
+    np.save(tmp_path / "base.npy", clustered(20_000, 768, 0, 2, np.float32)[0])
+    params = spann.BuildParams(code_bits=bits, calibration_queries=2000)
+    planned = spann.plan(tmp_path / "base.npy", params=params, threads=2, memory_limit="2GiB")
+    command = [sys.executable, "-c", CHILD, str(bits)]
+    found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert 0.75 < planned.memory_bytes / int(found.stdout) < 1.75
 
 
 def test_temporary_files_stay_below_the_prediction(tmp_path, monkeypatch):
