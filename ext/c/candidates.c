@@ -65,48 +65,6 @@ void spann_candidates_sort(spann_candidate *x, size_t n) {
     insertion_sort(x, n);
 }
 
-/* The same three for numbers alone. */
-static void keys_insertion_sort(uint64_t *x, size_t n) {
-    for (size_t i = 1; i < n; i++) {
-        uint64_t key = x[i];
-        size_t j = i;
-        for (; j && x[j - 1] > key; j--) x[j] = x[j - 1];
-        x[j] = key;
-    }
-}
-
-static size_t keys_partition(uint64_t *x, size_t n) {
-    size_t mid = n / 2, last = n - 1, place = 0;
-    uint64_t a = x[0], b = x[mid], c = x[last];
-    size_t middle = (a < b) == (b < c) ? mid : (a < b) == (c < a) ? 0 : last;
-    uint64_t pivot = x[middle];
-    x[middle] = x[last];
-    for (size_t i = 0; i < last; i++) {
-        uint64_t key = x[i];
-        x[i] = x[place];
-        x[place] = key;
-        place += key < pivot;
-    }
-    x[last] = x[place];
-    x[place] = pivot;
-    return place;
-}
-
-void spann_keys_sort(uint64_t *x, size_t n) {
-    while (n > SMALL) {
-        size_t place = keys_partition(x, n), rest = n - place - 1;
-        if (place < rest) {
-            spann_keys_sort(x, place);
-            x += place + 1;
-            n = rest;
-        } else {
-            spann_keys_sort(x + place + 1, rest);
-            n = place;
-        }
-    }
-    keys_insertion_sort(x, n);
-}
-
 size_t spann_selection_room(size_t wanted) { return FACTOR * wanted + SMALL; }
 
 int spann_selection_start(spann_selection *s, size_t wanted) {

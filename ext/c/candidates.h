@@ -74,6 +74,4 @@ void spann_candidates_sort(spann_candidate *items, size_t n);
 /* Brings the first `keep` of them, as sorting would, to the front, in no order. */
 void spann_candidates_select(spann_candidate *items, size_t n, size_t keep);
 
-void spann_keys_sort(uint64_t *keys, size_t n); /* ascending; a third of the time of qsort */
-
 #endif

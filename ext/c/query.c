@@ -46,7 +46,7 @@ void spann_context_free(spann_context *c) {
     free(c->scores);
     free(c->work);
     free(c->rotated);
-    free(c->keys);
+    free(c->order);
     free(c->visits);
 }
 

@@ -42,9 +42,9 @@ typedef struct {
     spann_navigator navigator;
     float *scores, *work, *rotated;
     size_t scores_capacity;
-    uint64_t *keys; /* by which visits are sorted, and where to */
+    spann_candidate *order; /* of visits while they are sorted, and where to */
     spann_visit *visits;
-    size_t keys_capacity, visit_capacity;
+    size_t order_capacity, visit_capacity;
     /* Posting-major: ids of the primaries of each posting that was read, shared by all queries; else NULL. */
     unsigned char *const *posting_ids;
     spann_failure *failure;

@@ -77,10 +77,10 @@ static int choose(spann_context *c, spann_query *q) {
 
 int spann_sort_visits(spann_context *c, spann_query *q) {
     size_t n = q->visit_count;
-    if (GROW(c->keys, c->keys_capacity, n) || GROW(c->visits, c->visit_capacity, n)) return spann_no_memory(c);
-    for (size_t i = 0; i < n; i++) c->keys[i] = (uint64_t)q->visits[i].posting << 32 | i;
-    spann_keys_sort(c->keys, n);
-    for (size_t i = 0; i < n; i++) c->visits[i] = q->visits[(uint32_t)c->keys[i]];
+    if (GROW(c->order, c->order_capacity, n) || GROW(c->visits, c->visit_capacity, n)) return spann_no_memory(c);
+    for (size_t i = 0; i < n; i++) c->order[i] = (spann_candidate){.row = q->visits[i].posting, .id = i};
+    spann_candidates_sort(c->order, n);
+    for (size_t i = 0; i < n; i++) c->visits[i] = q->visits[c->order[i].id];
     if (n) memcpy(q->visits, c->visits, n * sizeof *q->visits);
     return SPANN_OK;
 }
