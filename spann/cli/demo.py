@@ -14,6 +14,7 @@ import numpy as np
 
 import spann
 from spann.cli.options import COUNT, FILE, Command, json_option, quiet_option, threads_option
+from spann.cli.plot import check_plot, draw
 from spann.cli.progress import progress_report
 from spann.cli.text import print_json, runs_table, summary
 from spann.config import BuildParams, SearchParams
@@ -42,10 +43,24 @@ _POSTINGS = (4, 8, 16, 32, 64, 128)
     metavar="DIR",
     help="Keep base.npy, queries.npy, truth.ibin and index.spann in the new directory DIR. Default: delete them.",
 )
+@click.option(
+    "--plot", type=FILE, metavar="FILE", help="Draw recall against speed and cost, to a .png. Default: do not."
+)
 @json_option
 @quiet_option
-def demo(rows: int, dtype: str, seed: int, threads: int | None, keep: Path | None, as_json: bool, quiet: bool) -> None:
+def demo(
+    rows: int,
+    dtype: str,
+    seed: int,
+    threads: int | None,
+    keep: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Make 100,000 clustered vectors, build an index of them, and show what it finds at what cost."""
+    if plot is not None:
+        check_plot(plot)
     workers = threads or len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         directory = _new_directory(keep) if keep else Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -54,10 +69,14 @@ def demo(rows: int, dtype: str, seed: int, threads: int | None, keep: Path | Non
         np.save(directory / "base.npy", base)
         np.save(directory / "queries.npy", queries)
         built, report = _measure(directory, queries, BuildParams(seed=seed), workers, progress)
+    if plot is not None:
+        draw(report, plot)
     if as_json:
         print_json(report)
         return
     click.echo(f"{built}\n\n{runs_table(report)}")
+    if plot is not None:
+        click.echo(f"\ndrawn in {plot}")
     if keep:
         click.echo(f"\nkept in {keep}; try: spann search {keep}/index.spann {keep}/queries.npy -o -")
 

@@ -20,51 +20,77 @@ def check_plot(path: Path) -> None:
 
 
 PANELS = {
-    "queries per second": "qps",
-    "CPU time of a query, us": "cpu_us",
-    "4 KiB pages read for a query": "pages_read",
-    "reads for a query": "reads",
-    "codes scored for a query": "estimates",
-    "vectors scored exactly for a query": "distances",
+    "Speed (queries a second)": "qps",
+    "Processor time of a query (µs)": "cpu_us",
+    "Pages of 4 KiB read by a query": "pages_read",
+    "Reads by a query": "reads",
+    "Codes scored by a query": "estimates",
+    "Vectors scored exactly by a query": "distances",
 }
-"""What is drawn against recall, and the entry of a run that says it; a cost that no run had is left out."""
+"""Title of each panel, and the entry of a run that it shows. A panel is left out if no run has its cost."""
+
+WIDE = 5.0
+"""A panel has a logarithmic axis if its largest value is so many times its smallest."""
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Draw what `spann.tune.evaluate` returned to the PNG file `path`."""
+    """Draw the report of an evaluation to the PNG file `path`."""
     _save(curves(report), path)
 
 
 def curves(report: dict[str, Any]) -> Any:
-    """Recall against speed and against each cost of a query, a panel for each, in it a line for each number of threads:
-    a matplotlib Figure."""
+    """A matplotlib Figure: a panel for speed and for each cost of a query, against recall; a line for each number of
+    threads. A run that another beats in both recall and the panel's value is a point off the line."""
     # Without pyplot, which would look for a display, and only here: it takes longer to import than most commands run.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     lines: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for run in sorted(report["runs"], key=lambda run: run["recall"]):
         lines[run["settings"]["threads"]].append({"qps": run["qps"], **run["per_query"], **run})
     every = [run for runs in lines.values() for run in runs]
-    panels = {label: name for label, name in PANELS.items() if any(run[name] for run in every)}
-    rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(10.5, 3.6 * rows), layout="constrained")
+    panels = {title: name for title, name in PANELS.items() if any(run[name] for run in every)}
+    rows, k = -(-len(panels) // 2), report["runs"][0]["settings"]["k"]
+    figure = Figure(figsize=(10.5, 0.6 + 3.2 * rows), layout="constrained")
+    figure.suptitle(f"What recall@{k} costs (numbers: postings scored at most)")
     places = figure.subplots(rows, 2, squeeze=False).ravel()
-    for axes, (label, name) in zip(places, panels.items(), strict=False):
-        for threads, runs in sorted(lines.items()):
-            recall, value = [run["recall"] for run in runs], [run[name] for run in runs]
-            axes.plot(recall, value, marker="o", label=f"{threads} thread{'s' if threads > 1 else ''}")
-            for run, x, y in zip(runs, recall, value, strict=True):
-                label_of = str(run["settings"]["max_postings"] or "default")
-                axes.annotate(label_of, (x, y), textcoords="offset points", xytext=(5, 5), fontsize="small")
-        axes.set_yscale("log" if all(run[name] for run in every) else "linear")
-        axes.margins(0.1)
-        axes.set_ylabel(label)
+    for axes, (title, name) in zip(places, panels.items(), strict=False):
+        for place, (threads, runs) in enumerate(sorted(lines.items())):
+            best = _front(runs, name)
+            label = f"{threads} thread{'s' if threads > 1 else ''}"
+            (line,) = axes.plot([run["recall"] for run in best], [run[name] for run in best], marker="o", label=label)
+            rest = [run for run in runs if run not in best]
+            axes.plot([run["recall"] for run in rest], [run[name] for run in rest], ".", color=line.get_color())
+            for run in best if place == 0 else []:
+                text, at = str(run["settings"]["max_postings"] or "default"), (run["recall"], run[name])
+                axes.annotate(text, at, textcoords="offset points", xytext=(4, -11), fontsize="small")
+        values = [run[name] for run in every]
+        if min(values) > 0 and max(values) >= WIDE * min(values):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.margins(0.1)
+        else:
+            axes.margins(0.1)
+            axes.set_ylim(0, 1.15 * max(values))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel(f"recall@{k}", fontsize="small")
         axes.grid(visible=True, which="both", alpha=0.3)
     for axes in places[len(panels) :]:
         axes.remove()
-    figure.supxlabel(f"recall@{report['runs'][0]['settings']['k']} (labels: postings scored at most)")
     places[0].legend()
     return figure
+
+
+def _front(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Of `runs`, by rising recall: those that no other beats in both recall and the value of `name`."""
+    sign = -1.0 if name == "qps" else 1.0
+    best: list[dict[str, Any]] = []
+    for run in sorted(runs, key=lambda run: (-run["recall"], sign * run[name])):
+        if not best or sign * run[name] < sign * best[-1][name]:
+            best.append(run)
+    return best[::-1]
 
 
 def draw_index(info: dict[str, Any], path: Path) -> None:

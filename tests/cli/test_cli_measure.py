@@ -115,18 +115,22 @@ def test_a_panel_for_speed_and_for_every_cost_there_was() -> None:
 
     runs = [one(1, 32, 0.95, 2.0), one(2, 16, 0.9, 1.0), one(1, 16, 0.9, 1.0), one(1, None, 0.99, 4.0)]
     panels = curves({"runs": runs}).axes
-    assert [axes.get_ylabel() for axes in panels] == list(PANELS)
+    assert [axes.get_title() for axes in panels] == list(PANELS)
     for axes, first in zip(panels, (1000.0, 50.0, *cost.values()), strict=True):
         lines = {line.get_label(): line for line in axes.get_lines()}
         assert lines["1 thread"].get_xdata().tolist() == [0.9, 0.95, 0.99]
         worse = [1, 0.5, 0.25] if first == 1000 else [1, 2, 4]
         assert lines["1 thread"].get_ydata() == pytest.approx([first * times for times in worse])
         assert lines["2 threads"].get_ydata() == pytest.approx([first])
-        assert [text.get_text() for text in axes.texts] == ["16", "32", "default", "16"]
+        assert [text.get_text() for text in axes.texts] == ["16", "32", "default"]
+    # A run that another beats in both is a point beside the line.
+    beaten = curves({"runs": [*runs, one(1, 64, 0.93, 3.0)]}).axes[0].get_lines()
+    assert {line.get_label(): line for line in beaten}["1 thread"].get_xdata().tolist() == [0.9, 0.95, 0.99]
+    assert [0.93] in [line.get_xdata().tolist() for line in beaten]
     # An index without codes in a process that has everything in memory.
     bare = curves({"runs": [one(1, 8, 0.9, 1.0, estimates=0.0, pages_read=0.0, reads=0.0)]}).axes
-    assert [axes.get_ylabel() for axes in bare] == [
-        "queries per second", "CPU time of a query, us", "vectors scored exactly for a query"
+    assert [axes.get_title() for axes in bare] == [
+        "Speed (queries a second)", "Processor time of a query (µs)", "Vectors scored exactly by a query"
     ]  # fmt: skip
 
 
