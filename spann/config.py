@@ -37,6 +37,18 @@ class _Params:
                 raise InputError(f"{f.name} is {value!r}; it must be {kind} from {low} to {high}")
             object.__setattr__(self, f.name, int(value) if whole else float(value))
 
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The parameters of the preset `name`: one of `PRESETS`, as `--preset` of the commands.
+
+        >>> import spann
+        >>> spann.BuildParams.preset("balanced-8k").max_replicas
+        1
+        """
+        known = {f.name for f in fields(cls)}
+        table = load_toml(preset_file(name))[_TABLES[cls.__name__]]
+        return cls(**{key: value for key, value in table.items() if key in known})
+
     def with_(self, **changes: Any) -> Self:
         """A copy with `changes`; `InputError` for an unknown name."""
         known = {f.name for f in fields(self)}
@@ -240,6 +252,19 @@ class SearchParams(_Params):
         beam = self.navigate or max(64, postings if code_bits else 3 * postings)
         rerank = self.rerank or max(SMALLEST_RERANK, RERANK_SHARE * k)
         return self.with_(max_postings=postings, navigate=min(beam, MAX_BEAM), rerank=rerank)
+
+
+PRESETS = ("default", "balanced-8k", "disk-only", "small-memory")
+"""Presets that come with the package, TOML files in `spann/presets`."""
+
+_TABLES = {"BuildParams": "build", "SearchParams": "search"}
+
+
+def preset_file(name: str) -> Path:
+    """The file of one of `PRESETS`; `InputError` for another name."""
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r} is unknown; there are {', '.join(PRESETS)}")
+    return Path(__file__).with_name("presets") / f"{name}.toml"
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

@@ -59,7 +59,7 @@ def spann(data: Data) -> list[Series]:
     limit = budget(data) * data.count
     # Settings are swept here, as the peers' are, so the build need not measure them.
     codes: Settings = {"code_bits": 2, "calibration_queries": 0}
-    # Where postings are read from disk, replicas save more reads than they cost bytes: configs/disk-only.toml.
+    # Where postings are read from disk, replicas save more reads than they cost bytes: the preset disk-only.
     replicas: Settings = {**codes, "posting_size": 220, "centroids": 0.03, "max_replicas": 8}
     few: list[Settings] = [{"max_postings": p, "error_bound": e} for p, e in pairs_from_disk(data)]
     return [

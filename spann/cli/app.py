@@ -18,7 +18,7 @@ from spann.cli.build import build, plan
 from spann.cli.convert import convert
 from spann.cli.demo import demo
 from spann.cli.evaluate import evaluate
-from spann.cli.inspect import info, verify
+from spann.cli.inspect import config, info, verify
 from spann.cli.options import DebugOption, State
 from spann.cli.search import search
 from spann.cli.truth import truth
@@ -92,7 +92,7 @@ def cli() -> None:
     """
 
 
-for _command in (build, plan, append, tune, search, info, verify, truth, evaluate, convert, demo):
+for _command in (build, plan, append, tune, search, info, verify, truth, evaluate, convert, config, demo):
     cli.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""`spann info` and `spann verify`."""
+"""`spann info`, `spann verify` and `spann config`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from spann.cli.options import FILE, Command, json_option, quiet_option
 from spann.cli.plot import check_plot, draw_index
 from spann.cli.progress import progress_report
 from spann.cli.text import print_json, size
+from spann.config import PRESETS, preset_file
 from spann.storage import Problem
 
 _BAR = 40
@@ -111,3 +112,13 @@ def _sentence(problem: Problem) -> str:
     """The problem's file and detail, on one line; many details begin with the file."""
     detail = " ".join(problem.detail.split())
     return detail if detail.startswith(str(problem.path)) else f"{problem.path}: {detail}"
+
+
+@click.command(cls=Command)
+@click.argument("name", type=click.Choice(PRESETS), default="default")
+def config(name: str) -> None:
+    """Print the parameters of the preset NAME: a file for --config, to copy and change.
+
+    Without NAME it is every parameter with its default.
+    """
+    click.echo(preset_file(name).read_text(encoding="utf-8"), nl=False)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from spann.config import BuildParams, SearchParams, load_toml
+from spann.config import PRESETS, BuildParams, SearchParams, load_toml, preset_file
 from spann.errors import InputError
 from spann.types import Metric
 from spann.vectors import IdList, read_ids
@@ -90,9 +90,43 @@ progress_option = click.option(
     "and eta_seconds. Default: text.",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress on standard error. Default: show it.")
-config_option = click.option(
-    "--config", type=FILE, metavar="FILE", help="TOML preset; options win over it. Default: none."
-)
+
+
+def _preset(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        ctx.meta[_PRESET] = preset_file(name)
+
+
+def _config(ctx: click.Context, _: click.Parameter, file: Path | None) -> Path | None:
+    preset: Path | None = ctx.meta.get(_PRESET)
+    if file is not None and preset is not None:
+        raise click.UsageError("--preset and --config were both given: each is a file of parameters, so give one")
+    return file or preset
+
+
+_PRESET = "spann.preset"
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--config FILE` and `--preset NAME`, either of which is the argument `config`."""
+    named = click.option(
+        "--preset",
+        type=click.Choice(PRESETS),
+        is_eager=True,  # before --config, whose value it becomes
+        expose_value=False,
+        callback=_preset,
+        help="Parameters that come with spann, shown by `spann config NAME`; options win over them. Default: none.",
+    )
+    given = click.option(
+        "--config",
+        type=FILE,
+        metavar="FILE",
+        callback=_config,
+        help="A TOML file of parameters, such as `spann config` prints; options win over it. Default: none.",
+    )
+    return named(given(command))
+
+
 io_option = click.option(
     "--io",
     type=click.Choice(["auto", "direct", "buffered"]),

@@ -16,7 +16,7 @@ def check_plot(path: Path) -> None:
     """Refuse, before anything is measured, a plot that could not be drawn or written."""
     check_path(path, (".png",))
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib: pip install 'spann[plot]'")
+        raise InputError("--plot needs matplotlib: pip install 'spann-index[plot]'")
 
 
 PANELS = {

@@ -164,7 +164,7 @@ def _check_version(version: object, where: str) -> None:
     if version > FORMAT_VERSION:
         raise FormatError(
             f"{where}: the index has format version {version}, this spann reads versions up to {FORMAT_VERSION}: "
-            "upgrade spann"
+            "upgrade spann-index"
         )
 
 
@@ -184,4 +184,6 @@ def _check_features(features: object, where: str) -> None:
     unknown = [f for f in features if f not in KNOWN_FEATURES]
     if unknown:
         known = ", ".join(sorted(KNOWN_FEATURES)) or "none"
-        raise FormatError(f"{where}: the index needs feature {unknown[0]!r}; this spann knows {known}: upgrade spann")
+        raise FormatError(
+            f"{where}: the index needs feature {unknown[0]!r}; this spann knows {known}: upgrade spann-index"
+        )

@@ -28,4 +28,4 @@ def library_of(suffix: str, name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise InputError(f"{name}: {formats} files need {library}: pip install 'spann[formats]'") from error
+        raise InputError(f"{name}: {formats} files need {library}: pip install 'spann-index[formats]'") from error

@@ -67,6 +67,17 @@ def test_options_win_over_the_file_and_the_file_over_defaults(run: Run, data: Pa
     assert (found["metric"], found["epsilon1"], found["seed"]) == ("l2", 0.25, 5)
 
 
+def test_presets_of_the_package(run: Run, refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
+    args = ("build", data / "base.npy", tmp_path / "a", "-q", "--preset", "balanced-8k")
+    assert run(*args, "--posting-size", 99).exit_code == 0
+    found = parameters(tmp_path / "a")
+    assert (found["max_replicas"], found["code_bits"], found["posting_size"]) == (1, 0, 99)
+    (tmp_path / "my.toml").touch()
+    for both in (("--config", tmp_path / "my.toml"), ("--config", tmp_path / "my.toml", "--preset", "default")):
+        assert "--preset and --config were both given" in refused(2, *args, *both)
+    assert "'large' is not one of" in refused(2, "plan", data / "base.npy", "--preset", "large")
+
+
 def test_ids(run: Run, data: Path, tmp_path: Path) -> None:
     ids = np.arange(3000, dtype=np.int64) * 2 + (1 << 40)
     np.save(tmp_path / "ids.npy", ids)

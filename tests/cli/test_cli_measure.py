@@ -15,14 +15,13 @@ from click.testing import Result
 
 import spann
 from spann.cli.plot import PANELS, curves
-from spann.config import BuildParams, SearchParams, load_toml
+from spann.config import PRESETS, BuildParams, SearchParams, load_toml, preset_file
 from spann.testing import exact_neighbours
 from spann.tune.evaluate import PER_QUERY
 from spann.vectors import read_truth, write_truth
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
@@ -160,7 +159,7 @@ def test_eval_refuses(refused: Refused, run: Run, data: Path, tmp_path: Path, mo
     ]:
         assert message in refused(2, "eval", *args, "-q")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install 'spann[plot]'" in refused(2, "eval", index, queries, known, "--plot", tmp_path / "p.png")
+    assert "pip install 'spann-index[plot]'" in refused(2, "eval", index, queries, known, "--plot", tmp_path / "p.png")
     assert "matplotlib.pyplot" not in sys.modules
 
 
@@ -191,7 +190,7 @@ def test_demo_cleans_up(run: Run, refused: Refused, tmp_path: Path, monkeypatch:
 
 
 def test_default_preset_says_what_the_code_does() -> None:
-    file = CONFIGS / "default.toml"
+    file = preset_file("default")
     tables = tomllib.loads(file.read_text())
     assert tables["build"].pop("metric") == "l2"
     for table, kind in (("build", BuildParams), ("search", SearchParams)):
@@ -201,12 +200,24 @@ def test_default_preset_says_what_the_code_does() -> None:
             assert f"{name} = " in file.read_text()
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda file: file.name)
-def test_presets_are_valid(file: Path) -> None:
-    tables = load_toml(file)
+def test_presets_are_the_files_there() -> None:
+    assert sorted(PRESETS) == sorted(file.stem for file in preset_file("default").parent.glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name: str) -> None:
+    tables = load_toml(preset_file(name))
     tables["build"].pop("metric", None)
-    BuildParams().with_(**tables["build"])
-    SearchParams().with_(**tables["search"])
+    assert BuildParams.preset(name) == BuildParams().with_(**tables["build"])
+    assert SearchParams.preset(name) == SearchParams().with_(**tables["search"])
+
+
+def test_config_prints_a_preset_as_it_is(run: Run, refused: Refused) -> None:
+    assert run("config").stdout == preset_file("default").read_text()
+    assert run("config", "disk-only").stdout == preset_file("disk-only").read_text()
+    assert "'tiny' is not one of" in refused(2, "config", "tiny")
+    with pytest.raises(spann.InputError, match="preset 'tiny' is unknown; there are default, balanced-8k, "):
+        BuildParams.preset("tiny")
 
 
 def test_a_folder_of_vectordbbench_serves_every_command(run: Run, data: Path, tmp_path: Path) -> None:

@@ -355,8 +355,8 @@ def test_an_index_of_a_newer_version_or_with_unknown_parts_is_refused(old):
     root = old / "zarr.json"
     document = parse_json(root.read_bytes(), "root")
     for changes, match in (
-        ({"format_version": 2}, "format version 2, this spann reads versions up to 1: upgrade spann"),
-        ({"format_version": 1, "features": ["deletions"]}, "needs feature 'deletions'.*upgrade spann"),
+        ({"format_version": 2}, "format version 2, this spann reads versions up to 1: upgrade spann-index"),
+        ({"format_version": 1, "features": ["deletions"]}, "needs feature 'deletions'.*upgrade spann-index"),
     ):
         own = document["attributes"]["spann"]
         own.update(changes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import tomllib
 from pathlib import Path
 
@@ -62,7 +61,6 @@ def test_commands_in_documents_exist(file):
 
 
 def test_commands_of_the_readme_run(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     lines = [line for line in commands(README) if "..." not in line and len(line.split()) > 2]
     assert {line.split()[1] for line in lines} == set(cli.commands)
@@ -186,5 +184,5 @@ def test_links_lead_somewhere(file):
     for target in re.findall(r"\]\(([^)]+)\)", file.read_text(encoding="utf-8")):
         if not target.startswith("https://"):
             assert (file.parent / target.split("#")[0]).exists(), target
-    for name in re.findall(r"\b(?:docs|configs|benchmarks|spann|ext)/[\w/]+\.\w+", file.read_text(encoding="utf-8")):
+    for name in re.findall(r"\b(?:docs|benchmarks|scripts|spann|ext)/[\w/]+\.\w+", file.read_text(encoding="utf-8")):
         assert (ROOT / name).exists(), name

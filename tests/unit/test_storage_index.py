@@ -107,7 +107,7 @@ def test_a_newer_version_is_refused_before_its_checksum_is_looked_at(tmp_path):
     root = tmp_path / "i" / "zarr.json"
     root.write_bytes(root.read_bytes().replace(b'"format_version": 1', b'"format_version": 2'))
     with pytest.raises(
-        FormatError, match="format version 2, this spann reads versions up to 1: upgrade spann"
+        FormatError, match="format version 2, this spann reads versions up to 1: upgrade spann-index"
     ) as caught:
         IndexReader.open(tmp_path / "i")
     assert not isinstance(caught.value, CorruptionError)
@@ -118,7 +118,7 @@ def test_an_unknown_feature_is_refused(tmp_path):
     rewrite(tmp_path / "i", features=["deletions"])
     with pytest.raises(
         FormatError,
-        match="needs feature 'deletions'; this spann knows appended, bfloat16, bit, codes, shapes: upgrade spann",
+        match="needs feature 'deletions'; this spann knows appended, bfloat16, bit, codes, shapes: upgrade spann-index",
     ):
         IndexReader.open(tmp_path / "i")
     with pytest.raises(InputError, match="'deletions'"):

@@ -171,7 +171,7 @@ def test_without_the_library_it_says_what_to_install(folder, monkeypatch):
         monkeypatch.setitem(sys.modules, f"spann.vectors.{name}", None)
         monkeypatch.delattr(f"spann.vectors.{name}", raising=False)
     for read in (open_source, open_queries, read_truth, read_ids):
-        with pytest.raises(InputError, match=r"Parquet files need pyarrow: pip install 'spann\[formats\]'"):
+        with pytest.raises(InputError, match=r"Parquet files need pyarrow: pip install 'spann-index\[formats\]'"):
             read(folder)
 
 
