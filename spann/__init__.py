@@ -18,6 +18,7 @@ from spann.errors import (
     FormatError,
     InputError,
     MissingError,
+    RepeatWarning,
     SpannError,
     StorageError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Metric",
     "MissingError",
     "Plan",
+    "RepeatWarning",
     "SearchParams",
     "SearchResult",
     "SpannError",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class RepeatWarning(UserWarning):
+    """A build or an append was asked for that is done already, and nothing was done."""
+
+
 class SpannError(Exception):
     """Base of all errors raised on purpose. `exit_code` is what a command ends with."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from spann._version import __version__
 from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate, resident_bytes
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
-from spann.errors import InputError
+from spann.errors import InputError, RepeatWarning
 from spann.search import (
     RANGE_CANDIDATES,
     Effort,
@@ -346,8 +347,8 @@ def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str =
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
     >>> spann.build(line, "line.spann").close()
     >>> with spann.open("line.spann", memory_budget="1MB") as index:
-    ...     print(index)
-    Index('line.spann', count=1000, dim=1, float32, l2)
+    ...     print(index)  # doctest: +ELLIPSIS
+    Index('/.../line.spann', count=1000, dim=1, float32, l2)
     """
     return _reopen(Path(path), {"io": io, "memory_budget": memory_budget, "check": check})
 
@@ -422,7 +423,7 @@ def build(
     """
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
     with _opened(vectors) as source:
-        build_index(
+        built = build_index(
             source,
             path,
             Metric.parse(metric),
@@ -435,6 +436,8 @@ def build(
             restart=restart,
             progress=progress,
         )
+    if not built:
+        warnings.warn(f"{path}: was built of these vectors already, in the same way", RepeatWarning, stacklevel=2)
     return _open_built(path, memory_limit, memory_budget)
 
 
@@ -446,6 +449,7 @@ def append(
     threads: int | None = None,
     memory_limit: int | str | None = None,
     restart: bool = False,
+    again: bool = False,
     progress: Progress | None = None,
     memory_budget: int | str | None = None,
 ) -> Index:
@@ -453,8 +457,9 @@ def append(
 
     They must be of the index's dtype and dimension. `ids` (count,), none of them in the index yet, are needed where it
     was built with ids; elsewhere rows are numbered on. Whoever has the index open goes on searching the generation that
-    was opened. Whole or not at all; an append that was interrupted goes on where the same call finds it. The other
-    arguments and errors are those of `build`.
+    was opened. Whole or not at all; an append that was interrupted goes on where the same call finds it, and vectors
+    that were appended already, with the same ids, are not added a second time: a `RepeatWarning` says so, unless
+    `again` asks for it. The other arguments and errors are those of `build`.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -465,7 +470,7 @@ def append(
     """
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
     with _opened(vectors) as source:
-        append_index(
+        appended = append_index(
             source,
             path,
             created_by=f"spann {__version__}",
@@ -473,7 +478,14 @@ def append(
             threads=threads,
             memory_limit=_limit(memory_limit),
             restart=restart,
+            again=again,
             progress=progress,
+        )
+    if not appended:
+        warnings.warn(
+            f"{path}: these vectors were appended already, and are not added again (again=True, --again)",
+            RepeatWarning,
+            stacklevel=2,
         )
     return _open_built(path, memory_limit, memory_budget)
 
@@ -485,6 +497,7 @@ def calibrate(
     base: Vectors | None = None,
     count: int | None = None,
     threads: int | None = None,
+    restart: bool = False,
     progress: Progress | None = None,
     memory_budget: int | str = "auto",
 ) -> Index:
@@ -493,7 +506,7 @@ def calibrate(
     With `queries` (nq, dim), at most `count` (by default 2000) of them, the calibration holds for queries like those;
     without, for queries like the collection's own vectors. `base` gives the vectors of the collection where the index
     keeps them in postings only (no codes). `memory_budget` is that of the index that is returned, as for `open`. Raises
-    `InputError`, and as `append` does.
+    `InputError`, also where a build or an append is unfinished, unless `restart` gives that up, and as `append` does.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -514,6 +527,7 @@ def calibrate(
             count=count,
             created_by=f"spann {__version__}",
             threads=thread_count(threads),
+            restart=restart,
             progress=progress,
         )
     return open_index(path, memory_budget=memory_budget)

@@ -7,13 +7,13 @@ one's: `exact_search` is exact, and orders equal distances by row.
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann.build.checkpoint import Checkpoint, Mark
 from spann.build.temporary import RecordFile
+from spann.storage import Where
 from spann.tune import exact_search
 from spann.tune.calibrate import FEW, KS, STAND_INS
 from spann.types import Array, Metric, Progress
@@ -40,7 +40,7 @@ def answers(
     own: NDArray[np.int64] | None,
     metric: Metric,
     threads: int,
-    temporary: Path,
+    temporary: Where,
     checkpoint: Checkpoint | None,
     progress: Progress,
 ) -> Kth:

@@ -17,18 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spann._kernels.checksum import crc32c
 from spann.build.arrange import arrange
 from spann.build.assign import assign_nearest
 from spann.build.centroids import Centroids
 from spann.build.checkpoint import FILE as CHECKPOINT
-from spann.build.checkpoint import Batches, Checkpoint, open_checkpoint
+from spann.build.checkpoint import Batches, Checkpoint, gone_on_with
 from spann.build.cluster import Clusters, TreeFiles, group_ends
 from spann.build.edges import EdgeSpool
 from spann.build.encode import Coded, posting_facts, write_codes
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out_more
-from spann.build.pipeline import TEMPORARY_FILES, grow_tree
+from spann.build.pipeline import TEMPORARY_FILES, checksums_of, grow_tree, source_mark
 from spann.build.plan import limit_bytes, threads_to_append
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
@@ -50,6 +49,7 @@ from spann.storage import (
     directions_of,
     files,
     shape_bytes,
+    without_links,
 )
 from spann.types import Array, Metric, Progress
 from spann.vectors import IdList, VectorSource, for_metric
@@ -72,9 +72,13 @@ def append_index(
     threads: int | None = None,
     memory_limit: int | None = None,
     restart: bool = False,
+    again: bool = False,
     progress: Progress | None = None,
-) -> None:
+) -> bool:
     """Adds all vectors of `source` to the index at `path`, which becomes its next generation, whole or not at all.
+
+    False where they were appended already, with the same ids, as after a process that was killed when it was all but
+    done: nothing is added then, unless `again` says so.
 
     `ids` (count,) int64 are needed where the index has ids that were given, and refused where it has not: there the new
     vectors are numbered on. Readers of the old generation go on undisturbed. An append that was interrupted is gone on
@@ -83,36 +87,41 @@ def append_index(
     `ExistsError` while another process changes the index.
     """
     report = progress or (lambda stage, done, total: None)
-    path = Path(path).resolve()
+    path = without_links(Path(path))
     IndexReader.open(path)
     with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
         writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
         old = _Old(IndexReader.open(path))
         source = for_metric(source, old.metric)
         old.check(source)
-        names = Ids.more(ids, source, old.ids(), old.count, old.about["id_bytes"])
         workers = threads_to_append(
-            source, old.about, path, threads=thread_count(threads), limit=limit_bytes(memory_limit)
+            source,
+            old.about,
+            path,
+            threads=thread_count(threads),
+            limit=limit_bytes(memory_limit),
+            copied=old.copied_bytes(),
         )
-        found, content = scan(source, old.metric, workers, report)
+        given = ids.of(source) if ids is not None and old.about["ids"] == "user" else None
+        scanned = None
+        if not again and old.may_hold(source, given):
+            scanned = scan(source, old.metric, workers, report)
+            if source_mark(source, scanned[1], given) in old.appended:
+                return False
+        names = Ids.more(ids, source, old.ids(), old.count, old.about["id_bytes"])
+        found, content = scanned or scan(source, old.metric, workers, report)
         space = old.space(found.max_norm)
         about = {
             "program": created_by,
+            "work": "append",
             "index": f"generation {old.about['generation']}, checksum {old.about['checksum']}",
-            "vectors": f"{source.count} x {source.dim} {source.element}, checksum {content:08x}",
-            "ids": "row numbers" if names.user is None else f"checksum {crc32c(names.user):08x}",
+            **checksums_of(source, content, names.user),
         }
-        checkpoint = open_checkpoint(writer.temporary, about, TEMPORARY_FILES, restart=restart)
-        try:
-            writer.clear()
-            _append(source, space, old, names, writer, checkpoint, workers, report)
-        except BaseException as error:
-            writer.keep = checkpoint.begun
-            if writer.keep:
-                error.add_note(
-                    f"what is done is kept in {writer.work}: the same command goes on there, or anew with --restart"
-                )
-            raise
+        command = f"spann append {path} {source.name}" + (" --again" if again else "")
+        with gone_on_with(writer, about, command, TEMPORARY_FILES, {}, restart=restart) as checkpoint:
+            mark = source_mark(source, content, names.user)
+            _append(source, space, old, names, mark, writer, checkpoint, workers, report)
+    return True
 
 
 class _Old:
@@ -143,6 +152,29 @@ class _Old:
                 f"{self.count + source.count} vectors with those of {source.name}; rows of {self.reader.path} have "
                 f"{about['row_bytes']} bytes and it can hold {1 << 8 * about['row_bytes']}"
             )
+
+    @property
+    def sources(self) -> list[str]:
+        """Marks of all vectors that it holds: those it was built of, then what was appended."""
+        return list(self.about.get("sources", []))
+
+    @property
+    def appended(self) -> list[str]:
+        return self.sources[1:]
+
+    def may_hold(self, source: VectorSource, ids: NDArray[np.int64] | None) -> bool:
+        """Whether something was appended that is like `source` but for, perhaps, the values of its vectors."""
+        like = checksums_of(source, 0, ids)
+        begin = like["vectors"].split(",")[0]
+        return any(mark.startswith(f"{begin},") and mark.endswith(f"; ids {like['ids']}") for mark in self.appended)
+
+    def copied_bytes(self) -> int:
+        """What the next generation takes besides what is new in it: what cannot be a link to a file of this one."""
+        copied = 0
+        for name in self.reader.arrays():
+            layout = self.reader.array(name).layout
+            copied += layout.rows % layout.shard_rows * layout.row_bytes + 4 * layout.chunks
+        return copied
 
     def ids(self) -> NDArray[np.int64] | None:
         return self.reader.read("vectors/ids") if self.about["ids"] == "user" else None
@@ -180,6 +212,7 @@ def _append(
     space: Space,
     old: _Old,
     names: Ids,
+    mark: str,
     writer: IndexWriter,
     checkpoint: Checkpoint,
     workers: int,
@@ -231,6 +264,7 @@ def _append(
         "postings": about["postings"] + len(directory.page),
         "entries": about["entries"] + int(directory.length.sum()),
         "max_norm": space.max_norm,
+        "sources": [*(old.sources or [""]), mark],
     }
     writer.publish(about, features=sorted({*old.about["features"], "appended"}), generation=old.about["generation"] + 1)
     report("publish", 1, 1)

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.checksum import crc32c
+from spann.build.answers import FILE as TRUTH
 from spann.build.answers import answers
-from spann.build.checkpoint import Checkpoint
+from spann.build.checkpoint import FILE as CHECKPOINT
+from spann.build.checkpoint import Checkpoint, gone_on_with
 from spann.config import DEFAULT_CALIBRATION
 from spann.elements import memory_dtype
 from spann.errors import InputError
@@ -22,8 +25,11 @@ from spann.storage import (
     IndexWriter,
     Record,
     ShardedArray,
+    Where,
+    files,
     posting_bytes,
     posting_span,
+    without_links,
 )
 from spann.tune import calibrate
 from spann.tune.calibrate import FEW, MOST, Asked
@@ -55,7 +61,7 @@ def calibrate_with_own(
     queries: int,
     threads: int,
     memory_budget: int | str,
-    temporary: Path,
+    temporary: Where,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any] | None:
@@ -77,44 +83,73 @@ def recalibrate(
     count: int | None,
     created_by: str,
     threads: int,
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Calibrates the index at `path` anew and publishes that as its next generation, all else being links.
+    """Calibrates the index at `path` anew and publishes that as its next generation, all else being links; where it
+    finds what is known, the index stays as it is.
 
     With up to `count` of `queries`, or of the collection's own vectors. `base` are the vectors of the collection, by id
-    where that is the row; needed where the index has no exact store. Raises `InputError`, `MissingError`, and
-    `ExistsError` while another process changes the index.
+    where that is the row; needed where the index has no exact store. What an interrupted one found is gone on with.
+    Raises `InputError`, also where other work on the index is unfinished and not to be given up with `restart`,
+    `MissingError`, and `ExistsError` while another process changes the index.
     """
     report = progress or (lambda stage, done, total: None)
-    path = Path(path).resolve()
+    path = without_links(Path(path))
     wanted = DEFAULT_CALIBRATION if count is None else count
     if wanted < FEW:
         raise InputError(f"count is {wanted}; a calibration needs at least {FEW} queries")
     IndexReader.open(path)
-    with IndexWriter(path, created_by=created_by, overwrite=True) as writer:
+    with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
+        writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
         reader = IndexReader.open(path)
         about = reader.attributes
         metric = Metric.parse(about["metric"])
         vectors = _vectors(reader, None if base is None else for_metric(base, metric))
-        if queries is None:
-            if base is not None:
-                raise InputError(f"{path}: base was given without queries: the ids of its vectors are unknown")
-            own = _own_ids(reader)
-            found = calibrate_with_own(path, vectors, own, wanted, threads, "auto", writer.temporary, report)
-        else:
-            queries = for_metric(queries, metric)
-            _check_queries(queries, about)
-            rows = sample_rows(queries.count, min(wanted, queries.count), SEED)
-            order = np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))
-            found = _calibrate(
-                path, vectors, queries.take(rows)[order], None, threads, "auto", writer.temporary, report
+        asked, own, what = _asked(reader, vectors, queries, base, wanted)
+        some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
+        identity = {
+            "work": "tune",
+            "program": created_by,
+            "index": f"generation {about['generation']}, checksum {about['checksum']}",
+            "queries": f"{what}, checksum {crc32c(asked):08x}",
+            "base": f"{vectors.count} vectors, checksum {crc32c(some):08x} of some",
+        }
+        command = f"spann tune {path}" + ("" if queries is None else f" {queries.name}")
+        with gone_on_with(writer, identity, command, {"truth": (TRUTH,)}, {}, restart=restart) as checkpoint:
+            found = _calibrate(path, vectors, asked, own, threads, "auto", writer.temporary, report, checkpoint)
+            if found is None:
+                raise InputError(f"{path}: {vectors.count} vectors are too few to calibrate searches")
+            if found == about.get("calibration"):
+                return
+            for name in reader.arrays():
+                writer.extend_array(name, reader.array(name), reader.checksums(name)).finish()
+            kept = {name: value for name, value in about.items() if name not in RESERVED}
+            writer.publish(
+                {**kept, "calibration": found}, features=about["features"], generation=about["generation"] + 1
             )
-        if found is None:
-            raise InputError(f"{path}: {vectors.count} vectors are too few to calibrate searches")
-        for name in reader.arrays():
-            writer.extend_array(name, reader.array(name), reader.checksums(name)).finish()
-        kept = {name: value for name, value in about.items() if name not in RESERVED}
-        writer.publish({**kept, "calibration": found}, features=about["features"], generation=about["generation"] + 1)
+
+
+Own = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Of queries that are vectors of the collection: their ids, and their rows."""
+
+
+def _asked(
+    reader: IndexReader, vectors: VectorSource, queries: VectorSource | None, base: VectorSource | None, count: int
+) -> tuple[Array, Own | None, str]:
+    """Up to `count` queries for a calibration, which of `vectors` they are, and in words what they are."""
+    shuffle = np.random.Generator(np.random.PCG64(SEED))
+    if queries is None:
+        if base is not None:
+            raise InputError(f"{reader.path}: base was given without queries: the ids of its vectors are unknown")
+        rows = own_rows(vectors.count, count)
+        rows = rows[shuffle.permutation(len(rows))]
+        return vectors.take(rows), (_own_ids(reader)(rows).astype(np.int64), rows), f"{len(rows)} of its vectors"
+    metric = Metric.parse(reader.attributes["metric"])
+    queries = for_metric(queries, metric)
+    _check_queries(queries, reader.attributes)
+    rows = sample_rows(queries.count, min(count, queries.count), SEED)
+    return queries.take(rows)[shuffle.permutation(len(rows))], None, f"{len(rows)} given"
 
 
 class _Store(VectorSource):
@@ -190,7 +225,7 @@ def _calibrate(
     own: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
     threads: int,
     memory_budget: int | str,
-    temporary: Path,
+    temporary: Where,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any] | None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from spann._kernels.checksum import crc32c
 from spann.errors import InputError
-from spann.storage import files
+from spann.storage import IndexWriter, Where, files
 
 MARK_SECONDS = 1.0
 """Between two marks, at least, and before the first: a build that is over sooner begins again more quickly than it goes
@@ -31,14 +31,15 @@ Mark = dict[str, Any]
 
 
 class Checkpoint:
-    """The checkpoint in `directory` of the build that `about` (JSON) identifies.
+    """The checkpoint in `directory` of the work that `about` (JSON) identifies and that `command` does.
 
-    One that is there is gone on with: `InputError` where it is of another build, naming what differs.
+    One that is there is gone on with: `InputError` where it is of other work, naming its command and what differs.
     """
 
-    def __init__(self, directory: Path, about: dict[str, Any]) -> None:
+    def __init__(self, directory: Where, about: dict[str, Any], command: str = "") -> None:
         self._path = directory / FILE
         self._about: dict[str, Any] = json.loads(json.dumps(about))
+        self._command = command
         self._marks: dict[str, Mark] = {}
         self._pending: dict[str, Callable[[], Mark]] = {}
         self._last, self._took = time.monotonic(), 0.0
@@ -92,8 +93,9 @@ class Checkpoint:
 
     def _write(self, stage: str, mark: Mark) -> None:
         if self._written == 0:
-            self._append({"about": self._about})
-            for directory in self._path.parents[1:3]:  # of the temporary directory, and of the index being built
+            self._append({"about": self._about, "command": self._command})
+            building = self._path.parent.parent
+            for directory in (building, building.parent):  # which hold the temporary directory and it
                 files.sync_dir(directory)
         files.sync_dir(self._path.parent)  # files may be new that the mark speaks of
         self._append({"stage": stage, "mark": mark})
@@ -104,13 +106,14 @@ class Checkpoint:
         files.append_line(self._path, b"%08x %s\n" % (crc32c(text), text), "the checkpoint")
         self._written += 1
 
-    def _check(self, first: dict[str, Any], directory: Path) -> None:
+    def _check(self, first: dict[str, Any], directory: Where) -> None:
         found = first.get("about", {})
         for name in [*self._about, *found]:
             if found.get(name) != self._about.get(name):
                 raise InputError(
-                    f"{directory.parent}: holds an unfinished build whose {name} is {found.get(name)}, not "
-                    f"{self._about.get(name)}; finish that one first, or start anew with --restart (restart=True)"
+                    f"{directory.parent}: holds what an unfinished `{first.get('command')}` has done, whose {name} is "
+                    f"{found.get(name)}, not {self._about.get(name)}; finish that first with the same command, or give "
+                    "it up with --restart (restart=True)"
                 )
 
 
@@ -140,27 +143,56 @@ class Batches:
         return {"batches": self.done, **self._state()}
 
 
+@contextmanager
+def gone_on_with(
+    writer: IndexWriter,
+    about: dict[str, Any],
+    command: str,
+    names: dict[str, tuple[str, ...]],
+    arrays: dict[str, str],
+    *,
+    restart: bool,
+) -> Iterator[Checkpoint]:
+    """What `writer` finds of an earlier run of the work, and keeps of this one where that is stopped.
+
+    `names[stage]` are the temporary files and `arrays[stage]` is the array that a mark speaks of. Raises as
+    `Checkpoint` does; `restart` gives up what is there, of whatever work it is."""
+    writer.keep = files.exists(writer.temporary / FILE)  # until it is known what it is of
+    checkpoint = open_checkpoint(writer.temporary, about, names, command=command, restart=restart)
+    try:
+        writer.clear(but=[name for stage, name in arrays.items() if checkpoint.of(stage)])
+        yield checkpoint
+        writer.keep = False
+    except BaseException as error:
+        writer.keep = checkpoint.begun and not writer.published
+        if writer.keep:
+            error.add_note(
+                f"what is done is kept in {writer.work}: the same command goes on there, or anew with --restart"
+            )
+        raise
+
+
 def open_checkpoint(
-    directory: Path, about: dict[str, Any], names: dict[str, tuple[str, ...]], *, restart: bool
+    directory: Where, about: dict[str, Any], names: dict[str, tuple[str, ...]], *, command: str = "", restart: bool
 ) -> Checkpoint:
     """The checkpoint in `directory`, and all other files removed from there but those, `names[stage]`, that its marks
     speak of. `restart` removes these too, of whatever build they are."""
     if restart:
         _remove(directory, ())
-    checkpoint = Checkpoint(directory, about)
+    checkpoint = Checkpoint(directory, about, command)
     kept = [name for stage in names if checkpoint.of(stage) for name in names[stage]]
     _remove(directory, (FILE, *kept) if kept else ())
     return checkpoint
 
 
-def _remove(directory: Path, but: tuple[str, ...]) -> None:
+def _remove(directory: Where, but: tuple[str, ...]) -> None:
     found = [path for path, _ in files.walk_files(directory) if path.name not in but]
     # The checkpoint first: a process killed meanwhile must not leave one that speaks of files that are no more.
     for path in sorted(found, key=lambda path: path.name != FILE):
         files.remove_file(path)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Where) -> list[dict[str, Any]]:
     """The lines up to the first that is damaged or cut short, which is removed with all after it."""
     if not files.exists(path):
         return []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +23,7 @@ from spann.build.partition import Partition, mix
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
 from spann.config import BuildParams
+from spann.storage import Where
 from spann.types import Array, Progress
 from spann.vectors import VectorSource
 
@@ -71,7 +71,7 @@ class Clusters:
 class TreeFiles:
     """Temporary files of the collection in tree order and of its leaves: region by region, as far as these are done."""
 
-    def __init__(self, directory: Path, source: VectorSource, space: Space, state: Mark | None) -> None:
+    def __init__(self, directory: Where, source: VectorSource, space: Space, state: Mark | None) -> None:
         known = state or {}
         self.regions, self.groups = known.get("regions", 0), known.get("groups", 0)
         self.complete = bool(known.get("complete", False))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.build.temporary import RecordFile
+from spann.storage import Where
 from spann.types import Array
 
 EDGE = np.dtype([("centroid", "<u4"), ("sqdist", "<f4"), ("row", "<i8"), ("replica", "u1")])
@@ -27,7 +27,7 @@ BLOCK_EDGES = 1_000_000
 class Candidates:
     """Edges in the order of their vectors, in one file under `directory`; those of a vector follow each other."""
 
-    def __init__(self, directory: Path, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, directory: Where, state: dict[str, Any] | None = None) -> None:
         self._file = RecordFile(directory / "candidates", EDGE, (), state and state["file"])
         self._block_end: list[int] = list(state["block_end"]) if state else []
 
@@ -61,7 +61,7 @@ class Candidates:
 class EdgeSpool:
     """Edges in `buckets` files under `directory`, each an ascending range of centroids."""
 
-    def __init__(self, directory: Path, centroids: int, expected_edges: int) -> None:
+    def __init__(self, directory: Where, centroids: int, expected_edges: int) -> None:
         self.buckets = max(1, min(centroids, -(-expected_edges * EDGE.itemsize // BUCKET_BYTES)))
         self._bounds = np.arange(self.buckets + 1, dtype=np.int64) * centroids // self.buckets
         with ExitStack() as undo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from spann.build.checkpoint import Checkpoint, Mark
 from spann.build.temporary import RecordFile
 from spann.centroids import Graph, Level
+from spann.storage import Where
 from spann.types import Array
 
 NAME = "graph"
@@ -17,7 +17,7 @@ NAME = "graph"
 _BYTES = np.dtype(np.uint8)
 
 
-def keep_graph(graph: Graph, directory: Path, checkpoint: Checkpoint) -> None:
+def keep_graph(graph: Graph, directory: Where, checkpoint: Checkpoint) -> None:
     """Marks the graph, which is written to `directory` where a mark is due."""
 
     def written() -> Mark:
@@ -34,7 +34,7 @@ def keep_graph(graph: Graph, directory: Path, checkpoint: Checkpoint) -> None:
     checkpoint.completed(NAME, written)
 
 
-def kept_graph(directory: Path, mark: Mark) -> Graph:
+def kept_graph(directory: Where, mark: Mark) -> Graph:
     """The graph that the mark speaks of. Raises `CorruptionError` where the file holds another."""
     at = 0
     with RecordFile(directory / NAME, _BYTES, (), mark["file"]) as file:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from spann.build.parallel import ordered_map
 from spann.build.space import Space
 from spann.build.temporary import RecordFile, State
 from spann.elements import pack, stored_dtype, stored_width, unpack
+from spann.storage import Where
 from spann.types import Array, Progress
 from spann.vectors import VectorSource, sample_rows
 
@@ -54,7 +54,9 @@ class Partition(VectorSource):
     Its rows are called positions, to tell them from the collection's rows, which it also keeps.
     """
 
-    def __init__(self, directory: Path, name: str, source: VectorSource, state: dict[str, State] | None = None) -> None:
+    def __init__(
+        self, directory: Where, name: str, source: VectorSource, state: dict[str, State] | None = None
+    ) -> None:
         super().__init__(source.name, source.count, source.dim, source.dtype, source.element)
         self.directory = directory
         known = state or {}

@@ -18,7 +18,7 @@ from spann.build.assign import assign_cells, assign_closure, assign_leaves
 from spann.build.balance import balance
 from spann.build.calibration import calibrate_with_own, own_rows
 from spann.build.checkpoint import FILE as CHECKPOINT
-from spann.build.checkpoint import Batches, Checkpoint, open_checkpoint
+from spann.build.checkpoint import Batches, Checkpoint, gone_on_with
 from spann.build.cluster import Clusters, TreeFiles, cluster, gather
 from spann.build.edges import Candidates, EdgeSpool
 from spann.build.encode import Coded, posting_facts, write_codes
@@ -35,16 +35,19 @@ from spann.build.write import Pages, write_pages
 from spann.centroids import Graph, build_graph
 from spann.config import BuildParams, thread_count
 from spann.elements import pack, stored_dtype, stored_width
-from spann.errors import InputError
+from spann.errors import InputError, SpannError
 from spann.quantize import Quantizer
 from spann.storage import (
     PAGE,
     SHAPES,
     SHARD_BYTES,
+    IndexReader,
     IndexWriter,
     PageChecksums,
     Record,
     ShardedArray,
+    Where,
+    as_path,
     files,
     shape_bytes,
 )
@@ -93,8 +96,10 @@ def build_index(
     overwrite: bool = False,
     restart: bool = False,
     progress: Progress | None = None,
-) -> None:
+) -> bool:
     """Builds an index of all vectors of `source` at `path`; it appears there whole or not at all.
+
+    False where just that index is there already, as after a process that was killed when it was all but done.
 
     `ids` (count,) integers in [0, 2^63), all different, name the vectors in results; without it a vector's id is its
     row number. The bytes of the index depend on the data, `metric` and `params` alone, not on `threads` or
@@ -114,6 +119,11 @@ def build_index(
         record = Record.coded(names.width, 4 if source.count <= 2**32 else 8, source.dim, params.bits)
     _check_sizes(source, params, record)
 
+    if not overwrite and _may_be_built(path, source, metric, params, created_by):
+        _, content = scan(source, metric, workers, report)
+        if _sources(path) == [source_mark(source, content, names.user)]:
+            finish_publishing(path, created_by)
+            return False
     writing = IndexWriter(path, created_by=created_by, overwrite=overwrite, resumes=True)
     check_disk(plan, writing.path, writing.work)
     with writing as writer:
@@ -121,22 +131,58 @@ def build_index(
         space, content = scan(source, metric, workers, report)
         about = {
             "program": created_by,
+            "work": "build",
             "metric": metric.value,
-            "vectors": f"{source.count} x {source.dim} {source.element}, checksum {content:08x}",
-            "ids": "row numbers" if names.user is None else f"checksum {crc32c(names.user):08x}",
+            **checksums_of(source, content, names.user),
             **asdict(params),
         }
-        checkpoint = open_checkpoint(writer.temporary, about, TEMPORARY_FILES, restart=restart)
-        try:
-            writer.clear(but=[name for stage, name in ARRAYS.items() if checkpoint.of(stage)])
-            _build(source, space, metric, params, record, names, writer, checkpoint, plan, report)
-        except BaseException as error:
-            writer.keep = checkpoint.begun
-            if writer.keep:
-                error.add_note(
-                    f"what is done is kept in {writer.work}: the same command goes on there, or anew with --restart"
-                )
-            raise
+        command = f"spann build {source.name} {path}" + (" --overwrite" if overwrite else "")
+        with gone_on_with(writer, about, command, TEMPORARY_FILES, ARRAYS, restart=restart) as checkpoint:
+            mark = source_mark(source, content, names.user)
+            _build(source, space, metric, params, record, names, mark, writer, checkpoint, plan, report)
+    return True
+
+
+def checksums_of(source: VectorSource, content: int, ids: NDArray[np.int64] | None) -> dict[str, str]:
+    """By what vectors and their ids are known again; `content` is the checksum that `scan` returns."""
+    return {
+        "vectors": f"{source.count} x {source.dim} {source.element}, checksum {content:08x}",
+        "ids": "row numbers" if ids is None else f"checksum {crc32c(ids):08x}",
+    }
+
+
+def source_mark(source: VectorSource, content: int, ids: NDArray[np.int64] | None) -> str:
+    """The same as one text, an entry of the attribute `sources` of the index."""
+    found = checksums_of(source, content, ids)
+    return f"{found['vectors']}; ids {found['ids']}"
+
+
+def finish_publishing(path: str | Path, created_by: str) -> None:
+    """Removes what a process left that was killed after it had given the index its name; an unfinished work stays."""
+    with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
+        writer.keep = files.exists(writer.temporary / CHECKPOINT)
+
+
+def _may_be_built(path: str | Path, source: VectorSource, metric: Metric, params: BuildParams, created_by: str) -> bool:
+    """Whether the index at `path`, if there is one, was built in this way of as many vectors, and not changed since."""
+    try:
+        about = IndexReader.open(path).attributes
+    except SpannError:
+        return False
+    ours = {
+        "created_by": created_by,
+        "generation": 0,
+        "metric": metric.value,
+        "count": source.count,
+        "dim": source.dim,
+        "dtype": source.element,
+        "parameters": asdict(params),
+    }
+    return all(about.get(name) == value for name, value in ours.items())
+
+
+def _sources(path: str | Path) -> list[str]:
+    return list(IndexReader.open(path).attributes.get("sources", []))
 
 
 def _build(
@@ -146,6 +192,7 @@ def _build(
     params: BuildParams,
     record: Record,
     names: Ids,
+    mark: str,
     writer: IndexWriter,
     checkpoint: Checkpoint,
     plan: Plan,
@@ -206,7 +253,7 @@ def _build(
             _write_directory(writer, directory, checksums, len(clusters.centroids))
             if names.user is not None:
                 writer.write_array("vectors/ids", names.user)
-            about = _attributes(source, space, params, clusters, directory, graph, names)
+            about = _attributes(source, space, params, clusters, directory, graph, names) | {"sources": [mark]}
             if params.bits:
                 about |= {"code_bits": params.bits, "row_bytes": record.row_bytes}
             if params.shaped:
@@ -216,7 +263,7 @@ def _build(
             if queries:
                 writer.complete(about, features=features)
                 about["calibration"] = calibrate_with_own(
-                    writer.work,
+                    as_path(writer.work),
                     vectors,
                     lambda positions: names.of(vectors.rows_of(positions)),
                     queries,
@@ -250,7 +297,7 @@ def grow_tree(
     source: VectorSource,
     space: Space,
     params: BuildParams,
-    temporary: Path,
+    temporary: Where,
     tree: TreeFiles,
     checkpoint: Checkpoint,
     workers: int,
@@ -322,7 +369,7 @@ def _check_sizes(source: VectorSource, params: BuildParams, record: Record) -> N
 def _with_graph(
     clusters: Clusters,
     params: BuildParams,
-    temporary: Path,
+    temporary: Where,
     checkpoint: Checkpoint,
     workers: int,
     report: Progress,

@@ -21,7 +21,7 @@ from spann.build.partition import FLAT, region_rows
 from spann.config import BuildParams
 from spann.errors import InputError
 from spann.search import available_memory
-from spann.storage import SHARD_BYTES, Record, files, shape_record
+from spann.storage import Record, Where, files, shape_record
 from spann.types import Metric
 from spann.vectors import VectorSource, for_metric
 
@@ -201,9 +201,13 @@ def plan_build(
     )
 
 
-def threads_to_append(source: VectorSource, about: dict[str, Any], path: Path, *, threads: int, limit: int) -> int:
-    """As many of `threads` as `limit` bytes of memory allow for appending `source` to the index at `path`, which
-    `about`, its attributes, describes. Raises `InputError` where not even one fits, or the disk has too little room."""
+def threads_to_append(
+    source: VectorSource, about: dict[str, Any], path: Path, *, threads: int, limit: int, copied: int
+) -> int:
+    """As many of `threads` as `limit` bytes of memory allow for appending `source` to the index at `path`.
+
+    `about` has the attributes of the index, `copied` of its bytes are written again. Raises `InputError` where not even
+    one thread fits, or the disk has too little room."""
     centroids, postings, count = int(about["centroids"]), int(about["postings"]), source.count
     params, record = BuildParams(**about["parameters"]), Record.of(about)
     edges = count * params.replicas
@@ -219,14 +223,14 @@ def threads_to_append(source: VectorSource, about: dict[str, Any], path: Path, *
         )
     exact = source.stored_bytes if params.bits else 0
     new = count * exact + edges * (record.replica + record.header)
-    needed = new + 2 * SHARD_BYTES + 3 * count * (source.stored_bytes + 8) + edges * EDGE.itemsize
+    needed = new + copied + 3 * count * (source.stored_bytes + 8) + edges * EDGE.itemsize
     free = files.free_bytes(path.parent)
     if needed > free:
         raise InputError(f"{path}: appending {source.name} needs about {needed} bytes of disk; {free} are free")
     return int(fitting)
 
 
-def check_disk(plan: Plan, path: Path, work: Path) -> None:
+def check_disk(plan: Plan, path: Path, work: Where) -> None:
     """Raises `InputError` if what the build will write does not fit on the file system of `path`; what an unfinished
     build left in `work` is there already."""
     free = files.free_bytes(path.parent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError
-from spann.storage import files
+from spann.storage import Where, files
 from spann.types import Array
 
 GAP_BYTES = 512
@@ -36,7 +35,9 @@ class RecordFile:
     was written, or other records than the state speaks of. Several threads may `read` and `take` at once.
     """
 
-    def __init__(self, path: Path, dtype: np.dtype[Any], shape: Sequence[int] = (), state: State | None = None) -> None:
+    def __init__(
+        self, path: Where, dtype: np.dtype[Any], shape: Sequence[int] = (), state: State | None = None
+    ) -> None:
         self.path = path
         self.dtype, self._shape = dtype, tuple(shape)
         self._bytes = dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))

@@ -11,6 +11,7 @@ import spann
 from spann.cli.options import (
     FILE,
     Command,
+    done_once,
     given_ids,
     ids_option,
     json_option,
@@ -35,6 +36,7 @@ from spann.vectors import open_source
 @click.option(
     "--restart", is_flag=True, help="Begin anew instead of going on with an unfinished append. Default: go on."
 )
+@click.option("--again", is_flag=True, help="Add vectors that were appended already. Default: say so, and add nothing.")
 @json_option
 @progress_option
 @quiet_option
@@ -46,6 +48,7 @@ def append(
     memory_limit: str | None,
     max_rows: int | None,
     restart: bool,
+    again: bool,
     as_json: bool,
     progress_form: str,
     quiet: bool,
@@ -56,18 +59,22 @@ def append(
     is unlike the rest, a new build searches faster.
     """
     start = time.perf_counter()
-    with open_source(more, max_rows=max_rows) as source, progress_report(quiet, progress_form) as progress:
-        grown = spann.append(
-            index,
-            source,
-            ids=given_ids(ids, max_rows),
-            threads=threads,
-            memory_limit=memory_limit,
-            restart=restart,
-            progress=progress,
-            memory_budget="none",
-        )
+    with open_source(more, max_rows=max_rows) as source, done_once() as repeated:
+        with progress_report(quiet, progress_form) as progress:
+            grown = spann.append(
+                index,
+                source,
+                ids=given_ids(ids, max_rows),
+                threads=threads,
+                memory_limit=memory_limit,
+                restart=restart,
+                again=again,
+                progress=progress,
+                memory_budget="none",
+            )
         added = source.count
+    if repeated:
+        grown, added = spann.open(index, memory_budget="none"), 0
     seconds = time.perf_counter() - start
     with grown:
         info = grown.info()

@@ -15,6 +15,7 @@ from spann.cli.options import (
     FILE,
     Command,
     config_option,
+    done_once,
     given_ids,
     ids_option,
     json_option,
@@ -153,7 +154,7 @@ def build(
         if not quiet and progress_form == "text":
             planned = spann.plan(source, metric=metric, params=params, threads=threads, memory_limit=memory_limit)
             click.echo(f"spann: plan: {_plan_line(planned)}", err=True)
-        with progress_report(quiet, progress_form) as progress:
+        with done_once() as repeated, progress_report(quiet, progress_form) as progress:
             built = spann.build(
                 source,
                 index,
@@ -167,6 +168,8 @@ def build(
                 progress=progress,
                 memory_budget="none",
             )
+    if repeated:
+        built = spann.open(index, memory_budget="none")
     seconds = time.perf_counter() - start
     with built:
         info = built.info()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from spann.config import PRESETS, BuildParams, SearchParams, load_toml, preset_file
-from spann.errors import InputError
+from spann.errors import InputError, RepeatWarning
 from spann.types import Metric
 from spann.vectors import IdList, read_ids
 
@@ -47,6 +49,19 @@ class DebugOption(click.Option):
     @staticmethod
     def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.ensure_object(State).debug |= value
+
+
+@contextmanager
+def done_once() -> Iterator[list[str]]:
+    """Prints that what is asked for inside was done before, and leaves the block; the list has the message then."""
+    said: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RepeatWarning)
+            yield said
+    except RepeatWarning as warning:
+        said.append(str(warning))
+        click.echo(f"spann: {warning}", err=True)
 
 
 class Command(click.Command):

@@ -47,6 +47,11 @@ def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     "--base", type=FILE, metavar="FILE", help="The vectors of INDEX, needed where it has no codes. Default: from INDEX."
 )
 @click.option("--show", is_flag=True, help="Only show what is known, without calibrating. Default: calibrate.")
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Give up what an unfinished build, append or other tune has done. Default: refuse while there is any.",
+)
 @threads_option
 @max_rows_option("QUERIES")
 @json_option
@@ -60,6 +65,7 @@ def tune(
     count: int | None,
     base: Path | None,
     show: bool,
+    restart: bool,
     threads: int | None,
     max_rows: int | None,
     as_json: bool,
@@ -79,7 +85,14 @@ def tune(
         with progress_report(quiet, progress_form) as progress:
             source = None if queries is None else spann.vectors.open_queries(queries, max_rows=max_rows)
             opened = spann.calibrate(
-                index, source, base=base, count=count, threads=threads, progress=progress, memory_budget="none"
+                index,
+                source,
+                base=base,
+                count=count,
+                threads=threads,
+                restart=restart,
+                progress=progress,
+                memory_budget="none",
             )
     seconds = time.perf_counter() - start
     with opened:

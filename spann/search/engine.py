@@ -22,7 +22,7 @@ from spann.errors import CorruptionError, InputError, MissingError, StorageError
 from spann.search.budget import MemoryBudget, available_memory
 from spann.search.disk import join_pages
 from spann.search.opened import Files, OpenArrays, as_bytes, load
-from spann.storage import IndexReader, ShardedArray
+from spann.storage import IndexReader, ShardedArray, as_path
 from spann.types import MAX_K, QUERY_STATS, Array, Metric, SearchResult
 from spann.vectors import check_finite, check_lengths
 
@@ -344,7 +344,7 @@ def _open_arrays(arrays: list[ShardedArray], flags: int) -> Files:
     with contextlib.ExitStack() as undo:
         opened: list[NDArray[np.int32]] = []
         for array in arrays:
-            paths = [array.shard_path(shard) for shard in range(array.layout.shards)]
+            paths = [as_path(array.shard_path(shard)) for shard in range(array.layout.shards)]
             opened.append(np.array([_open(path, flags, undo) for path in paths], np.int32))
         undo.pop_all()
     return Files(opened[0], opened[1] if len(opened) > 1 else np.empty(0, np.int32))

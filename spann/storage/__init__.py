@@ -6,6 +6,7 @@ from spann.storage.arrays import Problem, ShardedArray, ShardedWriter
 from spann.storage.exact import PageChecksums, exact_pages, page_checksums
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
 from spann.storage.manifest import FORMAT_VERSION, KNOWN_FEATURES, RESERVED
+from spann.storage.places import Where, as_path, without_links
 from spann.storage.postings import FACTOR_BYTES, PAGE, Record, check_directory, posting_bytes, posting_span
 from spann.storage.reader import IndexReader
 from spann.storage.shapes import SHAPES, directions_of, shape_bytes, shape_record
@@ -28,6 +29,8 @@ __all__ = [
     "Record",
     "ShardedArray",
     "ShardedWriter",
+    "Where",
+    "as_path",
     "check_directory",
     "code_bytes",
     "directions_of",
@@ -38,4 +41,5 @@ __all__ = [
     "posting_span",
     "shape_bytes",
     "shape_record",
+    "without_links",
 ]

@@ -21,6 +21,7 @@ from spann.errors import CorruptionError, FormatError, InputError, MissingError,
 from spann.storage import files
 from spann.storage.json_text import parse_json, to_json
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
+from spann.storage.places import Where, as_path
 from spann.types import Array
 
 METADATA = "zarr.json"
@@ -41,8 +42,8 @@ class Problem:
     detail: str
 
     @classmethod
-    def of(cls, error: SpannError, path: Path) -> Problem:
-        return cls("missing" if isinstance(error, MissingError) else "damaged", path, str(error))
+    def of(cls, error: SpannError, path: Where) -> Problem:
+        return cls("missing" if isinstance(error, MissingError) else "damaged", as_path(path), str(error))
 
 
 class ChunkChecksums:
@@ -81,7 +82,7 @@ class ShardedWriter:
 
     def __init__(
         self,
-        path: Path,
+        path: Where,
         dtype: DTypeLike,
         row_shape: Sequence[int],
         *,
@@ -90,7 +91,7 @@ class ShardedWriter:
         chunk_bytes: int = CHUNK_BYTES,
         state: State | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = path
         self.layout = ArrayLayout.plan(rows, dtype, row_shape, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes)
         self.finished = False
         self._checksums = ChunkChecksums(self.layout.chunks, self.layout.chunk_bytes)
@@ -226,7 +227,7 @@ class ShardedWriter:
         self._fd = files.open_new(self._make_room(shard))
         return self._fd
 
-    def _make_room(self, shard: int) -> Path:
+    def _make_room(self, shard: int) -> Where:
         """Path of a shard file, the directories of which exist from now on."""
         path = self.path / self.layout.shard_key(shard)
         for parent in reversed(self._directories(path)):
@@ -240,13 +241,16 @@ class ShardedWriter:
         self.close()
         self._sync_directories(path)
 
-    def _sync_directories(self, path: Path) -> None:
+    def _sync_directories(self, path: Where) -> None:
         for parent in self._directories(path):
             files.sync_dir(parent)
 
-    def _directories(self, shard: Path) -> list[Path]:
+    def _directories(self, shard: Where) -> list[Where]:
         """The directories of a shard file below the array's own, innermost first."""
-        return list(shard.parents)[: len(shard.relative_to(self.path).parts) - 1]
+        found = []
+        while (shard := shard.parent) != self.path:
+            found.append(shard)
+        return found
 
 
 class ShardedArray:
@@ -255,13 +259,13 @@ class ShardedArray:
     `layout` and the properties derived from it say where each row is, for readers that go to the files themselves.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout) -> None:
+    def __init__(self, path: Where, layout: ArrayLayout) -> None:
         """Takes the layout on trust and looks at no file; `open` is the way in that checks."""
-        self.path = Path(path)
+        self.path = path
         self.layout = layout
 
     @classmethod
-    def open(cls, path: Path, layout: ArrayLayout | None = None) -> ShardedArray:
+    def open(cls, path: Where, layout: ArrayLayout | None = None) -> ShardedArray:
         """Opens the array in directory `path`, checking its metadata and the size and index of every shard.
 
         `layout` is given where the caller has it already (from the manifest); otherwise the array's zarr.json is read.
@@ -269,7 +273,7 @@ class ShardedArray:
         expected of it.
         """
         if layout is None:
-            where = Path(path) / METADATA
+            where = path / METADATA
             layout = ArrayLayout.parse(parse_json(files.read_file(where), str(where)), str(where))
         array = cls(path, layout)
         for shard in range(array.layout.shards):
@@ -298,7 +302,7 @@ class ShardedArray:
         """Bytes of all shard files."""
         return sum(self.layout.file_bytes(shard) for shard in range(self.layout.shards))
 
-    def shard_path(self, shard: int) -> Path:
+    def shard_path(self, shard: int) -> Where:
         return self.path / self.layout.shard_key(shard)
 
     def check_size(self, shard: int) -> None:
@@ -450,7 +454,7 @@ class ShardedArray:
         for run in np.split(bad, np.flatnonzero(np.diff(bad) > 1) + 1):
             if run.size:
                 shard, detail = self._describe(int(run[0]), int(run[-1]))
-                yield Problem("damaged", self.shard_path(shard), f"{detail} do not match their checksum")
+                yield Problem("damaged", as_path(self.shard_path(shard)), f"{detail} do not match their checksum")
 
     def _describe(self, first: int, last: int) -> tuple[int, str]:
         """The shard of chunks first..last, all of one shard, and their place in words."""

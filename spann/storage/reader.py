@@ -14,7 +14,8 @@ from spann.storage import files
 from spann.storage.arrays import METADATA, Problem, ShardedArray
 from spann.storage.json_text import to_json
 from spann.storage.manifest import GROUP, Manifest, checksum_array, crc_text, parse_root
-from spann.storage.writer import BUILDING
+from spann.storage.places import as_path
+from spann.storage.publishing import BUILDING
 from spann.types import Array
 
 
@@ -33,7 +34,7 @@ class IndexReader:
         Raises `MissingError` when there is no index, `FormatError` for something else or something newer, and
         `CorruptionError` for a damaged manifest.
         """
-        path = Path(path)
+        path = Path(path).absolute()  # and the same one after a change of the working directory
         return cls(path, _read_manifest(path))
 
     @property
@@ -135,7 +136,7 @@ class IndexReader:
         expected = {self.path / METADATA, *(self.path / name / METADATA for name in self._nodes())}
         for name, layout in self._manifest.arrays.items():
             expected.update(self.path / name / layout.shard_key(shard) for shard in range(layout.shards))
-        found = (path for path, _ in files.walk_files(self.path))
+        found = (as_path(path) for path, _ in files.walk_files(self.path))
         return [Problem("unexpected", path, "is not part of the index") for path in found if path not in expected]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,40 +12,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from spann.errors import CorruptionError, ExistsError, InputError, MissingError, SpannError, StorageError
+from spann.errors import InputError, SpannError
 from spann.storage import files
 from spann.storage.arrays import METADATA, ShardedArray, ShardedWriter, State
-from spann.storage.json_text import parse_json, to_json
+from spann.storage.json_text import to_json
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES
 from spann.storage.manifest import (
     GROUP,
-    INTEGRITY,
     check_attributes,
     check_name,
     checksum_array,
     crc_text,
     groups_of,
-    spann_attributes,
     write_root,
 )
+from spann.storage.places import Place
+from spann.storage.publishing import Publication
 from spann.types import Array
-
-BUILDING = ".building"
-"""Suffix of the directory in which an index is made, beside its final place. The name is spann's own."""
-
-LOCK = ".building.lock"
-"""Suffix of the lock file of who is making it. It lies beside that directory, not in it: so it outlives every rename,
-and no second process can mistake a directory in the middle of a swap for one that was left behind."""
-
-TEMPORARY = "temporary"
-"""Directory inside it for what is no part of the index, and leaves it before that is published."""
-
-DISCARDED = ".discarded"
-"""Suffix of that directory from then on. It leaves in one step, so that a process killed meanwhile does not leave a
-part of it for the next build to go on from."""
-
-REPLACED = ".replaced"
-"""Suffix of the old index during a swap, only where the system cannot exchange two directories in one step."""
 
 
 class IndexWriter:
@@ -59,33 +43,24 @@ class IndexWriter:
     """
 
     def __init__(self, path: Path | str, *, created_by: str, overwrite: bool = False, resumes: bool = False) -> None:
-        self.path = Path(path).resolve()  # a link to an index stays, and what it leads to is replaced
-        self.work = self.path.with_name(self.path.name + BUILDING)
-        self._lock_path = self.path.with_name(self.path.name + LOCK)
-        self._replaced = self.path.with_name(self.path.name + REPLACED)
-        self._discarded = self.path.with_name(self.path.name + DISCARDED)
-        self._created_by = created_by
-        self._overwrite, self._resumes = overwrite, resumes
-        self.temporary = self.work / TEMPORARY
+        self._place = Publication(path, overwrite)
+        self.path, self.work, self.temporary = self._place.path, self._place.work, self._place.temporary
+        self._created_by, self._resumes = created_by, resumes
         self.keep = False
+        self.published = False
         self._writers: dict[str, ShardedWriter] = {}
         self._sealed: tuple[dict[str, str], dict[str, Any]] | None = None
-        self._lock: int | None = None
-        if not files.exists(self.path.parent):
-            raise MissingError(f"{self.path}: its directory {self.path.parent} does not exist")
-        self._check_target()
 
     def __enter__(self) -> Self:
-        known = files.exists(self._lock_path)
-        self._lock = files.lock(self._lock_path)
-        if self._lock is None:
-            raise ExistsError(f"{self.path}: another process is building this index (it holds {self._lock_path})")
+        self._place.enter()
         try:
-            self._recover(known)
+            if not self._resumes and files.exists(self.work):
+                files.remove_tree(self.work)
             files.ensure_dir(self.work)
             files.ensure_dir(self.temporary)
         except BaseException:
-            self._release()
+            with suppress(SpannError):
+                self._place.leave()
             raise
         return self
 
@@ -94,30 +69,32 @@ class IndexWriter:
             writer.close()
         # Whatever is wrong here comes second to the error on its way out, and the next build clears up.
         with suppress(SpannError):
-            if self._lock is not None and not self.keep and files.exists(self.work):
-                files.remove_tree(self.work)
+            if self._place.entered and not self.keep and files.exists(self.work):
+                self._place.remove(self.work)
         with suppress(SpannError):
-            self._release()
+            self._place.leave()
 
     def clear(self, but: Sequence[str] = ()) -> None:
         """Removes what an earlier process left, except in `temporary`, and the arrays named `but`."""
         kept = {self.temporary, *(self.work / name for name in but)}
-        above = {parent for path in kept for parent in path.parents}
+        above = {self.work / group for group in groups_of(but)}
 
-        def remove(directory: Path) -> None:
-            for entry in sorted(directory.iterdir()):
+        def remove(directory: Place) -> None:
+            for name, about in files.entries(directory):
+                entry = directory / name
                 if entry in above:
                     remove(entry)
                 elif entry not in kept:
-                    files.remove_tree(entry) if entry.is_dir() else files.remove_file(entry)
+                    files.remove_tree(entry) if stat.S_ISDIR(about.st_mode) else files.remove_file(entry)
 
         remove(self.work)
 
     def array_state(self, name: str) -> State:
         """Makes durable what was appended to array `name`; the `state` to create it with in a later process."""
         state = self._writers[name].state()
-        for group in [*groups_of([name]), ""]:
+        for group in groups_of([name]):
             files.sync_dir(self.work / group)
+        files.sync_dir(self.work)
         return state
 
     @property
@@ -182,21 +159,9 @@ class IndexWriter:
         place has been taken meanwhile.
         """
         self.complete(attributes, features=features, generation=generation)
-        self._check_target()
-        files.rename(self.temporary, self._discarded)
         files.sync_dir(self.work)
-        try:
-            old = self._swap()
-        except SpannError:
-            files.rename(self._discarded, self.temporary)
-            raise
-        files.sync_dir(self.path.parent)
-        try:
-            files.remove_tree(self._discarded)
-            if old is not None:
-                files.remove_tree(old)
-        except StorageError as error:
-            raise StorageError(f"{self.path}: the new index is in place, but not all is removed: {error}") from error
+        self._place.publish()
+        self.published = True
 
     def _seal(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Writes the checksum arrays and the groups; returns the checksums of the former, and the metadata of all."""
@@ -243,81 +208,10 @@ class IndexWriter:
         return writer
 
     def _check_entered(self) -> None:
-        if self._lock is None:
+        if not self._place.entered:
             raise InputError(f"{self.path}: an IndexWriter writes only inside its `with` block")
 
     def _check_open(self) -> None:
         self._check_entered()
         if self._sealed is not None:
             raise InputError(f"{self.path}: the index is complete, and no array can be added")
-
-    def _check_target(self) -> None:
-        """Raises unless `path` is free, or holds an index that may be overwritten."""
-        if not files.exists(self.path):
-            return
-        if not self._overwrite:
-            raise ExistsError(f"{self.path}: exists already; choose another path or use --overwrite to replace it")
-        foreign = _foreign_content(self.path)
-        if foreign:
-            raise InputError(f"{self.path}: {foreign}; only a spann index can be overwritten: choose another path")
-
-    def _recover(self, known: bool) -> None:
-        """Clears what a killed process left. Called with the lock held, so that nobody can be at work in it.
-
-        `known` says that the lock file was there already. A directory of the same name without one was not left by
-        spann, which takes the lock before and drops it after the directory.
-        """
-        for leftover in (self.work, self._replaced, self._discarded):
-            if leftover.exists() and not known:
-                raise ExistsError(f"{leftover}: in the way, and not left by an interrupted build; remove or rename it")
-        if self._replaced.exists():
-            if self.path.exists():
-                files.remove_tree(self._replaced)
-            else:
-                files.rename(self._replaced, self.path)
-            self._check_target()
-        if self._discarded.exists():
-            files.remove_tree(self._discarded)
-        if self.work.exists() and not self._resumes:
-            self.clear()
-
-    def _swap(self) -> Path | None:
-        """Gives the finished directory its name; where the old one is then. Only here do indexes change."""
-        self._check_target()
-        if not self.path.exists():
-            files.rename_new(self.work, self.path)
-            return None
-        old = self.work
-        if not files.exchange(self.work, self.path):
-            old = self._replaced
-            files.rename(self.path, old)
-            try:
-                files.rename(self.work, self.path)
-            except SpannError:
-                files.rename(old, self.path)
-                raise
-        return old
-
-    def _release(self) -> None:
-        """Drops the lock, and removes its file unless something is left for the next build to clear."""
-        if self._lock is None:
-            return
-        fd, self._lock = self._lock, None
-        if self.work.exists() or self._replaced.exists() or self._discarded.exists():
-            files.close(fd)
-        else:
-            files.unlock(fd, self._lock_path)
-
-
-def _foreign_content(path: Path) -> str:
-    """Why the thing at `path` is not, or not only, a spann index, in words; empty when it is one, damaged or not."""
-    try:
-        document = parse_json(files.read_file(path / METADATA), str(path))
-        found = {entry.name for entry in path.iterdir()}
-    except (MissingError, StorageError, CorruptionError, OSError):
-        return "not a spann index"
-    if spann_attributes(document) is None:
-        return "not a spann index"
-    metadata = document.get("consolidated_metadata", {}).get("metadata", {})
-    own = {METADATA, INTEGRITY, *(str(name).split("/")[0] for name in metadata)}
-    return f"holds {min(found - own)!r}, which is not part of the index" if found - own else ""

@@ -1,7 +1,7 @@
 """A kit for tests of programs that use spann: realistic data, a model that is right by being simple, failing disks."""
 
 from spann.testing.data import clustered
-from spann.testing.faults import FaultyDisk, PowerCut, PowerCutDisk, ShortDisk
+from spann.testing.faults import FaultyDisk, PowerCut, PowerCutDisk, ShortDisk, die_at
 from spann.testing.oracle import exact_neighbours
 
-__all__ = ["FaultyDisk", "PowerCut", "PowerCutDisk", "ShortDisk", "clustered", "exact_neighbours"]
+__all__ = ["FaultyDisk", "PowerCut", "PowerCutDisk", "ShortDisk", "clustered", "die_at", "exact_neighbours"]

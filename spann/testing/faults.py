@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,6 @@ class PowerCutDisk:
         self.left = after
         self.calls = 0
         self._random = random.Random(seed)
-        self._paths: dict[int, str] = {}
         self._durable: dict[str, bytes] = {}  # of files that changed since: what they held at their last fsync
         self._new: set[str] = set()  # made in a directory that was not fsynced since
 
@@ -80,27 +81,26 @@ class PowerCutDisk:
         if self.left < 0:
             raise PowerCut
 
-    def open(self, path: Any, flags: int, *mode: int) -> int:
-        name = os.path.abspath(path)
+    def open(self, path: Any, flags: int, *mode: int, dir_fd: int | None = None) -> int:
+        name = _full(path, dir_fd)
         made = bool(flags & os.O_CREAT) and not os.path.exists(name)
         if made:
             self._change()
-        fd = os.open(path, flags, *mode)
-        self._paths[fd] = name
+        fd = os.open(path, flags, *mode, dir_fd=dir_fd)
         if made:
             self._new.add(name)
             self._durable[name] = b""
         return fd
 
-    def mkdir(self, path: Any, *mode: int) -> None:
+    def mkdir(self, path: Any, *mode: int, dir_fd: int | None = None) -> None:
         self._change()
-        os.mkdir(path, *mode)
-        self._new.add(os.path.abspath(path))
+        os.mkdir(path, *mode, dir_fd=dir_fd)
+        self._new.add(_full(path, dir_fd))
 
-    def link(self, source: Any, target: Any) -> None:
+    def link(self, source: Any, target: Any, *, dst_dir_fd: int | None = None, **more: Any) -> None:
         self._change()
-        os.link(source, target)
-        self._new.add(os.path.abspath(target))
+        os.link(source, target, dst_dir_fd=dst_dir_fd, **more)
+        self._new.add(_full(target, dst_dir_fd))
 
     def write(self, fd: int, data: Any) -> int:
         self._before(fd)
@@ -114,20 +114,20 @@ class PowerCutDisk:
         self._before(fd)
         os.ftruncate(fd, length)
 
-    def unlink(self, path: Any) -> None:
+    def unlink(self, path: Any, *, dir_fd: int | None = None) -> None:
         self._change()
-        os.unlink(path)
-        self._durable.pop(os.path.abspath(path), None)
-        self._new.discard(os.path.abspath(path))
+        os.unlink(path, dir_fd=dir_fd)
+        self._durable.pop(_full(path, dir_fd), None)
+        self._new.discard(_full(path, dir_fd))
 
     def fsync(self, fd: int) -> None:
         self._change()
-        name = self._paths[fd]
+        name = _name(fd)
         self._durable.pop(name, None)
         self._new -= {path for path in self._new if os.path.dirname(path) == name}
 
     def _before(self, fd: int) -> None:
-        name = self._paths[fd]
+        name = _name(fd)
         if name not in self._durable:
             self._durable[name] = Path(name).read_bytes()
         self._change()
@@ -147,3 +147,39 @@ class PowerCutDisk:
         for name in sorted(self._new):
             if self._random.random() < 0.5 and os.path.lexists(name) and not os.path.isdir(name):
                 os.unlink(name)
+
+
+def _name(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
+
+
+def _full(path: Any, dir_fd: int | None) -> str:
+    return os.path.abspath(path if dir_fd is None else os.path.join(_name(dir_fd), path))
+
+
+_CHANGES = ("mkdir", "link", "write", "pwrite", "ftruncate", "unlink", "rmdir", "rename", "replace", "fsync")
+
+
+def die_at(change: int) -> Callable[[], int]:
+    """Ends this process as `kill -9` does, in place of its call number `change` (from 0) that changes files.
+
+    For a process of its own, since it replaces functions of the module `os`; fsync does nothing from then on. Returns
+    what tells the number of changes so far."""
+    count = 0
+
+    def at(function: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            nonlocal count
+            if counts(*args):
+                if count == change:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                count += 1
+            return None if function is fsync else function(*args, **more)
+
+        return call
+
+    fsync = os.fsync
+    for name in _CHANGES:
+        setattr(os, name, at(getattr(os, name), lambda *args: True))
+    os.open = at(os.open, lambda path, flags, *mode: bool(flags & os.O_CREAT))
+    return lambda: count

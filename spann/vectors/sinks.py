@@ -12,10 +12,13 @@ A query with fewer than k results has id -1 in the places left over.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,22 +88,61 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """What `write` puts into a file, at `path` once it is complete and durable, and until then what was there before.
 
     Raises `StorageError` where the operating system refuses, and whatever `write` raises."""
-    # Beside the final name, for a rename does not cross file systems.
-    draft = path.parent / f".spann-{secrets.token_hex(8)}.tmp"
     try:
+        # Held open: whoever may write there could put a link in the place of the directory meanwhile.
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with draft.open("xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+            _write_draft(directory, path.name, write)
+        finally:
+            os.close(directory)
     except SpannError:
         raise
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _write_draft(directory: int, name: str, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a draft beside the final name, for a rename does not cross file systems, and gives it that name."""
+    prefix = f".spann-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}-"
+    _remove_drafts(directory, prefix)
+    draft, made = _new_draft(directory, prefix)
+    with open(made, "wb") as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(made)
+            os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(draft, dir_fd=directory)
+            raise
+    os.fsync(directory)
+
+
+def _new_draft(directory: int, prefix: str) -> tuple[str, int]:
+    """Name and descriptor of a new file, locked for as long as it is open: so `_remove_drafts` passes over it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        draft = f"{prefix}{secrets.token_hex(4)}.tmp"
+        made = os.open(draft, flags, 0o666, dir_fd=directory)
+        fcntl.flock(made, fcntl.LOCK_SH)
+        if os.fstat(made).st_nlink:  # else another process took it for one that was left, before it was locked
+            return draft, made
+        os.close(made)
+
+
+def _remove_drafts(directory: int, prefix: str) -> None:
+    """Removes what processes left that were killed while they wrote there: drafts that nobody has locked."""
+    for draft in os.listdir(directory):
+        if not (draft.startswith(prefix) and draft.endswith(".tmp")):
+            continue
+        with suppress(OSError):  # another's, or gone by now
+            found = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(draft, dir_fd=directory)
+            finally:
+                os.close(found)
 
 
 def _check_table(name: str, ids: Ids, distances: Distances) -> None:

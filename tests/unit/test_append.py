@@ -205,7 +205,9 @@ def test_interrupted_and_gone_on_with(tmp_path, content, marks, stage):
 def test_another_append_is_refused_while_one_is_unfinished(built, marks):
     with pytest.raises(Stopped):
         spann.append(built, BASE[FIRST:], progress=stop_at("write"))
-    with pytest.raises(InputError, match=r"unfinished build whose vectors is 1000 x .* --restart"):
+    with pytest.raises(
+        InputError, match=r"unfinished `spann append .*` has done, whose vectors is 1000 x .* --restart"
+    ):
         spann.append(built, BASE[FIRST : FIRST + 500])
     spann.append(built, BASE[FIRST : FIRST + 500], restart=True).close()
     assert spann.verify(built) == []

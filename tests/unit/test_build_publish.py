@@ -54,10 +54,10 @@ class SpoiltFile:
             self.met = True
             raise OSError(code, os.strerror(code))
 
-    def open(self, path, flags, *mode):
+    def open(self, path, flags, *mode, dir_fd=None):
         if os.path.basename(path) == self.name:
             self._fails("create" if flags & os.O_CREAT else "open", errno.EMFILE)
-        fd = os.open(path, flags, *mode)
+        fd = os.open(path, flags, *mode, dir_fd=dir_fd)
         self.of.discard(fd)
         if os.path.basename(path) == self.name:
             self.of.add(fd)

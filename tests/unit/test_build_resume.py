@@ -228,7 +228,7 @@ def test_another_build_is_refused(unfinished, content, change):
     }[change]
     name = {"params": "seed"}.get(change, change)
     before = content(unfinished.with_name("i.building"))
-    with pytest.raises(InputError, match=f"unfinished build whose {name} is .* --restart"):
+    with pytest.raises(InputError, match=f"unfinished `spann build .*` has done, whose {name} is .* --restart"):
         spann.build(path=unfinished, **arguments)
     assert content(unfinished.with_name("i.building")) == before
     spann.build(path=unfinished, restart=True, **arguments).close()
@@ -438,7 +438,8 @@ def test_killed_while_files_are_removed(tmp_path, content, marks, removing):
         die = (
             "tree = files.remove_tree\n"
             "def remove(path):\n"
-            "    for each in sorted(path.iterdir(), key=lambda each: each.name == checkpoint.FILE)[:3]: each.unlink()\n"
+            "    here = sorted(path.path.iterdir(), key=lambda each: each.name == checkpoint.FILE)\n"
+            "    for each in here[:3]: each.unlink()\n"
             "    os._exit(9)\n"
             "files.remove_tree = remove\n"
         )
@@ -473,6 +474,6 @@ def test_the_command_names_what_is_kept_and_goes_on(tmp_path):
                 break
     other = subprocess.run([*build, "--seed", "3"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert other.returncode == 2
-    assert "unfinished build whose seed is 0, not 3" in other.stderr
+    assert "unfinished `spann build base.npy i` has done, whose seed is 0, not 3" in other.stderr
     assert subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
     assert spann.verify(tmp_path / "i") == []

@@ -19,6 +19,7 @@ import zarr
 from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError, ExistsError, FormatError, InputError, MissingError, StorageError
 from spann.storage import FORMAT_VERSION, IndexReader, IndexWriter, files, manifest
+from spann.storage.publishing import CLAIM
 
 ARRAYS = {
     "centroids/vectors": np.arange(24, dtype=np.float32).reshape(6, 4),
@@ -298,11 +299,11 @@ def test_a_swap_that_fails_half_way_is_undone(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(os, name)
 
-        def rename(self, source, target):
+        def rename(self, source, target, **within):
             self.calls += 1
             if self.calls == 2:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            os.rename(source, target)
+            os.rename(source, target, **within)
 
     build(tmp_path / "i")
     before = content(tmp_path / "i")
@@ -374,10 +375,10 @@ def test_a_missing_parent_and_a_read_only_one(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(os, name)
 
-        def open(self, path, flags, mode=0o777):
+        def open(self, path, flags, mode=0o777, dir_fd=None):
             if flags & os.O_CREAT:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-            return os.open(path, flags, mode)
+            return os.open(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(files, "system", ReadOnly())
     with pytest.raises(StorageError, match="Read-only file system") as caught:
@@ -424,7 +425,7 @@ def test_a_swap_that_was_cut_in_two_is_mended(tmp_path):
     before = content(tmp_path / "i")
     (tmp_path / "i").rename(tmp_path / "i.replaced")
     (tmp_path / "i.building").mkdir()
-    (tmp_path / "i.building.lock").touch()
+    (tmp_path / "i.building.lock").write_bytes(CLAIM)
     with pytest.raises(ExistsError, match="--overwrite"):
         build(tmp_path / "i")
     assert content(tmp_path / "i") == before
@@ -448,5 +449,4 @@ def test_a_lock_on_a_file_that_is_gone_is_tried_again(tmp_path, monkeypatch):
     assert fd is not None
     assert len(calls) == 2
     assert os.path.samestat(os.fstat(fd), path.stat())
-    files.unlock(fd, path)
-    assert not path.exists()
+    files.close(fd)
