@@ -17,6 +17,7 @@ from spann._version import __version__
 from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate, resident_bytes
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.errors import InputError, RepeatWarning
+from spann.jobs import JobMethods
 from spann.search import (
     RANGE_CANDIDATES,
     Effort,
@@ -40,7 +41,7 @@ DEFAULT_TARGET = 0.95
 """Recall that a search aims at where nothing else is said."""
 
 
-class Index:
+class Index(JobMethods):
     """An open index. Any number of threads may search it at once, also after a fork. Made by `open_index` or `build`.
 
     Pickled, it is its path and how it was opened: whoever unpickles it opens the index that is there then.

@@ -14,6 +14,7 @@ import click
 import numpy as np
 
 import spann
+from spann.cli.job import JobOptions, job_options, output_path
 from spann.cli.options import (
     FILE,
     Command,
@@ -28,6 +29,7 @@ from spann.cli.options import (
     search_options,
     threads_option,
 )
+from spann.cli.search_job import column_options, is_job, search_job
 from spann.cli.text import print_json
 from spann.config import SearchParams
 from spann.errors import InputError
@@ -49,10 +51,11 @@ _READ_BYTES = 1 << 20
 @click.option(
     "-o",
     "--output",
-    type=FILE,
+    type=str,
+    callback=output_path,
     metavar="OUT",
-    help="Where ids and distances go: .npz, .ibin, .jsonl or .parquet by extension, - for JSON lines on standard "
-    "output. Needed unless --json or --explain is given.",
+    help="Where ids and distances go: .npz, .ibin, .jsonl or .parquet by extension, a folder of Parquet parts as OUT/, "
+    "- for JSON lines on standard output. Needed unless --json or --explain is given.",
 )
 @click.option(
     "--target-recall",
@@ -86,6 +89,8 @@ _READ_BYTES = 1 << 20
 @check_option
 @config_option
 @max_rows_option("QUERIES")
+@column_options
+@job_options()
 @click.option(
     "--json", "as_json", is_flag=True, help="Print speed and reads as JSON on standard output. Default: text."
 )
@@ -106,10 +111,16 @@ def search(
     no_check: bool,
     config: Path | None,
     max_rows: int | None,
+    query_id: str | None,
+    carry: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Find the K nearest neighbours in INDEX of each vector in QUERIES.
+
+    Any number of queries is answered in bounded memory, in parts: QUERIES may be a folder of files or a pattern, as
+    'parts/*.parquet', and OUT a folder, which gets part-00000.parquet and so on, and in the end _SUCCESS. Killed at any
+    time, the same command goes on with the parts that are missing.
 
     Distances are Euclidean for l2, 1 - cos for cosine, the inner product for ip, and bits for hamming. QUERIES is a
     file, or the folder of a VectorDBBench data set, of which its test.parquet is read. QUERIES - reads JSON lines
@@ -124,9 +135,34 @@ def search(
         raise click.UsageError("--explain tells of a search without --radius and --inner: leave them out")
     if queries == _STREAM and (output != _STREAM or explain):
         raise click.UsageError("queries from standard input are answered on standard output: give -o -")
+    job = JobOptions.take(options)
+    params = _given(config, target_recall, options)
+    columns = query_id is not None or carry is not None
+    alone = queries == _STREAM or output is None or output == _STREAM or explain or max_rows is not None
+    if alone and (columns or job.asked):
+        raise click.UsageError("a search in parts needs files of queries and -o OUT, without --explain and --max-rows")
+    if output is not None and not alone and is_job(queries, output, job, columns):
+        search_job(
+            index,
+            queries,
+            output,
+            k,
+            params,
+            target_recall,
+            job,
+            query_id=query_id,
+            carry=carry,
+            as_json=as_json,
+            opening={"io": io, "memory_budget": memory_budget, "check": not no_check},
+            radius=radius,
+            inner=inner,
+            threads=threads,
+            in_flight=in_flight,
+            order=order or "auto",
+        )
+        return
     if output is not None and output != _STREAM:
         check_results_path(output)
-    params = _given(config, target_recall, options)
     with spann.open(index, io=io, memory_budget=memory_budget, check=not no_check) as opened:
         how: dict[str, Any] = {"params": params, "target_recall": target_recall, "threads": threads}
         how |= {"radius": radius, "inner": inner}

@@ -1,0 +1,110 @@
+"""`spann search` of more queries than one answer in memory is for: in parts, resumable, on many machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import spann
+from spann.cli.job import PARTS, JobOptions, checked_output, is_folder, run_job, tell
+from spann.cli.text import print_json
+from spann.config import SearchParams
+from spann.elements import memory_dtype
+from spann.errors import InputError
+from spann.jobs import Shape, answer_queries, find_parts, share_memory
+from spann.storage import IndexReader
+from spann.types import Metric
+
+
+def column_options(command: Any) -> Any:
+    """`--query-id` and `--carry`."""
+    for option in (
+        click.option(
+            "--carry",
+            metavar="COLUMNS",
+            help="Columns of QUERIES, Parquet, that come with the results, as lang,url. Default: none.",
+        ),
+        click.option(
+            "--query-id",
+            metavar="COLUMN",
+            help="Column of QUERIES, Parquet, that names them: it comes with the results as query_id. Default: their "
+            "number alone.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def is_job(queries: Path, output: Path, options: JobOptions, columns: bool) -> bool:
+    """Whether to search in parts: what is asked for needs it, or there are more queries than one part has."""
+    if columns or options.asked or is_folder(output):
+        return True
+    return len(find_parts(queries, part_rows=options.part_rows)) > 1 or Path(f"{output}{PARTS}").exists()
+
+
+def search_job(
+    path: Path,
+    queries: Path,
+    output: Path,
+    k: int,
+    params: SearchParams | None,
+    target_recall: float | None,
+    options: JobOptions,
+    *,
+    query_id: str | None,
+    carry: str | None,
+    as_json: bool,
+    opening: dict[str, Any],
+    **how: Any,
+) -> None:
+    """Runs it, or goes on with it."""
+    shape = Shape(layout=options.layout)
+    columns = {} if query_id is None else {query_id: "query_id"}
+    for name in carry.split(",") if carry else ():
+        if name in columns or name in (*shape.own, "query_id"):
+            raise InputError(f"--carry {carry}: a column of that name, {name!r}, is in the output already")
+        columns[name] = name
+    checked_output(output, options)
+    if columns and not is_folder(output) and output.suffix.lower() not in (".parquet", ".jsonl"):
+        raise InputError(f"{output}: columns of the queries are for .parquet, .jsonl and folders")
+    parts = find_parts(queries, columns, options.part_rows)
+    about = IndexReader.open(path).attributes
+    row_bytes = int(about["dim"]) * memory_dtype(str(about["dtype"])).itemsize
+    if columns or any(part.path.suffix.lower() == ".parquet" for part in parts) or is_folder(output):
+        import pyarrow.parquet  # noqa: F401 - before the memory is shared out
+    parquet = any(".parquet" in part.path.name for part in parts)
+    memory = share_memory(options.memory_limit, row_bytes, k, parquet=parquet)
+    if opening["memory_budget"] == "auto":
+        opening["memory_budget"] = memory.budget
+    with spann.open(path, **opening) as index, options.progress() as progress:
+        setting = index.setting(k, params, target_recall)
+        worst = float("-inf") if index.metric is Metric.IP else float("inf")
+
+        def finish(files: list[Path], target: Path) -> None:
+            from spann.jobs.merge import Merged
+
+            Merged(files, k, shape, worst).write(target)
+
+        report = run_job(
+            "search",
+            parts,
+            answer_queries(index.search, k, params=setting, **how),
+            output,
+            options,
+            k=k,
+            shape=shape,
+            block_rows=memory.block_rows,
+            finish=finish,
+            progress=progress,
+            index=about["checksum"],
+            params=setting,
+            radius=how.get("radius"),
+            inner=how.get("inner"),
+            columns=columns,
+        )
+    if as_json:
+        print_json({"k": k, **report})
+    else:
+        click.echo(tell(report, "queries"))

@@ -1,0 +1,26 @@
+"""Jobs: what goes through a whole collection or any number of queries, in bounded memory, and goes on where it was
+killed."""
+
+from spann.jobs.collection import Collection
+from spann.jobs.memory import JobMemory, share_memory
+from spann.jobs.methods import JobMethods
+from spann.jobs.output import OutputFolder, Shape, Shard
+from spann.jobs.parts import PART_ROWS, find_parts, own_parts
+from spann.jobs.search import answer_own, answer_parts, answer_queries, describe
+
+__all__ = [
+    "PART_ROWS",
+    "Collection",
+    "JobMemory",
+    "JobMethods",
+    "OutputFolder",
+    "Shape",
+    "Shard",
+    "answer_own",
+    "answer_parts",
+    "answer_queries",
+    "describe",
+    "find_parts",
+    "own_parts",
+    "share_memory",
+]

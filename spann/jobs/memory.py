@@ -1,0 +1,56 @@
+"""How a job shares out the memory that it may take: an open index, and blocks of vectors with their results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spann.build import limit_bytes, resident_bytes
+from spann.config import parse_size
+from spann.errors import InputError
+from spann.search import MemoryBudget
+from spann.types import QUERY_STATS
+
+SLACK_BYTES = 48 << 20
+"""For the libraries that read and write Parquet, and what the allocator keeps."""
+
+INPUT_BYTES = 144 << 20
+"""For pieces of Parquet files that are decoded (`spann.vectors.parquet_source`)."""
+
+BATCH_BYTES = 192 << 20
+"""For a batch of queries that is searched posting by posting, where there is enough."""
+
+LARGEST_BLOCK = 1 << 16
+"""Queries that are searched in one call: several batches of those."""
+
+SMALLEST_BLOCK = 1 << 10
+
+
+@dataclass(frozen=True)
+class JobMemory:
+    """The budget of the index, and the rows of a block."""
+
+    budget: MemoryBudget
+    block_rows: int
+
+
+def share_memory(
+    limit: int | str | None, row_bytes: int, k: int, *, parquet: bool = False, other_bytes: int = 0
+) -> JobMemory:
+    """What fits in `limit` bytes, "2GiB" or, by default, half of the memory available, beside what the process takes
+    now. `row_bytes` are those of a vector, `parquet` says that vectors come from such files, `other_bytes` are needed
+    besides. Raises `InputError` where nothing is left for an index."""
+    given = limit_bytes(None if limit is None else parse_size(limit, "memory_limit"))
+    now = resident_bytes()
+    room = given - now - SLACK_BYTES - other_bytes - (INPUT_BYTES if parquet else 0)
+    per_query = 3 * row_bytes + 40 * k + QUERY_STATS.itemsize
+    rows = min(LARGEST_BLOCK, max(SMALLEST_BLOCK, max(room, 0) // 6 // per_query))
+    room -= rows * per_query
+    if room <= 0:
+        need = given - room + (8 << 20)
+        raise InputError(
+            f"memory_limit is {given:,} bytes; the program takes {now:,} before it begins, and the job needs at least "
+            f"{need:,} and what the open index always keeps"
+        )
+    if room >= 3 * BATCH_BYTES:
+        return JobMemory(MemoryBudget(room - BATCH_BYTES, automatic=True), rows)
+    return JobMemory(MemoryBudget(room), rows)

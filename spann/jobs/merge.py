@@ -1,0 +1,84 @@
+"""One file of the parts that a job has left in a folder, in the formats of `spann.vectors.sinks`, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from spann.errors import InputError
+from spann.jobs.output import Shape
+from spann.jobs.tables import parquet_writer, read_neighbours
+from spann.types import Array
+from spann.vectors.formats import BIN_HEADER
+from spann.vectors.sinks import write_whole
+
+_LINES = 4096
+"""Rows that are turned into JSON at a time."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Parts with `k` neighbours a query, in order; a query that has fewer has the `worst` distance in places left."""
+
+    parts: Sequence[Path]
+    k: int
+    shape: Shape
+    worst: float
+
+    def write(self, path: Path) -> None:
+        """Writes them to `path`, in the format that its extension names; whole, or not at all."""
+        writer = getattr(self, f"_{path.suffix[1:].lower()}")
+        write_whole(path, lambda file: writer(file, str(path)))
+
+    def _parquet(self, file: BinaryIO, name: str) -> None:
+        with parquet_writer(file, pq.read_schema(self.parts[0]), self.shape.own) as writer:
+            for part in self.parts:
+                with pq.ParquetFile(part) as source:
+                    for group in range(source.num_row_groups):
+                        table = source.read_row_group(group)
+                        writer.write_table(table, row_group_size=max(1, len(table)))
+
+    def _jsonl(self, file: BinaryIO, name: str) -> None:
+        for part in self.parts:
+            with pq.ParquetFile(part) as source:
+                for batch in source.iter_batches(_LINES):
+                    for row in batch.to_pylist():
+                        file.write(json.dumps(row, default=_text).encode() + b"\n")
+
+    def _npz(self, file: BinaryIO, name: str) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for which, array, dtype in ((1, "ids", "<i8"), (2, "distances", "<f4")):
+                with archive.open(f"{array}.npy", "w", force_zip64=True) as member:
+                    header = {"descr": dtype, "fortran_order": False, "shape": (self._rows(), self.k)}
+                    np.lib.format.write_array_header_1_0(member, header)
+                    for block in self._blocks(which):
+                        member.write(np.ascontiguousarray(block, dtype).data)
+
+    def _ibin(self, file: BinaryIO, name: str) -> None:
+        file.write(BIN_HEADER.pack(self._rows(), self.k))
+        for which, dtype in ((1, "<i4"), (2, "<f4")):
+            for block in self._blocks(which):
+                if which == 1 and block.max(initial=0) > np.iinfo(np.int32).max:
+                    raise InputError(f"{name}: id {block.max()} does not fit the int32 of .ibin; write .npz")
+                file.write(block.astype(dtype).tobytes())
+
+    def _rows(self) -> int:
+        return sum(pq.read_metadata(part).num_rows for part in self.parts)
+
+    def _blocks(self, which: int) -> Iterator[Array]:
+        """Ids (1) or distances (2), some rows at a time."""
+        for part in self.parts:
+            for found in read_neighbours(part, self.k, self.shape, self.worst):
+                yield found[which]
+
+
+def _text(value: Any) -> str:
+    """Of what JSON has no form for."""
+    return value.hex() if isinstance(value, bytes) else str(value)

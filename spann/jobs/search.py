@@ -1,0 +1,114 @@
+"""Answers to any number of queries: part by part, block by block, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.config import SearchParams
+from spann.errors import InputError
+from spann.jobs.ahead import ahead
+from spann.jobs.output import OutputFolder, Shape, Shard
+from spann.jobs.parts import Block, Part
+from spann.types import QUERY_STATS, Array, Progress, SearchResult
+
+POSTING_MAJOR = 4096
+"""Vectors of a collection, in its own order, from which on they are searched posting by posting: near ones lie
+together, so each posting that one of them wants is wanted by many."""
+
+Answer = Callable[[Block], tuple[NDArray[np.int64], Array]]
+"""Ids and distances, (n, k) each, of the neighbours of a block's vectors."""
+
+
+Search = Callable[..., SearchResult]
+"""The search of an index (`Index.search`)."""
+
+
+def search_batches(search: Search, batches: Iterable[Array], k: int, **options: Any) -> Iterator[SearchResult]:
+    """See `Index.search_batches`."""
+    for batch in ahead(batches):
+        rows = np.asarray(batch)
+        if rows.ndim == 2 and len(rows) == 0:
+            yield SearchResult(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0, QUERY_STATS))
+        else:
+            yield search(rows, k, **options)
+
+
+def answer_queries(search: Search, k: int, **how: Any) -> Answer:
+    """The `k` nearest vectors of the index."""
+
+    def answer(block: Block) -> tuple[NDArray[np.int64], Array]:
+        found = search(block.vectors, k, **how)
+        return found.ids, found.distances
+
+    return answer
+
+
+def answer_own(search: Search, k: int, **how: Any) -> Answer:
+    """The `k` nearest others of vectors of the index itself; the blocks have their ids as keys."""
+
+    def answer(block: Block) -> tuple[NDArray[np.int64], Array]:
+        order = "posting" if len(block.vectors) >= POSTING_MAJOR else "auto"
+        found = search(block.vectors, k + 1, order=order, **how)
+        own = found.ids == np.asarray(block.keys)[:, None]
+        # Where there are many copies of a vector, it may itself not be among those found: then the last goes.
+        at = np.where(own.any(axis=1), own.argmax(axis=1), k)
+        keep = np.arange(k + 1) != at[:, None]
+        return found.ids[keep].reshape(-1, k), found.distances[keep].reshape(-1, k)
+
+    return answer
+
+
+def describe(kind: str, parts: Sequence[Part], **settings: Any) -> Mapping[str, Any]:
+    """What a job is, for the folder of its output."""
+    inputs = [[Path(part.name).name, part.rows, part.fingerprint()] for part in parts]
+    return {"job": kind, "inputs": inputs, **{name: _plain(value) for name, value in settings.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SearchParams | Shape):
+        return {name: _plain(field) for name, field in dataclasses.asdict(value).items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def answer_parts(
+    parts: Sequence[Part],
+    folder: OutputFolder,
+    k: int,
+    answer: Answer,
+    *,
+    stage: str,
+    shape: Shape,
+    shard: Shard,
+    block_rows: int,
+    progress: Progress | None = None,
+) -> int:
+    """Answers those of the `parts` that are missing in the `folder`, of this `shard`; returns how many queries that
+    were. A query is called by its key or, without keys, by its number, counted through all parts."""
+    from spann.jobs.tables import TableWriter, group_rows, neighbours_schema, neighbours_table
+
+    mine = folder.missing(shard)
+    first = np.concatenate([[0], np.cumsum([part.rows for part in parts], dtype=np.int64)])
+    total, done = sum(parts[number].rows for number in mine), 0
+    for number in mine:
+        part, at = parts[number], 0
+        schema = neighbours_schema(shape, part.schema())
+        with folder.writing(number) as path, TableWriter(path, schema, group_rows(k), shape.own) as out:
+            for block in ahead(part.blocks(block_rows)):
+                try:
+                    ids, distances = answer(block)
+                except InputError as error:
+                    raise InputError(f"{part.name}, rows from {at} on: {error}") from error
+                keys = np.arange(len(ids)) + first[number] + at if block.keys is None else block.keys
+                out.add(neighbours_table(shape, keys, block.columns, ids, distances))
+                at += len(ids)
+                done += len(ids)
+                if progress:
+                    progress(stage, done, total)
+    return total

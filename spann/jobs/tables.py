@@ -1,0 +1,120 @@
+"""Neighbours as Parquet: a row for each query, or one for each neighbour, in row groups whose size depends on k alone,
+so that the bytes do not depend on how much was searched at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from spann.jobs.output import Shape
+from spann.storage import files
+from spann.types import Array
+
+GROUP_RESULTS = 1 << 20
+"""Neighbours in a row group, about."""
+
+LARGEST_GROUP = 1 << 16
+"""Queries in a row group, at most."""
+
+CODEC = "zstd"
+
+Ids = NDArray[np.int64]
+
+
+def group_rows(k: int) -> int:
+    """Queries of a row group."""
+    return max(1, min(LARGEST_GROUP, GROUP_RESULTS // k))
+
+
+class TableWriter:
+    """Writes tables of one schema to a Parquet file, `rows` a row group; as a context manager it ends the file.
+
+    Columns named in `plain` have no dictionary: hardly a value comes twice there."""
+
+    def __init__(self, path: Path, schema: Any, rows: int, plain: Collection[str]) -> None:
+        self._path, self._rows = path, rows
+        self._held: list[Any] = []
+        self._size = 0
+        self._writer = parquet_writer(path, schema, plain)
+        self._schema = schema
+
+    def add(self, table: Any) -> None:
+        at = 0
+        while at < len(table):
+            part = table.slice(at, self._rows - self._size)
+            self._held.append(part)
+            self._size += len(part)
+            at += len(part)
+            if self._size == self._rows:
+                self._flush()
+
+    def _flush(self) -> None:
+        table = pa.concat_tables(self._held).combine_chunks().cast(self._schema)
+        with files.explained(self._path, "write"):
+            self._writer.write_table(table, row_group_size=max(1, len(table)))
+        self._held, self._size = [], 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None and self._held:
+            self._flush()
+        with files.explained(self._path, "write"):
+            self._writer.close()
+
+
+def parquet_writer(file: Path | BinaryIO, schema: Any, plain: Collection[str]) -> Any:
+    dictionary = [name for name in schema.names if name not in plain]
+    return pq.ParquetWriter(file, schema, compression=CODEC, use_dictionary=dictionary or False)
+
+
+def neighbours_schema(shape: Shape, others: Any = None) -> Any:
+    """Of a table of neighbours; `others` is the schema of the columns that come besides."""
+    key, besides = pa.field(shape.key, pa.int64()), [] if others is None else list(others)
+    if shape.layout == "long":
+        found = [("rank", pa.int32()), ("id", pa.int64()), ("distance", pa.float32())]
+    else:
+        found = [(shape.ids, pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))]
+    return pa.schema([key, *besides, *(pa.field(name, kind) for name, kind in found)])
+
+
+def neighbours_table(shape: Shape, keys: Ids, others: Any, ids: Ids, distances: Array) -> Any:
+    """Neighbours (n, k) of the queries that are called `keys` (n,), with a table of `others` columns, or None."""
+    found = ids >= 0
+    schema = neighbours_schema(shape, None if others is None else others.schema)
+    besides = [] if others is None else others.columns
+    if shape.layout == "wide":
+        limits = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
+        lists = (pa.ListArray.from_arrays(limits, pa.array(values[found])) for values in (ids, distances))
+        return pa.table([pa.array(keys), *besides, *lists], schema=schema)
+    query, rank = np.nonzero(found)
+    rows = pa.array(query)
+    columns = [rank.astype(np.int32), ids[found], distances[found]]
+    return pa.table(
+        [pa.array(keys[query]), *(column.take(rows) for column in besides), *map(pa.array, columns)], schema=schema
+    )
+
+
+def read_neighbours(path: Path, k: int, shape: Shape, worst: float) -> Iterator[tuple[Ids, Ids, Array]]:
+    """Keys (n,), ids and distances (n, k) of a wide file, row group by row group; id -1 and the `worst` distance after
+    a query's last."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=[shape.key, shape.ids, "distances"])
+            lists = table[shape.ids].combine_chunks()
+            counts = lists.value_lengths().to_numpy()
+            query = np.repeat(np.arange(len(counts)), counts)
+            rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+            ids = np.full((len(counts), k), -1, np.int64)
+            distances = np.full((len(counts), k), worst, np.float32)
+            ids[query, rank] = lists.flatten().to_numpy()
+            distances[query, rank] = table["distances"].combine_chunks().flatten().to_numpy()
+            yield table[shape.key].to_numpy(), ids, distances
