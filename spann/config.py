@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from spann.elements import memory_dtype, stored_bytes
-from spann.errors import InputError, MissingError
+from spann.errors import InputError, SpannError
+from spann.system import read_small, reason
 from spann.types import Metric
 
 
@@ -293,17 +294,19 @@ def thread_count(threads: int | None) -> int:
     return int(threads)
 
 
+LARGEST_TOML = 1 << 20
+"""Bytes of a preset file."""
+
+
 def load_toml(path: str | Path) -> dict[str, dict[str, Any]]:
     """The tables `[build]` and `[search]` of a preset file, checked by name; `InputError` names what is unknown."""
     file = Path(path)
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingError(f"{file}: no such configuration file") from None
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a TOML file: {error}") from None
+        document = tomllib.loads(read_small(file, f"configuration file {file}", LARGEST_TOML).decode())
+    except SpannError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not a TOML file: {reason(error)}") from None
     known = {
         "build": {f.name for f in fields(BuildParams)} | {"metric"},
         "search": {f.name for f in fields(SearchParams)},

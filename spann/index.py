@@ -30,9 +30,10 @@ from spann.search import (
     verify_index,
 )
 from spann.storage import IndexReader, Problem
+from spann.system import given_path
 from spann.tune import LEAST, Calibration, Explanation, explain, range_effort
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
-from spann.vectors import GivenIds, VectorSource, as_ids, open_queries, open_source
+from spann.vectors import GivenIds, VectorSource, as_ids, open_queries, open_source, plain
 
 Vectors = str | Path | Array | VectorSource
 """What vectors can be given as: the path of a file (see `spann.vectors.open_source`), an array, or an open source."""
@@ -189,7 +190,7 @@ class Index(JobMethods):
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be at least 1")
-        row = np.asarray(query)
+        row = plain(query, "query")
         return iterate(
             lambda some, k: self._engine.search(some, k, self._setting(k, params, target_recall), threads=1),
             row[0] if row.ndim == 2 and len(row) == 1 else row,
@@ -244,6 +245,8 @@ class Index(JobMethods):
             return self.params_for(target_recall, k)
         if params is None and self.calibration is not None and isinstance(k, int | np.integer) and k >= 1:
             return self.calibration.choose(DEFAULT_TARGET, int(k), best=True)
+        if params is not None and not isinstance(params, SearchParams):
+            raise InputError(f"params is a {type(params).__name__}; it must be SearchParams")
         return params or SearchParams()
 
     @property
@@ -351,7 +354,7 @@ def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str =
     ...     print(index)  # doctest: +ELLIPSIS
     Index('/.../line.spann', count=1000, dim=1, float32, l2)
     """
-    return _reopen(Path(path), {"io": io, "memory_budget": memory_budget, "check": check})
+    return _reopen(given_path(path), {"io": io, "memory_budget": memory_budget, "check": check})
 
 
 def _open_built(path: str | Path, memory_limit: int | str | None, memory_budget: int | str | None) -> Index:
@@ -374,7 +377,7 @@ def _reopen(path: Path, options: dict[str, Any]) -> Index:
 
 
 def _batch(queries: Array) -> Array:
-    rows = np.asarray(queries)
+    rows = plain(queries, "queries")
     return rows[None] if rows.ndim == 1 else rows
 
 
@@ -422,13 +425,14 @@ def build(
     ...     index.search(np.float32([[7.1]]), k=2).ids.tolist()
     [[75, 85]]
     """
+    path = given_path(path)
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
     with _opened(vectors) as source:
         built = build_index(
             source,
             path,
             Metric.parse(metric),
-            params or BuildParams(),
+            _build_params(params),
             created_by=f"spann {__version__}",
             ids=source.own_ids() if ids is None else as_ids(ids),
             threads=threads,
@@ -469,6 +473,7 @@ def append(
     ...     len(index), index.search(np.float32([1200.4]), k=2).ids.tolist()
     (1500, [[1200, 1201]])
     """
+    path = given_path(path)
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
     with _opened(vectors) as source:
         appended = append_index(
@@ -516,6 +521,7 @@ def calibrate(
     ...     index.search(np.float32([[7.1]]), k=2, target_recall=0.95).ids.tolist()
     [[7, 8]]
     """
+    path = given_path(path)
     MemoryBudget.parse(memory_budget)
     with (
         nullcontext() if queries is None else _opened(queries, open_queries) as asked,
@@ -555,10 +561,16 @@ def plan(
         return plan_build(
             source,
             Metric.parse(metric),
-            params or BuildParams(),
+            _build_params(params),
             threads=thread_count(threads),
             limit=limit_bytes(_limit(memory_limit)),
         )
+
+
+def _build_params(params: BuildParams | None) -> BuildParams:
+    if params is not None and not isinstance(params, BuildParams):
+        raise InputError(f"params is a {type(params).__name__}; it must be BuildParams")
+    return params or BuildParams()
 
 
 def _limit(value: int | str | None) -> int | None:
@@ -576,5 +588,5 @@ def verify(path: str | Path, progress: Progress | None = None) -> list[Problem]:
     >>> spann.verify("line.spann")
     []
     """
-    reader = IndexReader.open(path)
+    reader = IndexReader.open(given_path(path))
     return verify_index(reader, None if progress is None else lambda done, total: progress("verify", done, total))

@@ -19,6 +19,7 @@ from spann.config import BuildParams, SearchParams
 from spann.errors import InputError
 from spann.index import Index, build
 from spann.types import Array
+from spann.vectors import check_finite, narrowed, plain
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -90,7 +91,11 @@ class KNeighborsTransformer:
         return self
 
     def fit(self, X: Array, y: Any = None) -> Self:
-        """Builds the index of `X` (samples, features). float64 becomes float32."""
+        """Builds the index of `X` (samples, features).
+
+        float64 becomes float32, under l2 less the mean, which changes no distance. `InputError` where even so the
+        samples would not be told apart.
+        """
         if self.mode not in MODES:
             raise InputError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
         metric = "l2" if self.metric == "euclidean" else self.metric
@@ -102,8 +107,18 @@ class KNeighborsTransformer:
             place = Path(directory) / "index.spann"
         else:
             place = Path(self.path)
+        x = plain(X, "X")
+        self.mean_: NDArray[np.float64] | None = None
+        if metric == "l2" and x.dtype == np.float64 and x.ndim == 2 and len(x):
+            check_finite(x, 0, "X")
+            self.mean_ = x.mean(axis=0)
         self.index_: Index = build(
-            _single(X), place, metric=metric, params=self.build_params, threads=self.threads, overwrite=True
+            self._single(x, spread=True),
+            place,
+            metric=metric,
+            params=self.build_params,
+            threads=self.threads,
+            overwrite=True,
         )
         self.n_samples_fit_: int = len(self.index_)
         self.n_features_in_: int = self.index_.dim
@@ -114,7 +129,9 @@ class KNeighborsTransformer:
         from scipy.sparse import csr_matrix
 
         k = self.n_neighbors + (self.mode == "distance")
-        ids, distances = self.index_.search(_single(X), k, self.search_params, threads=self.threads)
+        ids, distances = self.index_.search(
+            self._single(plain(X, "X"), spread=False), k, self.search_params, threads=self.threads
+        )
         found = ids >= 0
         data = distances[found] if self.mode == "distance" else np.ones(int(found.sum()), np.float32)
         starts = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
@@ -128,7 +145,9 @@ class KNeighborsTransformer:
         """Names of the columns of the graph."""
         return np.array([f"kneighborstransformer{i}" for i in range(self.n_samples_fit_)], dtype=object)
 
-
-def _single(X: Array) -> Array:
-    x = np.asarray(X)
-    return np.ascontiguousarray(x, np.float32) if x.dtype == np.float64 else np.ascontiguousarray(x)
+    def _single(self, x: Array, *, spread: bool) -> Array:
+        """Samples as the index takes them."""
+        if self.mean_ is not None and x.ndim == 2 and x.shape[1] == len(self.mean_):
+            x = x - self.mean_
+        narrow = x.dtype == np.float64 and x.ndim == 2 and len(x)
+        return narrowed(x, 0, "X", spread=spread) if narrow else np.ascontiguousarray(x)

@@ -20,8 +20,8 @@ from spann.build.edges import BUCKET_BYTES, EDGE
 from spann.build.partition import FLAT, region_rows
 from spann.config import BuildParams
 from spann.errors import InputError
-from spann.search import available_memory
 from spann.storage import Record, Where, files, shape_record
+from spann.system import available_memory
 from spann.types import Metric
 from spann.vectors import VectorSource, for_metric
 

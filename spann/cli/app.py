@@ -1,13 +1,16 @@
 """The program's entry: its list of commands, and what becomes of every error.
 
 Exit codes: 0 done; 1 the work failed (corrupt index, full disk, unmet check); 2 wrong usage or unusable input; 130
-interrupted. An error is one line on standard error; `--debug` adds the traceback.
+interrupted; 141 nobody reads the output any more. An error is one line on standard error; `--debug` adds the traceback.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import traceback
+import warnings
 from typing import Any, NoReturn
 
 import click
@@ -21,13 +24,18 @@ from spann.cli.evaluate import evaluate
 from spann.cli.inspect import config, info, verify
 from spann.cli.options import DebugOption, State
 from spann.cli.search import search
+from spann.cli.text import say
 from spann.cli.truth import truth
 from spann.cli.tune import tune
-from spann.errors import SpannError
+from spann.errors import InputError, SpannError
 
 
 class _Interrupted(Exception):
     """Stands for KeyboardInterrupt, which click would turn into an Abort with a message of its own."""
+
+
+class _Unread(Exception):
+    """Stands for BrokenPipeError, with which click would end the process itself."""
 
 
 class _Program(click.Group):
@@ -39,13 +47,21 @@ class _Program(click.Group):
         extra["prog_name"] = "spann"
         extra["standalone_mode"] = False
         try:
-            code = super().main(*args, **extra)
+            if sys.stdout is None:
+                raise InputError("standard output is closed; to see nothing, lead it to /dev/null")
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                code = super().main(*args, **extra)
+        except _Unread:
+            _drop_output()
+            code = 141
         except Exception as error:
             if state.debug:
-                traceback.print_exc()
+                say(*traceback.format_exc().splitlines(), err=True)
             code, message = _report(error)
             message = "; ".join([message, *getattr(error, "__notes__", ())])
-            click.echo(f"spann: error: {' '.join(message.split())}", err=True)
+            say(f"spann: error: {' '.join(message.split())}", err=True)
+            _drop_output()
         # A command that ends by `ctx.exit` hands its code back here.
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -54,6 +70,22 @@ class _Program(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise _Interrupted from error
+        except BrokenPipeError as error:
+            raise _Unread from error
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"spann: warning: {' '.join(str(message).split())}", err=True)
+
+
+def _drop_output() -> None:
+    """Leads standard output nowhere if it cannot take what is left: Python would fail to write it once more at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: Exception) -> tuple[int, str]:
@@ -98,4 +130,9 @@ for _command in (build, plan, append, tune, search, info, verify, truth, evaluat
 
 def main() -> NoReturn:
     """Run the program on the arguments of the process, and end it."""
+    for fd in range(3):  # where one is closed, the next file opened would take its place, and text go into it
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     cli.main()

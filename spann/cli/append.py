@@ -22,7 +22,7 @@ from spann.cli.options import (
     threads_option,
 )
 from spann.cli.progress import progress_report
-from spann.cli.text import SUMMARY, print_json, summary
+from spann.cli.text import SUMMARY, print_json, say, summary
 from spann.vectors import open_source
 
 
@@ -82,4 +82,4 @@ def append(
         brief = {name: info[name] for name in ("generation", *SUMMARY, "appended_postings")}
         print_json({"path": str(index), "seconds": seconds, "added": added, **brief})
     else:
-        click.echo(f"{index}: {added} vectors added in {seconds:.1f} s; now {summary(info)}")
+        say(f"{index}: {added} vectors added in {seconds:.1f} s; now {summary(info)}")

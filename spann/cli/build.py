@@ -28,7 +28,7 @@ from spann.cli.options import (
     threads_option,
 )
 from spann.cli.progress import clock, progress_report
-from spann.cli.text import SUMMARY, print_json, size, summary
+from spann.cli.text import SUMMARY, print_json, say, size, summary
 from spann.config import (
     CODE_BITS,
     CODED_POSTING_SIZE,
@@ -153,7 +153,7 @@ def build(
     with open_source(base, max_rows=max_rows) as source:
         if not quiet and progress_form == "text":
             planned = spann.plan(source, metric=metric, params=params, threads=threads, memory_limit=memory_limit)
-            click.echo(f"spann: plan: {_plan_line(planned)}", err=True)
+            say(f"spann: plan: {_plan_line(planned)}", err=True)
         with done_once() as repeated, progress_report(quiet, progress_form) as progress:
             built = spann.build(
                 source,
@@ -178,7 +178,7 @@ def build(
         brief = {name: info[name] for name in SUMMARY}
         print_json({"path": str(index), "seconds": seconds, **brief, "posting_length": length})
     else:
-        click.echo(f"{index}: {summary(info)}; built in {seconds:.1f} s")
+        say(f"{index}: {summary(info)}; built in {seconds:.1f} s")
 
 
 @click.command(cls=Command)
@@ -226,7 +226,7 @@ def plan(
         f"{size(found.open_memory_least)} with none",
     }
     width = max(map(len, facts))
-    click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+    say(*(f"{name:<{width}}  {value}" for name, value in facts.items()))
 
 
 def _parameters(

@@ -8,6 +8,7 @@ import click
 
 from spann.cli.options import FILE, Command, given_ids, ids_option, max_rows_option, progress_option, quiet_option
 from spann.cli.progress import progress_report
+from spann.cli.text import say
 from spann.types import ELEMENT_TYPES
 from spann.vectors import convert as write
 from spann.vectors import open_source
@@ -41,4 +42,4 @@ def convert(
     """
     with open_source(vectors, max_rows=max_rows) as source, progress_report(quiet, progress_form) as progress:
         write(source, output, dtype, progress, ids=given_ids(ids, max_rows))
-        click.echo(f"{output}: {source.count} vectors of dimension {source.dim}")
+        say(f"{output}: {source.count} vectors of dimension {source.dim}")

@@ -16,7 +16,7 @@ import spann
 from spann.cli.options import COUNT, FILE, Command, json_option, quiet_option, threads_option
 from spann.cli.plot import check_plot, draw
 from spann.cli.progress import progress_report
-from spann.cli.text import print_json, runs_table, summary
+from spann.cli.text import print_json, runs_table, say, summary
 from spann.config import BuildParams, SearchParams
 from spann.errors import ExistsError
 from spann.testing import clustered
@@ -74,11 +74,11 @@ def demo(
     if as_json:
         print_json(report)
         return
-    click.echo(f"{built}\n\n{runs_table(report)}")
+    say(built, "", *runs_table(report))
     if plot is not None:
-        click.echo(f"\ndrawn in {plot}")
+        say("", f"drawn in {plot}")
     if keep:
-        click.echo(f"\nkept in {keep}; try: spann search {keep}/index.spann {keep}/queries.npy -o -")
+        say("", f"kept in {keep}; try: spann search {keep}/index.spann {keep}/queries.npy -o -")
 
 
 def _measure(

@@ -26,7 +26,7 @@ from spann.cli.options import (
 )
 from spann.cli.plot import check_plot, draw
 from spann.cli.progress import progress_report
-from spann.cli.text import print_json, runs_table
+from spann.cli.text import print_json, runs_table, say
 from spann.config import SearchParams
 from spann.tune import evaluate as measure
 from spann.vectors import open_queries, read_truth
@@ -114,4 +114,4 @@ def evaluate(
     if as_json:
         print_json(report)
     else:
-        click.echo(runs_table(report))
+        say(*runs_table(report))

@@ -11,7 +11,7 @@ import spann
 from spann.cli.options import FILE, Command, json_option, quiet_option
 from spann.cli.plot import check_plot, draw_index
 from spann.cli.progress import progress_report
-from spann.cli.text import print_json, size
+from spann.cli.text import print_json, put_lines, say, size
 from spann.config import PRESETS, preset_file
 from spann.storage import Problem
 
@@ -39,10 +39,10 @@ def info(index: Path, plot: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        click.echo(_info_text(found))
+        say(*_info_text(found))
 
 
-def _info_text(info: dict[str, Any]) -> str:
+def _info_text(info: dict[str, Any]) -> list[str]:
     length = info["posting_length"]
     facts = {
         "vectors": f"{info['count']}",
@@ -64,7 +64,7 @@ def _info_text(info: dict[str, Any]) -> str:
     }
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
-    return "\n".join([*lines, "", "postings by length", *_histogram(length["histogram"])])
+    return [*lines, "", "postings by length", *_histogram(length["histogram"])]
 
 
 def _calibration_text(calibration: dict[str, Any] | None) -> str:
@@ -101,11 +101,11 @@ def verify(ctx: click.Context, index: Path, as_json: bool, quiet: bool) -> None:
         listed = [{"kind": p.kind, "path": str(p.path), "detail": p.detail} for p in problems]
         print_json({"path": str(index), "ok": not problems, "problems": listed})
     for problem in problems:
-        click.echo(f"spann: {problem.kind}: {_sentence(problem)}", err=True)
+        say(f"spann: {problem.kind}: {_sentence(problem)}", err=True)
     if problems:
         ctx.exit(2 if all(problem.kind == "missing" for problem in problems) else 1)
     if not as_json:
-        click.echo(f"{index}: ok")
+        say(f"{index}: ok")
 
 
 def _sentence(problem: Problem) -> str:
@@ -121,4 +121,4 @@ def config(name: str) -> None:
 
     Without NAME it is every parameter with its default.
     """
-    click.echo(preset_file(name).read_text(encoding="utf-8"), nl=False)
+    put_lines(preset_file(name).read_bytes())

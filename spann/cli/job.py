@@ -12,6 +12,7 @@ import click
 
 from spann.cli.options import COUNT, Decorator, progress_option, quiet_option
 from spann.cli.progress import progress_report
+from spann.cli.text import say
 from spann.errors import InputError
 from spann.jobs import PART_ROWS, OutputFolder, Shape, Shard, describe
 from spann.jobs.parts import Part
@@ -147,7 +148,7 @@ def run_job(
     folder = OutputFolder.open(folder_path, job, len(parts), restart=options.restart)
     there = len(parts) - len(folder.missing(Shard()))
     if there and not options.quiet and options.progress_form == "text":
-        click.echo(f"spann: going on: {there} of {len(parts)} parts are there", err=True)
+        say(f"spann: going on: {there} of {len(parts)} parts are there", err=True)
     answered = answer_parts(
         parts,
         folder,

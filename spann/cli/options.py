@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from spann.cli.text import say
 from spann.config import PRESETS, BuildParams, SearchParams, load_toml, preset_file
 from spann.errors import InputError, RepeatWarning
 from spann.types import Metric
@@ -23,6 +25,19 @@ FILE = click.Path(path_type=Path)
 """A path that the library checks: its messages say more than click's."""
 
 COUNT = click.IntRange(min=1)
+
+
+class _Recall(click.FloatRange):
+    """Between 0 and 1; click's own ranges let NaN through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value} is not in the range 0<x<1.", param, ctx)
+        return found
+
+
+RECALL = _Recall(0, 1, min_open=True, max_open=True)
 
 
 @dataclass
@@ -61,7 +76,7 @@ def done_once() -> Iterator[list[str]]:
             yield said
     except RepeatWarning as warning:
         said.append(str(warning))
-        click.echo(f"spann: {warning}", err=True)
+        say(f"spann: {warning}", err=True)
 
 
 class Command(click.Command):

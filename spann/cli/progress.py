@@ -9,6 +9,7 @@ import time
 from types import TracebackType
 from typing import Self, TextIO
 
+from spann.cli.text import escaped
 from spann.types import Progress
 
 _WIDTH = 30
@@ -29,6 +30,7 @@ class ProgressReport:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
+        stage = escaped(stage)
         if stage != self._stage:
             self._stage, self._drawn = stage, 0.0
         finished = done >= total
@@ -119,7 +121,7 @@ class Silent:
 
 def progress_report(quiet: bool, form: str = "text") -> ProgressReport | JsonReport | Silent:
     """A context manager whose value is what the library's functions take as `progress`; `form` is "text" or "json"."""
-    if quiet:
+    if quiet or sys.stderr is None:
         return Silent()
     return JsonReport() if form == "json" else ProgressReport()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io as streams
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import spann
 from spann.cli.job import JobOptions, job_options, output_path
 from spann.cli.options import (
     FILE,
+    RECALL,
     Command,
     check_option,
     config_option,
@@ -30,18 +32,22 @@ from spann.cli.options import (
     threads_option,
 )
 from spann.cli.search_job import column_options, is_job, search_job
-from spann.cli.text import print_json
+from spann.cli.text import print_json, put_lines, say
 from spann.config import SearchParams
-from spann.errors import InputError
+from spann.errors import InputError, StorageError
+from spann.system import reason
 from spann.tune.evaluate import costs
-from spann.types import Array, SearchResult
-from spann.vectors import check_results_path, open_queries, write_results
+from spann.types import Array, Metric, SearchResult
+from spann.vectors import check_lengths, check_results_path, open_queries, write_results
 from spann.vectors.sinks import WRITERS
 
 _STREAM = Path("-")
 
 _READ_BYTES = 1 << 20
 """Of standard input at a time: what has come by then is searched as a batch."""
+
+LONGEST_LINE = 4 << 20
+"""Bytes: five times what a vector of the largest dimension takes."""
 
 
 @click.command(cls=Command)
@@ -59,7 +65,7 @@ _READ_BYTES = 1 << 20
 )
 @click.option(
     "--target-recall",
-    type=float,
+    type=RECALL,
     metavar="R",
     help="Share of the true neighbours to find: decides the settings below. Default: 0.95 where the index is "
     "calibrated and no setting is given.",
@@ -167,6 +173,8 @@ def search(
         how: dict[str, Any] = {"params": params, "target_recall": target_recall, "threads": threads}
         how |= {"radius": radius, "inner": inner}
         if queries == _STREAM:
+            if sys.stdin is None:
+                raise InputError("standard input is closed: queries - come from there")
             _answer(opened, sys.stdin.buffer, k, how, max_rows)
             return
         with open_queries(queries, max_rows=max_rows) as source:
@@ -181,7 +189,7 @@ def search(
     if output == _STREAM:
         lines = streams.BytesIO()
         WRITERS[".jsonl"](lines, "standard output", result.ids, result.distances)
-        click.echo(lines.getvalue(), nl=False)
+        put_lines(lines.getvalue())
     elif output is not None:
         write_results(output, result.ids, result.distances)
     if explain:
@@ -190,7 +198,7 @@ def search(
         print_json(_report(result, k, seconds, output))
     else:
         latency, pages = result.stats["total_ns"].mean() / 1e6, result.stats["pages_read"].mean()
-        click.echo(
+        say(
             f"{len(result.ids)} queries in {seconds:.3f} s ({len(result.ids) / seconds:.0f} per second), "
             f"{latency:.2f} ms and {pages:.1f} pages each",
             err=output == _STREAM,
@@ -218,52 +226,98 @@ def _explain(
     if as_json:
         print_json([{"query": number, **one.to_json()} for number, one in enumerate(told)])
     else:
-        click.echo("\n\n".join(f"query {number}\n{one}" for number, one in enumerate(told)))
+        for number, one in enumerate(told):
+            say(*([""] if number else []), f"query {number}", *str(one).splitlines())
 
 
 def _answer(index: spann.Index, stream: BinaryIO, k: int, how: dict[str, Any], max_rows: int | None) -> None:
     """Answers queries as they come: all that are there at a time as one batch."""
     done = 0
-    for lines in _complete_lines(stream):
-        if max_rows is not None:
-            lines = lines[: max_rows - done]
-        if not lines:
-            return
-        vectors = np.stack([_vector(line, done + i, index) for i, line in enumerate(lines)])
+    for vectors in stream_batches(stream, index, max_rows):
         found = index.search(vectors, k, **how)
         for ids, distances in zip(found.ids, found.distances, strict=True):
             here = ids >= 0
-            answer = {"query": done, "ids": ids[here].tolist(), "distances": distances[here].tolist()}
-            click.echo(json.dumps(answer, allow_nan=False))
+            print_json({"query": done, "ids": ids[here].tolist(), "distances": distances[here].tolist()}, indent=None)
             done += 1
+
+
+def stream_batches(stream: BinaryIO, index: spann.Index, max_rows: int | None = None) -> Iterator[Array]:
+    """Vectors (n, dim) of the lines that have come, as they come.
+
+    One that cannot be used raises `InputError`, once those before it have been given.
+    """
+    done = 0
+    for lines in _complete_lines(stream):
+        good: list[Array] = []
+        problem = None
+        for line in lines if max_rows is None else lines[: max_rows - done]:
+            try:
+                good.append(_vector(line, done + len(good), index))
+            except InputError as error:
+                problem = error
+                break
+        if good:
+            yield np.stack(good)
+        done += len(good)
+        if problem:
+            raise problem
+        if done == max_rows:
+            return
 
 
 def _complete_lines(stream: BinaryIO) -> Iterator[list[bytes]]:
     read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
     rest = b""
-    while chunk := read(_READ_BYTES):
+    while chunk := _chunk(read):
         *lines, rest = (rest + chunk).split(b"\n")
         lines = [line for line in lines if line.strip()]
         if lines:
             yield lines
+        if len(rest) > LONGEST_LINE:
+            raise InputError(f"a line of standard input is over {LONGEST_LINE} bytes long, which is the limit")
     if rest.strip():
         yield [rest]
 
 
+def _chunk(read: Callable[[int], bytes]) -> bytes:
+    try:
+        return read(_READ_BYTES)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"standard input cannot be read: {reason(error)}") from error
+
+
 def _vector(line: bytes, number: int, index: spann.Index) -> Array:
+    """The vector in a line, as the index takes it."""
     where = f"query {number} on standard input"
     try:
         found = json.loads(line)
-        values = np.asarray(found["vector"] if isinstance(found, dict) else found, np.float64)
-    except (ValueError, TypeError, KeyError) as error:
+        values = found["vector"] if isinstance(found, dict) else found
+    except (ValueError, KeyError, RecursionError) as error:
         raise InputError(f'{where} is not a JSON array of numbers, nor an object with one under "vector"') from error
-    if values.shape != (index.dim,):
-        raise InputError(f"{where} has shape {values.shape}; {index.path} needs ({index.dim},)")
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
+        raise InputError(f'{where} is not a JSON array of numbers, nor an object with one under "vector"')
+    if len(values) != index.dim:
+        raise InputError(f"{where} has {len(values)} numbers; {index.path} needs {index.dim}")
+    try:
+        wide = np.array(values, np.float64)
+    except OverflowError:  # an integer of hundreds of digits
+        wide = np.array([math.inf if abs(value) > sys.float_info.max else value for value in values], np.float64)
+    vector: Array
     if index.dtype.kind in "biu":
         low, high = (0, 1) if index.dtype == np.bool_ else (np.iinfo(index.dtype).min, np.iinfo(index.dtype).max)
-        if not ((values == np.rint(values)) & (values >= low) & (values <= high)).all():
+        if not ((wide == np.rint(wide)) & (wide >= low) & (wide <= high)).all():
             raise InputError(f"{where} holds numbers that are not {index.element}")
-    vector: Array = values.astype(index.dtype)
+        vector = wide.astype(index.dtype)
+    else:
+        with np.errstate(over="ignore", under="ignore"):
+            vector = wide.astype(index.dtype)
+        if not np.isfinite(vector).all():
+            at = int(np.argmax(~np.isfinite(vector)))
+            raise InputError(f"{where} has {wide[at]:.5g} at place {at}, which is no finite {index.dtype}")
+        if wide.any() and not vector.any():
+            raise InputError(f"{where} is all zeros in {index.dtype}, and is not: scale the vectors")
+    if index.metric is Metric.COSINE or vector.dtype.kind == "f":
+        check_lengths(vector[None], number, "standard input", directions=index.metric is Metric.COSINE)
     return vector
 
 

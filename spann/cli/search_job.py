@@ -9,7 +9,7 @@ import click
 
 import spann
 from spann.cli.job import PARTS, JobOptions, checked_output, is_folder, run_job, tell
-from spann.cli.text import print_json
+from spann.cli.text import print_json, say
 from spann.config import SearchParams
 from spann.elements import memory_dtype
 from spann.errors import InputError
@@ -107,4 +107,4 @@ def search_job(
     if as_json:
         print_json({"k": k, **report})
     else:
-        click.echo(tell(report, "queries"))
+        say(*tell(report, "queries").splitlines())

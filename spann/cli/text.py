@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from spann.errors import StorageError
+from spann.system import reason
 
-def print_json(document: Any) -> None:
+
+def say(*lines: str, err: bool = False) -> None:
+    """Prints lines for people on standard output, or standard error: all text of the program goes through here.
+
+    Files and their names hold whatever their makers liked. What would move the cursor, begin another line or turn
+    around what follows is shown as Python would write it, and so is what the terminal's encoding lacks.
+    """
+    stream = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = "\n".join(map(escaped, lines))
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    if err:
+        with contextlib.suppress(OSError):  # there is nowhere left to say that
+            click.echo(text, err=True)
+    else:
+        _put(text)
+
+
+def escaped(text: str) -> str:
+    """`text` as one line that only prints: all else in it by its number, as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def print_json(document: Any, *, indent: int | None = 2) -> None:
     """One JSON document on standard output; what JSON cannot hold, as infinity, is an error rather than not JSON."""
-    click.echo(json.dumps(document, indent=2, allow_nan=False))
+    _put(json.dumps(document, indent=indent, allow_nan=False))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned to the right, two spaces apart."""
+def put_lines(lines: bytes) -> None:
+    """Lines of a file, on standard output."""
+    _put(lines, nl=False)
+
+
+def _put(text: str | bytes, *, nl: bool = True) -> None:
+    try:
+        click.echo(text, nl=nl)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"standard output cannot be written: {reason(error)}") from error
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns aligned to the right, two spaces apart."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
-    return "\n".join(lines)
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
 
 
 def size(count: float) -> str:
@@ -30,8 +72,8 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def runs_table(report: dict[str, Any]) -> str:
-    """What `spann.tune.evaluate` returned, a line for each run."""
+def runs_table(report: dict[str, Any]) -> list[str]:
+    """Lines of what `spann.tune.evaluate` returned, one for each run."""
     runs = report["runs"]
     k = runs[0]["settings"]["k"]
     header = [

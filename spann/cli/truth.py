@@ -19,6 +19,7 @@ from spann.cli.options import (
     threads_option,
 )
 from spann.cli.progress import progress_report
+from spann.cli.text import say
 from spann.tune import exact_search
 from spann.vectors import open_queries, open_source, write_truth
 from spann.vectors.sinks import check_path
@@ -60,4 +61,4 @@ def truth(
         with progress_report(quiet) as progress:
             rows, distances = exact_search(source, vectors, k, metric, threads=threads, progress=progress)
     write_truth(output, rows if names is None else named[rows], distances)
-    click.echo(f"{output}: {k} neighbours of {len(rows)} queries in {time.perf_counter() - start:.1f} s")
+    say(f"{output}: {k} neighbours of {len(rows)} queries in {time.perf_counter() - start:.1f} s")

@@ -12,22 +12,24 @@ import spann
 from spann.cli.options import (
     COUNT,
     FILE,
+    RECALL,
     Command,
     json_option,
     max_rows_option,
+    number_list,
     progress_option,
     quiet_option,
     threads_option,
 )
 from spann.cli.progress import progress_report
-from spann.cli.text import print_json, table
+from spann.cli.text import print_json, say, table
 from spann.config import SearchParams
 
 TARGETS = "0.8,0.9,0.95,0.98,0.99"
 
 
 def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
-    return tuple(float(click.FLOAT(part, param, ctx)) for part in value.split(","))
+    return tuple(float(RECALL(part, param, ctx)) for part in value.split(","))
 
 
 @click.command(cls=Command)
@@ -41,7 +43,14 @@ def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     metavar="R,R,...",
     help=f"Recalls to show. Default: {TARGETS}.",
 )
-@click.option("-k", "ks", default="10", metavar="K,K,...", help="Neighbours of each query to show. Default: 10.")
+@click.option(
+    "-k",
+    "ks",
+    callback=number_list,
+    default="10",
+    metavar="K,K,...",
+    help="Neighbours of each query to show. Default: 10.",
+)
 @click.option("--count", type=COUNT, metavar="N", help="Queries used, at most. Default: 2000.")
 @click.option(
     "--base", type=FILE, metavar="FILE", help="The vectors of INDEX, needed where it has no codes. Default: from INDEX."
@@ -61,7 +70,7 @@ def tune(
     index: Path,
     queries: Path | None,
     targets: tuple[float, ...],
-    ks: str,
+    ks: tuple[int, ...],
     count: int | None,
     base: Path | None,
     show: bool,
@@ -77,7 +86,6 @@ def tune(
     With QUERIES it holds for queries like those: give some of your own where they come from elsewhere than the vectors
     of INDEX, as texts that look for images do. Without, for queries like the vectors of INDEX.
     """
-    wanted = [int(COUNT(part, None, None)) for part in ks.split(",")]
     start = time.perf_counter()
     if show:
         opened = spann.open(index, memory_budget="none")
@@ -99,9 +107,7 @@ def tune(
         if opened.calibration is None:
             raise spann.InputError(f"{index}: the index is not calibrated; leave out --show")
         found = opened.calibration
-        rows = [
-            (k, target, opened.params_for(target, k)) for k in wanted for target in targets if found.reaches(target, k)
-        ]
+        rows = [(k, target, opened.params_for(target, k)) for k in ks for target in targets if found.reaches(target, k)]
     if as_json:
         print_json(
             {
@@ -114,15 +120,15 @@ def tune(
             }
         )
         return
-    click.echo(f"{index}: calibrated with {found.queries} queries ({found.origin})")
+    say(f"{index}: calibrated with {found.queries} queries ({found.origin})")
     if found.warning:
-        click.echo(f"spann: warning: {found.warning}", err=True)
+        say(f"spann: warning: {found.warning}", err=True)
     header = ["k", "target recall", "max_postings", "epsilon2", "error_bound"]
     cells = [
         [str(k), f"{target:g}", str(p.max_postings), f"{p.epsilon2:.3g}", f"{p.error_bound:.2f}"]
         for k, target, p in rows
     ]
-    click.echo(table(header, cells))
+    say(*table(header, cells))
 
 
 def _setting(params: SearchParams) -> dict[str, Any]:

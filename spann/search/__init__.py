@@ -1,6 +1,6 @@
 """Searching an index: navigate, prune, fetch, score, collect, all in one native pass (ext/c/search.c)."""
 
-from spann.search.budget import MemoryBudget, available_memory
+from spann.search.budget import MemoryBudget
 from spann.search.engine import IO_MODES, Effort, Engine
 from spann.search.extent import RANGE_CANDIDATES, Within, iterate, search_range, search_within
 from spann.search.verify import verify_index
@@ -16,7 +16,6 @@ __all__ = [
     "Engine",
     "MemoryBudget",
     "Within",
-    "available_memory",
     "iterate",
     "search_range",
     "search_within",

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann.config import parse_size
-from spann.errors import InputError, StorageError
+from spann.errors import InputError
+from spann.system import available_memory
 
 AUTO_SHARE = 0.5
 """Of the memory that is available when the index is opened: as much as "auto" may take."""
@@ -62,39 +62,3 @@ HEADER_BYTES = 20
 def pinned_bytes(first_row: NDArray[np.uint64], row_bytes: int) -> NDArray[np.int64]:
     """What the first 0, 1, ... postings take when pinned, (postings + 1,)."""
     return first_row.astype(np.int64) * row_bytes + np.arange(len(first_row), dtype=np.int64) * HEADER_BYTES
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take: what the system has available, or what its control groups leave."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        free = next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), None)
-    if free is None:
-        raise StorageError("/proc/meminfo: has no MemAvailable line; give memory_budget and io explicitly")
-    return min([free, *_control_group_room()])
-
-
-def _control_group_room() -> list[int]:
-    """Limit less usage of every memory control group this process is in, as far as they can be read."""
-    room = []
-    try:
-        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return []
-    for _, controllers, path in groups:
-        if controllers == "":
-            root, limit, usage = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            root, limit, usage = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        directory = root / path.lstrip("/")
-        for group in [directory, *directory.parents]:
-            if not group.is_relative_to(root):
-                break
-            try:
-                allowed, used = (group / limit).read_text().strip(), (group / usage).read_text().strip()
-            except OSError:
-                continue
-            if allowed.isdigit() and used.isdigit():
-                room.append(max(0, int(allowed) - int(used)))
-    return room

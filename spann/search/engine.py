@@ -19,10 +19,11 @@ from spann._kernels.io import BACKENDS
 from spann.config import SearchParams, thread_count
 from spann.elements import in_memory, memory_dtype, pack
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
-from spann.search.budget import MemoryBudget, available_memory
+from spann.search.budget import MemoryBudget
 from spann.search.disk import join_pages
 from spann.search.opened import Files, OpenArrays, as_bytes, load
 from spann.storage import IndexReader, ShardedArray, as_path
+from spann.system import available_memory
 from spann.types import MAX_K, QUERY_STATS, Array, Metric, SearchResult
 from spann.vectors import check_finite, check_lengths
 

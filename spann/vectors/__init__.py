@@ -1,6 +1,6 @@
 """Vectors in, results out: sources of vectors, samples of them, files of results and of ground truth."""
 
-from spann.vectors.checks import check_finite, check_lengths, check_nonzero
+from spann.vectors.checks import check_finite, check_lengths, check_nonzero, narrowed, plain
 from spann.vectors.conversion import convert
 from spann.vectors.formats import open_queries, open_source
 from spann.vectors.ids import GivenIds, IdList, as_ids, read_ids
@@ -23,8 +23,10 @@ __all__ = [
     "check_results_path",
     "convert",
     "for_metric",
+    "narrowed",
     "open_queries",
     "open_source",
+    "plain",
     "read_ids",
     "read_truth",
     "sample_rows",

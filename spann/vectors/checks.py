@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spann.errors import InputError
+from spann.system import reason
 from spann.types import Array
 from spann.vectors import paging
 
@@ -73,6 +77,60 @@ def check_lengths(block: Array, first_row: int, name: str, *, directions: bool) 
             f"{SMALLEST_SQNORM:.0e}, below which float32 keeps no direction"
         )
     return float(norms.max())
+
+
+def plain(values: Any, name: str) -> Array:
+    """`values`, given as an array or anything that NumPy makes one of; `InputError` where it cannot, or any of them is
+    masked: a value lies there, but none that was meant."""
+    if isinstance(values, list | tuple) and any(isinstance(one, np.ma.MaskedArray) for one in values):
+        values = np.ma.array(values)
+    try:
+        found = np.asanyarray(values)
+    except Exception as error:  # of any library whose object it is
+        raise InputError(f"{name} is a {type(values).__name__} that NumPy cannot convert: {reason(error)}") from error
+    if isinstance(found, np.ma.MaskedArray):
+        masked = np.argwhere(np.ma.getmaskarray(found))
+        if len(masked):
+            row = masked[0, 0] if found.ndim else 0
+            raise InputError(f"row {row} of {name} is masked: missing values cannot be used")
+    return np.asarray(found)
+
+
+LOST = 0.01
+"""Of the spread of vectors, what rounding may take: beyond it, what tells them apart is not what they were."""
+
+
+def narrowed(block: NDArray[np.float64], first_row: int, name: str, *, spread: bool = True) -> NDArray[np.float32]:
+    """`block` (rows, dim), rows `first_row` and on of `name`, as float32.
+
+    Raises `InputError` where a value becomes infinite, a vector becomes all zeros, or rounding moves the vectors by
+    more than `LOST` of their spread, as it does of large numbers that differ little. A few vectors may well be near
+    each other by chance: their `spread` is not to be looked at.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        found = block.astype(np.float32)
+    infinite = np.isfinite(block) & np.isinf(found)
+    if infinite.any():
+        row, column = np.argwhere(infinite)[0].tolist()
+        value = block[row, column]
+        raise InputError(
+            f"row {first_row + row} column {column} of {name} is {value}, beyond float32: scale the vectors"
+        )
+    vanished = block.any(axis=1) & ~found.any(axis=1)
+    if vanished.any():
+        row = int(np.argmax(vanished))
+        raise InputError(f"row {first_row + row} of {name} is all zeros in float32, and is not: scale the vectors")
+    if not spread:
+        return found
+    with np.errstate(all="ignore"):  # of NaN and infinities, which are refused by whoever takes the vectors
+        lost, apart = (float(np.square(part).sum()) for part in (block - found, block - block[:1]))
+    if apart > 0 and lost > LOST**2 * apart:
+        share = math.sqrt(lost / apart)
+        raise InputError(
+            f"rounding {name} to float32 moves vectors from row {first_row} on by {share:.0%} of what they differ by: "
+            "subtract their mean first"
+        )
+    return found
 
 
 def _pieces(block: Array) -> Iterator[slice]:

@@ -54,7 +54,7 @@ def convert(
 
     Elements become `dtype`, by default their own type where the format has it, else the format's; for bfloat16 that is
     float32 where it has that. float32 may lose digits as float16 and bfloat16, but nothing becomes infinite; what an
-    integer type cannot hold is refused, naming its row.
+    integer type cannot hold is refused, naming its row, and so is a vector of which only zeros would be left.
     Raises `InputError`, `MissingError`, and `StorageError`, after which nothing is at `path` that was not.
 
     >>> import numpy as np
@@ -101,6 +101,10 @@ def _as_type(block: Array, element: str, first: int, name: str) -> Array:
         row, column = np.argwhere(wrong)[0].tolist()
         value = block[row, column]
         raise InputError(f"row {first + row} column {column} of {name} is {value}, which {element} cannot hold")
+    vanished = block.any(axis=1) & ~values.any(axis=1)
+    if vanished.any():
+        row = int(np.argmax(vanished))
+        raise InputError(f"row {first + row} of {name} is all zeros as {element}, and is not: scale the vectors")
     return values
 
 

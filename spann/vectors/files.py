@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.io import read_many
 from spann.errors import InputError, MissingError, StorageError
+from spann.system import open_regular, reason
 from spann.types import Array
 from spann.vectors import paging
 from spann.vectors.sources import VectorSource
@@ -22,7 +22,7 @@ PREFIX = np.dtype("<i4")
 """What stands before each row of a .fvecs, .bvecs or .ivecs file: the number of elements in the row."""
 
 _PIECE = 4 << 20
-"""Bytes of prefixed rows read at a time: the prefixes are squeezed out while the piece is still in cache."""
+"""Bytes of prefixed rows, or of rows here and there, read at a time: a piece is copied out while it is in cache."""
 
 
 def look_up(path: Path, name: str) -> os.stat_result | None:
@@ -32,7 +32,7 @@ def look_up(path: Path, name: str) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise StorageError(f"{name} cannot be looked up: {getattr(error, 'strerror', error)}") from error
+        raise StorageError(f"{name} cannot be looked up: {reason(error)}") from error
 
 
 def is_directory(path: Path, name: str) -> bool:
@@ -46,16 +46,14 @@ def is_directory(path: Path, name: str) -> bool:
 
 
 class RowFile:
-    """An open file, read at positions; `InputError` for one that ends early, `StorageError` for a failed read."""
+    """An open regular file, read at positions; `InputError` for one that ends early, `StorageError` for a failed read.
+
+    It is never mapped: another program may cut it at any time, and who touches a map then is ended by the system.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise MissingError(f"{name} does not exist") from None
-        except OSError as error:
-            raise StorageError(f"{name} cannot be opened: {error.strerror}") from error
+        self._fd = open_regular(path, name)
 
     @property
     def size(self) -> int:
@@ -79,14 +77,18 @@ class RowFile:
             raise StorageError(f"{self.name} cannot be read at byte {offset + done}: {error.strerror}") from error
         return done
 
-    def map(self, size: int) -> mmap.mmap:
-        """The first `size` bytes as a read-only map for picking rows here and there."""
-        try:
-            mapped = mmap.mmap(self._open_fd(), size, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{self.name} cannot be mapped: {error}") from error
-        mapped.madvise(mmap.MADV_RANDOM)
-        return mapped
+    def pick(self, offsets: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """The `size` bytes at each of `offsets`, many reads at once: (len(offsets), size)."""
+        raw, got = read_many(self._open_fd(), offsets, np.full(len(offsets), size, np.uint32))
+        short = np.flatnonzero(got < size)
+        if len(short):
+            offset, number = int(offsets[short[0]]), int(got[short[0]])
+            if number < 0:
+                raise StorageError(f"{self.name} cannot be read at byte {offset}: {os.strerror(-number)}")
+            raise InputError(
+                f"{self.name} shrank to {self.size} bytes while open: {int(offsets.max()) + size} are needed"
+            )
+        return raw.reshape(len(offsets), size)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -117,12 +119,8 @@ class FileSource(VectorSource):
         self._offset = offset
         self._prefix = prefix
         self._stride = prefix + self.row_bytes
-        self._lock = threading.Lock()
-        self._map: mmap.mmap | None = None
 
     def close(self) -> None:
-        # The map is not closed by hand: a thread that still picks rows from it would be left without it.
-        self._map = None
         self._file.close()
 
     def _read(self, start: int, stop: int) -> Array:
@@ -136,31 +134,17 @@ class FileSource(VectorSource):
 
     def _take(self, rows: NDArray[np.int64]) -> Array:
         out = np.empty((len(rows), self.dim), self.dtype)
-        for piece in paging.touch_pieces(len(rows), self._stride):
+        for piece in paging.pieces(len(rows), max(1, _PIECE // self._stride)):
             out[piece] = self._take_piece(rows[piece])
         return out
 
     def _take_piece(self, rows: NDArray[np.int64]) -> Array:
         start, stop = int(rows.min()), int(rows.max()) + 1
         # Rows that lie close (a sorted sample, say) are read in one sequential sweep where that moves no more bytes
-        # than the separate pages: the map would fetch those one by one.
+        # than the separate pages.
         if (stop - start) * self._stride <= len(rows) * paging.page_bytes(self._stride):
             return self._vectors(self._rows(start, stop)[rows - start], rows)
-        # Touching the map of a file that has shrunk ends the process (SIGBUS) where a read would return early.
-        needed = self._offset + self.count * self._stride
-        if self._file.size < needed:
-            raise InputError(f"{self.name} shrank to {self._file.size} bytes while open: {needed} are needed")
-        mapped = self._mapped(needed)
-        table = np.frombuffer(mapped, np.uint8, offset=self._offset).reshape(self.count, self._stride)
-        picked = self._vectors(table[rows], rows)
-        mapped.madvise(mmap.MADV_DONTNEED)
-        return picked
-
-    def _mapped(self, size: int) -> mmap.mmap:
-        with self._lock:
-            if self._map is None:
-                self._map = self._file.map(size)
-            return self._map
+        return self._vectors(self._file.pick(self._offset + rows * self._stride, self._stride), rows)
 
     def _rows(self, start: int, stop: int) -> NDArray[np.uint8]:
         """The bytes of rows `start` to `stop`, prefixes included: (stop - start, stride)."""

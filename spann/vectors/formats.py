@@ -18,14 +18,12 @@ All numbers are little endian. Sizes are compared with headers before anything i
 from __future__ import annotations
 
 import io
-import math
 import os
 import struct
 import sys
-import tokenize
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -33,15 +31,14 @@ from spann.elements import is_bfloat16, stored_dtype
 from spann.errors import InputError
 from spann.types import Array
 from spann.vectors import data_set
+from spann.vectors.checks import plain
 from spann.vectors.containers import CONTAINERS, library_of, split_part
 from spann.vectors.files import PREFIX, FileSource, RowFile, is_directory
+from spann.vectors.npy import NPY_HEAD, read_npy_header
 from spann.vectors.sources import ArraySource, StoredSource, VectorSource, check_dim, usable_rows, vector_dtype
 
 BIN_HEADER = struct.Struct("<II")
 """Head of the .*bin files: rows, elements in a row."""
-
-_NPY_HEAD = 64 << 10
-"""Bytes looked at for a .npy header; NumPy itself refuses headers beyond 10,000."""
 
 _BIN_TYPES = {".fbin": "float32", ".f16bin": "float16", ".bf16bin": "bfloat16", ".u8bin": "uint8", ".i8bin": "int8"}
 _VECS_TYPES = {".fvecs": "float32", ".bvecs": "uint8"}
@@ -95,15 +92,11 @@ def open_source(obj: object, *, max_rows: int | None = None, name: str | None = 
 
         return Hdf5Source(obj, max_rows=max_rows, name="dataset" if name is None else name)
     name = "array" if name is None else name
-    if isinstance(obj, np.ndarray):
+    if isinstance(obj, np.ndarray) and not isinstance(obj, np.ma.MaskedArray):
         return _array_source(obj, max_rows, name)
     if not hasattr(obj, "__array__"):
         raise InputError(f"{name} is a {type(obj).__name__}: vectors must be a path, a NumPy array or a Zarr array")
-    try:
-        array = np.asarray(obj)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} is a {type(obj).__name__} that NumPy cannot convert: {error}") from error
-    return _array_source(array, max_rows, name)
+    return _array_source(plain(obj, name), max_rows, name)
 
 
 def _array_source(array: Array, max_rows: int | None, name: str) -> VectorSource:
@@ -194,7 +187,7 @@ def _open_bin(file: RowFile, element: str, max_rows: int | None) -> VectorSource
 
 
 def _open_npy(file: RowFile, max_rows: int | None) -> VectorSource:
-    head = io.BytesIO(file.head(_NPY_HEAD))
+    head = io.BytesIO(file.head(NPY_HEAD))
     shape, dtype, fortran = read_npy_header(head, file.name)
     if len(shape) != 2:
         raise InputError(f"{file.name} has {len(shape)} dimensions (shape {shape}): vectors must be a 2-D array")
@@ -231,21 +224,3 @@ def open_vecs(
     present, rest = divmod(file.size, PREFIX.itemsize + dim * dtype.itemsize)
     count = usable_rows(file.name, announced=present + bool(rest), present=present, max_rows=max_rows)
     return FileSource(file, count, dim, dtype, offset=0, prefix=PREFIX.itemsize)
-
-
-def read_npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    """Shape, dtype and whether in Fortran order; leaves `file` at the first value. `InputError` if it is no header."""
-    try:
-        version = np.lib.format.read_magic(file)
-        # Version 3 differs from 2 only in the field names of structured types, which vectors do not have.
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise ValueError(f"version {version} of the format is not supported")
-        shape, fortran, dtype = readers[version](file)
-    # NumPy evaluates the header as a Python literal: what a damaged one can raise is the union of its parsers.
-    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name} does not start with a valid .npy header: {reason}") from error
-    if any(length < 0 for length in shape) or math.prod(shape) > sys.maxsize:
-        raise InputError(f"{name} does not start with a valid .npy header: shape {shape} is impossible")
-    return shape, dtype, fortran

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +14,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.errors import InputError, StorageError
+from spann.errors import InputError
+from spann.system import check_room, open_regular
 from spann.types import Array
 from spann.vectors import paging
+from spann.vectors.containers import foreign
 from spann.vectors.ids import IdList, check_id_type, find_part
 from spann.vectors.sources import VectorSource, check_dim, usable_rows, vector_dtype
 
 BASE_NAME = "train"
 """Dataset of the vectors to search in the files of ann-benchmarks; taken where there are others beside it."""
+
+LARGEST_CHUNK = 1 << 30
+"""Bytes of a decoded chunk."""
 
 
 def open_hdf5(path: Path, dataset: str, *, max_rows: int | None, name: str) -> Hdf5Source:
@@ -34,34 +42,61 @@ def open_hdf5(path: Path, dataset: str, *, max_rows: int | None, name: str) -> H
 def read_hdf5_ids(path: Path, dataset: str, name: str) -> IdList:
     """The named 1-D dataset of the file (see `find_part`), of integers."""
     with _open(path, name) as file:
-        known = _datasets(file, 1)
-        wanted = find_part(dataset, [key for key in known if file[key].dtype.kind in "iu"], name, "dataset")
+        known = _datasets(file, 1, name)
+        with foreign(f"{name} has datasets that cannot be looked at"):
+            whole = [key for key in known if file[key].dtype.kind in "iu"]
+        wanted = find_part(dataset, whole, name, "dataset")
         if wanted not in known:
             raise InputError(f"{name} has no 1-D dataset {wanted!r}")
-        node, origin = file[wanted], f"dataset {wanted!r} of {name}"
-        check_id_type(node.dtype, origin)
-        try:
+        origin = f"dataset {wanted!r} of {name}"
+        with foreign(f"{origin} cannot be read"):
+            node = file[wanted]
+            check_id_type(node.dtype, origin)
+            check_stored(node, len(node), origin)
+            check_room(node.size * node.dtype.itemsize, origin)
             return IdList(np.asarray(node[()]), origin)
-        except OSError as error:
-            raise StorageError(f"{origin} cannot be read: {error}") from error
 
 
 def _open(path: Path, name: str) -> h5py.File:
-    try:
+    os.close(open_regular(path, name))
+    with foreign(f"{name} is not an HDF5 file that can be read"):
         return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{name} is not an HDF5 file that can be read: {' '.join(str(error).split())}") from error
 
 
-def _datasets(file: h5py.File, ndim: int) -> list[str]:
+def _datasets(file: h5py.File, ndim: int, name: str) -> list[str]:
     """Names of those with `ndim` dimensions, also in groups."""
     nodes: list[tuple[str, Any]] = []
-    file.visititems(lambda key, node: nodes.append((key, node)))
-    return [key for key, node in nodes if isinstance(node, h5py.Dataset) and node.ndim == ndim]
+    with foreign(f"{name} has groups that cannot be listed"):
+        file.visititems(lambda key, node: nodes.append((key, node)))
+        return [key for key, node in nodes if isinstance(node, h5py.Dataset) and node.ndim == ndim]
+
+
+def check_stored(node: h5py.Dataset, rows: int, name: str) -> None:
+    """Refuse a dataset of which not all of the first `rows` rows are in its own file: HDF5 makes up what is missing."""
+    if node.is_virtual or node.external:
+        raise InputError(f"{name} keeps its values in other files: copy it into one (h5repack)")
+    itemsize = node.dtype.itemsize
+    if node.chunks is None:
+        needed, there = node.size * itemsize, node.id.get_storage_size()
+        if there < needed:
+            raise InputError(f"{name} has {there} of its {needed} bytes: it was never written whole")
+        return
+    size = math.prod(node.chunks) * itemsize
+    if size > LARGEST_CHUNK:
+        raise InputError(f"a chunk of {name} holds {size} bytes; the limit is {LARGEST_CHUNK}")
+    across = [range(0, length, step) for length, step in zip(node.shape[1:], node.chunks[1:], strict=True)]
+    wide = math.prod(map(len, across))
+    if node.id.get_num_chunks() == -(-len(node) // node.chunks[0]) * wide:
+        return
+    for first in range(0, rows, node.chunks[0]):
+        for rest in itertools.product(*across):
+            if node.id.get_chunk_info_by_coord((first, *rest)).byte_offset is None:
+                last = min(first + node.chunks[0], rows)
+                raise InputError(f"{name} has no values for rows {first} to {last}: they were never written")
 
 
 def _find(file: h5py.File, dataset: str, name: str) -> h5py.Dataset:
-    tables = _datasets(file, 2)
+    tables = _datasets(file, 2, name)
     wanted = dataset or (BASE_NAME if BASE_NAME in tables else "")
     if not wanted and len(tables) == 1:
         wanted = tables[0]
@@ -71,7 +106,8 @@ def _find(file: h5py.File, dataset: str, name: str) -> h5py.Dataset:
             f"has no 2-D dataset {wanted!r}" if wanted else f"has several or no datasets and none is {BASE_NAME!r}"
         )
         raise InputError(f"{name} {problem}; {known}: name one as FILE#DATASET")
-    return file[wanted]
+    with foreign(f"{name} has a dataset {wanted!r} that cannot be opened"):
+        return file[wanted]
 
 
 class Hdf5Source(VectorSource):
@@ -80,10 +116,13 @@ class Hdf5Source(VectorSource):
     def __init__(self, node: h5py.Dataset, *, max_rows: int | None, name: str, file: h5py.File | None = None) -> None:
         if node.ndim != 2:
             raise InputError(f"{name} has {node.ndim} dimensions (shape {node.shape}): vectors must be a 2-D array")
-        dtype = vector_dtype(node.dtype, name)
+        with foreign(f"{name} has a type that cannot be read"):
+            dtype = vector_dtype(node.dtype, name)
         rows, dim = node.shape
         check_dim(dim, name)
         super().__init__(name, usable_rows(name, announced=rows, present=rows, max_rows=max_rows), dim, dtype)
+        with foreign(f"{name} has chunks that cannot be listed"):
+            check_stored(node, self.count, name)
         self._node, self._file, self._lock = node, file, threading.Lock()
 
     def close(self) -> None:
@@ -114,10 +153,5 @@ class Hdf5Source(VectorSource):
         return out
 
     def _fetch(self, select: Callable[[], Any], what: str) -> Array:
-        try:
-            with self._lock:
-                return np.ascontiguousarray(select())
-        except OSError as error:
-            raise StorageError(f"{what} of {self.name} cannot be read: {error}") from error
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise InputError(f"{what} of {self.name} cannot be decoded: {' '.join(str(error).split())}") from error
+        with foreign(f"{what} of {self.name} cannot be decoded"), self._lock:
+            return np.ascontiguousarray(select())

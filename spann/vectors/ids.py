@@ -10,6 +10,7 @@ a directory        a data set of VectorDBBench (`spann.vectors.data_set`): those
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.errors import InputError, StorageError
+from spann.errors import InputError
 from spann.types import Array
 from spann.vectors import data_set
+from spann.vectors.checks import plain
 from spann.vectors.containers import CONTAINERS, library_of, split_part
-from spann.vectors.files import is_directory
+from spann.vectors.files import RowFile, is_directory
+from spann.vectors.npy import NPY_HEAD, read_npy_header
 from spann.vectors.sources import VectorSource
 
 ID_TYPES = ("int64", "uint64", "int32", "uint32")
@@ -78,7 +81,7 @@ def as_ids(ids: GivenIds | None) -> IdList | None:
     """Ids as they were given: a path is read."""
     if ids is None or isinstance(ids, IdList):
         return ids
-    return read_ids(ids) if isinstance(ids, str | os.PathLike) else IdList(np.asarray(ids))
+    return read_ids(ids) if isinstance(ids, str | os.PathLike) else IdList(plain(ids, "ids"))
 
 
 def read_ids(path: str | os.PathLike[str]) -> IdList:
@@ -137,13 +140,24 @@ def find_part(wanted: str, known: list[str], file: str, kind: str) -> str:
 
 
 def _read_npy(path: Path) -> IdList:
+    file = RowFile(path, str(path))
     try:
-        ids: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not a .npy file of ids: {error}") from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
-    if ids.ndim != 1:
-        raise InputError(f"{path} holds {ids.ndim}-D {ids.dtype}: ids must be 1-D")
-    check_id_type(ids.dtype, str(path))
-    return IdList(ids, str(path))
+        return IdList(_npy_values(file), str(path))
+    finally:
+        file.close()
+
+
+def _npy_values(file: RowFile) -> Array:
+    # Read, not mapped: whoever cuts the file meanwhile gets an error said here, and ids are sorted as a whole anyway.
+    head = io.BytesIO(file.head(NPY_HEAD))
+    shape, dtype, _ = read_npy_header(head, file.name)
+    if len(shape) != 1:
+        raise InputError(f"{file.name} holds {len(shape)}-D {dtype}: ids must be 1-D")
+    check_id_type(dtype, file.name)
+    size, expected = file.size, head.tell() + shape[0] * dtype.itemsize
+    if size != expected:
+        raise InputError(f"{file.name} is {size} bytes where its header ({shape[0]} {dtype}) calls for {expected}")
+    values = np.empty(shape, dtype)
+    if file.fill(values.view(np.uint8), head.tell()) < values.nbytes:
+        raise InputError(f"{file.name} became shorter than {size} bytes while it was read")
+    return values

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from spann.errors import InputError, StorageError
+from spann.errors import InputError
+from spann.system import check_room
 from spann.types import Array
+from spann.vectors.containers import foreign
 from spann.vectors.ids import IdList, check_id_type, find_part
+from spann.vectors.parquet_file import names_of, open_file, type_of
 
 
 def read_parquet_ids(paths: Sequence[Path], column: str, name: str) -> IdList:
@@ -24,45 +26,42 @@ def read_parquet_ids(paths: Sequence[Path], column: str, name: str) -> IdList:
 
 def read_neighbors(path: Path, column: str, ids: str) -> tuple[Array, Array | None]:
     """The lists of ids in `column`, (rows, longest) int64 with -1 after shorter ones, and the column `ids` if there."""
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            kind = schema.field(column).type if column in schema.names else None
-            if kind is None or not hasattr(kind, "value_type"):
-                raise InputError(f"{path} has no list column {column!r}; it has {', '.join(schema.names)}")
-            check_id_type(kind.value_type, f"column {column!r} of {path}")
-            table = file.read(columns=[column]).column(0)
-    except pa.ArrowException as error:
-        raise InputError(f"{path} is not a Parquet file that can be read: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    lists = table.combine_chunks().cast(pa.large_list(kind.value_type))
-    values = lists.flatten()
+    name = str(path)
+    with open_file(path, name) as file:
+        names = names_of(file, name)
+        kind = type_of(file, column, name) if column in names else None
+        if kind is None or not hasattr(kind, "value_type"):
+            raise InputError(f"{name} has no list column {column!r}; it has {', '.join(names)}")
+        check_id_type(kind.value_type, f"column {column!r} of {name}")
+        with foreign(f"column {column!r} of {name} cannot be read"):
+            check_room(8 * file.metadata.num_rows, f"column {column!r} of {name}")
+            lists = file.read(columns=[column]).column(0).combine_chunks().cast(pa.large_list(kind.value_type))
+            values = lists.flatten()
+            lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
     if lists.null_count or values.null_count:
-        raise InputError(f"column {column!r} of {path} has nulls: every query needs its neighbours")
-    lengths = lists.value_lengths().to_numpy()
-    found = np.full((len(lengths), int(lengths.max(initial=0))), -1, np.int64)
-    found[np.arange(found.shape[1]) < lengths[:, None]] = values.to_numpy()
-    return found, _read(path, ids).values if ids in schema.names else None
+        raise InputError(f"column {column!r} of {name} has nulls: every query needs its neighbours")
+    longest = int(lengths.max(initial=0))
+    check_room(8 * longest * len(lengths), f"{len(lengths)} lists of up to {longest} neighbours in {name}")
+    found = np.full((len(lengths), longest), -1, np.int64)
+    found[np.arange(longest) < lengths[:, None]] = values.to_numpy(zero_copy_only=False)
+    return found, _read(path, ids).values if ids in names else None
 
 
 def _read(path: Path, column: str) -> IdList:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            known = [field.name for field in schema if pa.types.is_integer(field.type)]
-            wanted = find_part(column, known, str(path), "column")
-            if wanted not in schema.names:
-                raise InputError(f"{path} has no column {wanted!r}; it has {', '.join(schema.names)}")
-            origin = f"column {wanted!r} of {path}"
-            check_id_type(schema.field(wanted).type, origin)
+    name = str(path)
+    with open_file(path, name) as file:
+        with foreign(f"{name} has columns that cannot be read"):
+            known = [field.name for field in file.schema_arrow if pa.types.is_integer(field.type)]
+        names, wanted = names_of(file, name), find_part(column, known, name, "column")
+        if wanted not in names:
+            raise InputError(f"{name} has no column {wanted!r}; it has {', '.join(names)}")
+        origin = f"column {wanted!r} of {name}"
+        check_id_type(type_of(file, wanted, name), origin)
+        with foreign(f"{origin} cannot be read"):
+            check_room(8 * file.metadata.num_rows, origin)
             values = file.read(columns=[wanted]).column(0)
-    except pa.ArrowException as error:
-        raise InputError(f"{path} is not a Parquet file that can be read: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if values.null_count:
-        row = int(np.argmax(values.is_null().to_numpy()))
-        raise InputError(f"row {row} of {origin} is null: every vector needs an id")
-    ids: Array = values.to_numpy()
-    return IdList(ids, origin)
+            if values.null_count:
+                row = int(np.argmax(values.is_null().to_numpy()))
+                raise InputError(f"row {row} of {origin} is null: every vector needs an id")
+            ids: Array = values.to_numpy()
+            return IdList(ids, origin)

@@ -15,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spann.errors import InputError, StorageError
+from spann.errors import InputError
 from spann.types import Array
 from spann.vectors import paging
+from spann.vectors.checks import narrowed
+from spann.vectors.containers import foreign
 from spann.vectors.ids import IdList
+from spann.vectors.parquet_file import open_file, type_of
 from spann.vectors.parquet_ids import read_parquet_ids
 from spann.vectors.sources import VectorSource, check_dim, usable_rows, vector_dtype
 
@@ -31,15 +34,18 @@ PIECE_BYTES = 8 << 20
 KEPT_PIECES = 16
 """Decoded pieces that are kept: threads that read blocks near each other find them there."""
 
-READ_BYTES = 1 << 20
-"""Of a file read at a time; without, and with its `pre_buffer`, pyarrow holds a whole row group of the column."""
+MANY = 64
+"""Rows of which it is looked at whether float32 can tell them apart."""
+
+LARGEST_GROUP = 1 << 40
+"""Rows of a row group: sums of so many groups as there can be stay in 64 bits."""
 
 
 def open_parquet(path: Path, column: str, *, max_rows: int | None, name: str) -> ParquetSource:
     """The named list column of the file; without a name one of `COLUMNS`, or the only one."""
     file = open_file(path, name)
     try:
-        return ParquetSource([(name, file)], _find(file.schema_arrow, column, name), max_rows=max_rows, name=name)
+        return ParquetSource([(name, file)], _find(file, column, name), max_rows=max_rows, name=name)
     except BaseException:
         file.close()
         raise
@@ -50,23 +56,16 @@ def open_parts(paths: Sequence[Path], column: str, ids: str, *, max_rows: int | 
     with ExitStack() as undo:
         files = [(str(path), undo.enter_context(closing(open_file(path, str(path))))) for path in paths]
         for part, file in files:
-            _find(file.schema_arrow, column, part)
+            _find(file, column, part)
         source = _Named(files, column, max_rows=max_rows, name=name, narrow=True)
         source.paths, source.ids = paths, ids
         undo.pop_all()
     return source
 
 
-def open_file(path: Path, name: str) -> pq.ParquetFile:
-    """The file, to be read in pieces."""
-    try:
-        return pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{name} is not a Parquet file that can be read: {' '.join(str(error).split())}") from error
-
-
-def _find(schema: pa.Schema, column: str, name: str) -> str:
-    lists = [field.name for field in schema if _is_list(field.type)]
+def _find(file: pq.ParquetFile, column: str, name: str) -> str:
+    with foreign(f"{name} has columns that cannot be read"):
+        lists = [field.name for field in file.schema_arrow if _is_list(field.type)]
     wanted = column or next((known for known in COLUMNS if known in lists), lists[0] if len(lists) == 1 else "")
     if wanted not in lists:
         known = f"its list columns are {', '.join(lists)}" if lists else "it has no list column"
@@ -107,9 +106,8 @@ class ParquetSource(VectorSource):
         name: str,
         narrow: bool = False,
     ) -> None:
-        kind = files[0][1].schema_arrow.field(column).type
-        element = np.dtype(kind.value_type.to_pandas_dtype())
-        dtype = np.dtype(np.float32) if narrow and element == np.float64 else vector_dtype(element, name)
+        kind = type_of(files[0][1], column, files[0][0])
+        dtype = _element(kind, column, name, narrow)
         self._files, self._column, self._lock = [file for _, file in files], column, threading.Lock()
         self._groups = [group for file_name, file in files for group in _groups(file_name, file)]
         self._ends = np.cumsum([group.rows for group in self._groups], dtype=np.int64)
@@ -119,7 +117,7 @@ class ParquetSource(VectorSource):
         check_dim(dim, name)
         super().__init__(name, count, dim, dtype)
         for file_name, file in files:
-            self._check_kind(file.schema_arrow.field(column).type, kind.value_type, file_name)
+            self._check_kind(type_of(file, column, file_name), kind.value_type, file_name)
         self._step = max(1, PIECE_BYTES // self.row_bytes)
         self._kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
         # The next piece, as group and number, and where it comes from.
@@ -133,8 +131,9 @@ class ParquetSource(VectorSource):
 
     def _first_length(self) -> int:
         first = next(group for group in self._groups if group.rows)
-        batch = next(first.file.iter_batches(batch_size=1, columns=[self._column]))
-        length = batch.column(0).value_lengths()[0].as_py()
+        with foreign(f"row 0 of {first.name} cannot be decoded"):
+            batch = next(first.file.iter_batches(batch_size=1, row_groups=[first.number], columns=[self._column]))
+            length = batch.column(0).value_lengths()[0].as_py()
         if length is None:
             raise InputError(f"row 0 of {first.name} is null: vectors cannot have missing values")
         return int(length)
@@ -197,18 +196,20 @@ class ParquetSource(VectorSource):
     def _decode(self, group: _Group) -> Iterator[Array]:
         """The vectors of a row group in order, `self._step` at a time."""
         held, first, where = np.empty((0, self.dim), self.dtype), group.first, f"{group.number} of {group.name}"
-        try:
-            for batch in group.file.iter_batches(self._step, row_groups=[group.number], columns=[self._column]):
+        damaged = f"row group {where} cannot be decoded"
+        with foreign(damaged):
+            batches = group.file.iter_batches(self._step, row_groups=[group.number], columns=[self._column])
+        while True:
+            with foreign(damaged):
+                batch = next(batches, None)
+                if batch is None:
+                    break
                 rows = self._rows(batch.column(0), first, group.name)
-                first += len(rows)
-                held = np.concatenate([held, rows]) if len(held) else rows
-                for part in paging.pieces(len(held) // self._step * self._step, self._step):
-                    yield held[part]
-                held = held[len(held) // self._step * self._step :]
-        except OSError as error:
-            raise StorageError(f"row group {where} cannot be read: {error}") from error
-        except pa.ArrowException as error:
-            raise InputError(f"row group {where} cannot be decoded: {' '.join(str(error).split())}") from error
+            first += len(rows)
+            held = np.concatenate([held, rows]) if len(held) else rows
+            for part in paging.pieces(len(held) // self._step * self._step, self._step):
+                yield held[part]
+            held = held[len(held) // self._step * self._step :]
         if len(held):
             yield held
 
@@ -227,8 +228,7 @@ class ParquetSource(VectorSource):
         table: Array = values.to_numpy(zero_copy_only=False).reshape(len(chunk), self.dim)
         if table.dtype == self.dtype:
             return table
-        with np.errstate(over="ignore"):  # an infinity is refused by its row, as one in the file is
-            return table.astype(self.dtype)
+        return narrowed(table, first, name, spread=len(table) >= MANY)
 
 
 class _Named(ParquetSource):
@@ -241,9 +241,21 @@ class _Named(ParquetSource):
         return read_parquet_ids(self.paths, self.ids, self.name).first(self.count)
 
 
+def _element(kind: pa.DataType, column: str, name: str, narrow: bool) -> np.dtype[Any]:
+    """The type of the elements of a list column; with `narrow` float32 for float64."""
+    with foreign(f"column {column!r} of {name} holds {kind}, which are no vectors"):
+        if not pa.types.is_primitive(kind.value_type):
+            raise InputError(f"column {column!r} of {name} holds {kind}: vectors are lists of numbers")
+        element = np.dtype(kind.value_type.to_pandas_dtype())
+        return np.dtype(np.float32) if narrow and element == np.float64 else vector_dtype(element, name)
+
+
 def _groups(name: str, file: pq.ParquetFile) -> Iterator[_Group]:
     first = 0
     for number in range(file.num_row_groups):
-        rows = file.metadata.row_group(number).num_rows
+        with foreign(f"row group {number} of {name} cannot be read"):
+            rows = file.metadata.row_group(number).num_rows
+        if not 0 <= rows <= LARGEST_GROUP:
+            raise InputError(f"row group {number} of {name} has {rows} rows; it must be from 0 to {LARGEST_GROUP}")
         yield _Group(name, file, number, first, rows)
         first += rows

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spann.elements import memory_dtype, stored_bytes, unpack
 from spann.errors import InputError
+from spann.system import check_room
 from spann.types import MAX_DIM, Array, Metric, element_type
 from spann.vectors import paging
 
@@ -72,7 +73,11 @@ class VectorSource(ABC):
     element : str
         What its elements are: the name of `dtype`, or "bfloat16", which is read as the float32 of the same value, or
         "bit", read as bool.
+    copies : bool
+        Whether what is read takes memory of its own.
     """
+
+    copies = True
 
     def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any], element: str | None = None) -> None:
         self.name = name
@@ -99,6 +104,8 @@ class VectorSource(ABC):
         """
         if not 0 <= start <= stop <= self.count:
             raise InputError(f"rows {start} to {stop} are not within the {self.count} rows of {self.name}")
+        if self.copies:
+            check_room((stop - start) * self.row_bytes, f"rows {start} to {stop} of {self.name}")
         return self._read(start, stop)
 
     def take(self, rows: NDArray[np.int64]) -> Array:
@@ -152,12 +159,12 @@ class VectorSource(ABC):
 class ArraySource(VectorSource):
     """Vectors of a 2-D NumPy array or memory map; `read` gives read-only views where the rows are contiguous."""
 
+    copies = False
+
     def __init__(
         self, array: Array, *, max_rows: int | None = None, name: str = "array", element: str | None = None
     ) -> None:
         """`element` is what the elements are where the type of the array does not say so: that is then not checked."""
-        if isinstance(array, np.ma.MaskedArray):
-            raise InputError(f"{name} is a masked array: vectors cannot have missing values")
         if array.ndim != 2:
             raise InputError(f"{name} has {array.ndim} dimensions (shape {array.shape}): vectors must be a 2-D array")
         dtype = array.dtype if element else vector_dtype(array.dtype, name)

@@ -9,22 +9,28 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spann.errors import InputError, MissingError, StorageError
+from spann.errors import InputError, MissingError
+from spann.system import SMALL, check_room, open_regular
 from spann.types import MAX_K, Array
 from spann.vectors import data_set
-from spann.vectors.containers import library_of
+from spann.vectors.containers import foreign, library_of
 from spann.vectors.files import RowFile, is_directory, look_up
-from spann.vectors.formats import BIN_HEADER, open_vecs, read_npy_header
+from spann.vectors.formats import BIN_HEADER, open_vecs
+from spann.vectors.npy import read_npy_header
 from spann.vectors.sinks import Distances, Ids, Writer, write_ibin, write_npz, write_table
 
 _WRITERS: dict[str, Writer] = {".ibin": write_ibin, ".npz": write_npz}
 _READABLE = (".ibin", ".ivecs", ".npz", ".parquet")
+
+
+MAX_RATIO = 100
+"""Of an array's bytes to those it is packed in: ids and distances do not shrink so much, what is made to fill the
+memory does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +103,7 @@ def _read_ibin(file: RowFile) -> Truth:
             f"{file.name} is {size} bytes where its header ({queries} queries, k {k}) calls for {ids_only} (ids only) "
             f"or {both} (ids and distances)"
         )
+    check_room(2 * size, f"truth of {queries} queries and k {k} in {file.name}")
     body = np.empty(size - BIN_HEADER.size, np.uint8)
     if file.fill(body, BIN_HEADER.size) < len(body):
         raise InputError(f"{file.name} became shorter than {size} bytes while it was read")
@@ -110,15 +117,12 @@ def _read_ivecs(file: RowFile) -> Truth:
 
 
 def _read_npz(path: Path) -> Truth:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = {name: _read_member(archive, name, path) for name in ("ids", "distances") if _has(archive, name)}
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path} is not a readable .npz file: {error}") from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+    with (
+        os.fdopen(open_regular(path, str(path)), "rb") as file,
+        foreign(f"{path} is not a readable .npz file"),
+        zipfile.ZipFile(file) as archive,
+    ):
+        arrays = {name: _read_member(archive, name, path) for name in ("ids", "distances") if _has(archive, name)}
     if "ids" not in arrays:
         raise InputError(f"{path} has no array named ids: ground truth needs one")
     ids, distances = arrays["ids"], arrays.get("distances")
@@ -169,15 +173,21 @@ def _has(archive: zipfile.ZipFile, name: str) -> bool:
 def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Array:
     """One array of an .npz file. `np.load` would allocate whatever shape the header claims."""
     info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{name} in {path} is compressed by method {info.compress_type}; NumPy uses 0 or 8")
+    if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):
+        sizes = f"from {info.compress_size} bytes to {info.file_size}"
+        raise InputError(f"{name} in {path} unpacks {sizes}: over {MAX_RATIO} times as many")
     with archive.open(info) as member:
         shape, dtype, fortran = read_npy_header(member, f"{name} in {path}")
-        size = math.prod(shape) * dtype.itemsize
-        if dtype.hasobject or member.tell() + size != info.file_size:
-            raise InputError(
-                f"{name} in {path} has {info.file_size - member.tell()} bytes of values where {dtype} {shape} is {size}"
-            )
-        values = np.frombuffer(member.read(), dtype)
-    return values.reshape(shape, order="F" if fortran else "C")
+        size, there = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+        if dtype.hasobject or size != there:
+            raise InputError(f"{name} in {path} has {there} bytes of values where {dtype} {shape} is {size}")
+        check_room(3 * size, f"{name} in {path}")
+        values = member.read(size)
+        if len(values) < size:
+            raise InputError(f"{name} in {path} ends within its values")
+    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _check_queries(queries: int, name: str) -> None:

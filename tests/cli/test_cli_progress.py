@@ -68,4 +68,4 @@ def test_texts() -> None:
         "3.0 GB",
         "4.0 TB",
     )
-    assert table(["a", "bcd"], [["10", "2"]]) == " a  bcd\n10    2"
+    assert table(["a", "bcd"], [["10", "2"]]) == [" a  bcd", "10    2"]

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 import spann
 from spann.cli import cli
 from spann.search import opened
-from spann.search.budget import MemoryBudget, available_memory
+from spann.search.budget import MemoryBudget
 from spann.search.disk import LONGEST_JOIN, join_pages
+from spann.system import available_memory
 from spann.testing import clustered
 
 

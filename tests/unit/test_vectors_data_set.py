@@ -211,7 +211,7 @@ def test_what_cannot_be_used(tmp_path):
     pq.write_table(pa.table({"emb": lists(X)}), tmp_path / "train-01-of-2.parquet")
     with pytest.raises(InputError, match=r"train-01-of-2.parquet has no column 'id'; it has emb"):
         spann.build(tmp_path, tmp_path / "i")
-    with pytest.raises(InputError, match=r"test.parquet is not a Parquet file"):
+    with pytest.raises(MissingError, match=r"test.parquet does not exist"):
         open_queries(tmp_path)
     with pytest.raises(MissingError, match=r"neighbors.parquet does not exist"):
         read_truth(tmp_path)

@@ -1,0 +1,107 @@
+"""What is asked of the operating system in more than one place: memory that is left, and files that are files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from spann.errors import InputError, MissingError, StorageError
+
+SMALL = 16 << 20
+"""Bytes that are taken without asking: asking takes some 50 us."""
+
+
+def open_regular(path: Path, name: str) -> int:
+    """A descriptor to read the regular file `path` with; whatever else is there is refused without waiting for it.
+
+    Raises `MissingError`, `InputError` for a pipe, a device or a directory, `StorageError` where the system refuses.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingError(f"{name} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{name} cannot be opened: {reason(error)}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InputError(f"{name} is not a regular file")
+    return fd
+
+
+def read_small(path: Path, name: str, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit`; raises as `open_regular`, and `InputError` for a larger one."""
+    with os.fdopen(open_regular(path, name), "rb") as file:
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise StorageError(f"{name} cannot be read: {reason(error)}") from error
+    if len(data) > limit:
+        raise InputError(f"{name} is over {limit} bytes long, which is the limit")
+    return data
+
+
+def given_path(value: Any, name: str = "path") -> Path:
+    """The path that a caller gave, as text or a `Path`; `InputError` for what cannot be one."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name} is {value!r}; it must be a str or a Path")
+    text = os.fsdecode(value)
+    if not text or "\0" in text:
+        raise InputError(f"{name} is {text!r}; it must not be empty, nor hold the null character")
+    if os.path.realpath(text) == os.sep:
+        raise InputError(f"{name} is {text!r}, the root of all files")
+    try:
+        os.stat(text)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{text} is a link that leads to itself") from None
+    return Path(text)
+
+
+def reason(error: Exception) -> str:
+    """Why the system, or Python before it (a null byte in a name), refuses, on one line."""
+    return " ".join((getattr(error, "strerror", None) or str(error)).split())
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: what the system has available, or what its control groups leave."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        free = next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), None)
+    if free is None:
+        raise StorageError("/proc/meminfo: has no MemAvailable line; give memory_budget and io explicitly")
+    return min([free, *_control_group_room()])
+
+
+def _control_group_room() -> list[int]:
+    """Limit less usage of every memory control group this process is in, as far as they can be read."""
+    room = []
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return []
+    for _, controllers, path in groups:
+        if controllers == "":
+            root, limit, usage = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit, usage = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        directory = root / path.lstrip("/")
+        for group in [directory, *directory.parents]:
+            if not group.is_relative_to(root):
+                break
+            try:
+                allowed, used = (group / limit).read_text().strip(), (group / usage).read_text().strip()
+            except OSError:
+                continue
+            if allowed.isdigit() and used.isdigit():
+                room.append(max(0, int(allowed) - int(used)))
+    return room
+
+
+def check_room(size: int, what: str) -> None:
+    """Refuse to take `size` bytes of memory for `what` where they are not there: the system would end the process."""
+    if size > SMALL and size > (room := available_memory()):
+        raise InputError(f"{what} takes {size} bytes of memory; {room} are available")
