@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -232,6 +233,8 @@ class Index(JobMethods):
         >>> index.params_for(0.9, k=10)  # doctest: +ELLIPSIS
         SearchParams(max_postings=..., epsilon2=..., navigate=None, rerank=None, error_bound=...)
         """
+        if isinstance(target_recall, bool) or not isinstance(target_recall, Real):
+            raise InputError(f"target_recall is {target_recall!r}; it must be a number between 0 and 1, both excluded")
         if self.calibration is None:
             raise InputError(
                 f"{self.path}: the index is not calibrated, so no target_recall can be given; `spann tune` does that"
