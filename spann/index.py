@@ -30,7 +30,7 @@ from spann.search import (
     search_within,
     verify_index,
 )
-from spann.storage import IndexReader, Problem
+from spann.storage import IndexReader, Problem, on_current
 from spann.system import given_path
 from spann.tune import LEAST, Calibration, Explanation, explain, range_effort
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
@@ -375,8 +375,12 @@ def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:
 
 
 def _reopen(path: Path, options: dict[str, Any]) -> Index:
-    reader = IndexReader.open(path)
-    return Index(reader, Engine(reader, **options), options)
+    def opened(reader: IndexReader) -> Index:
+        index = Index(reader, Engine(reader, **options), options)
+        reader.close()  # all that is searched is open by now
+        return index
+
+    return on_current(path, opened)
 
 
 def _batch(queries: Array) -> Array:
@@ -591,5 +595,5 @@ def verify(path: str | Path, progress: Progress | None = None) -> list[Problem]:
     >>> spann.verify("line.spann")
     []
     """
-    reader = IndexReader.open(given_path(path))
-    return verify_index(reader, None if progress is None else lambda done, total: progress("verify", done, total))
+    tell = None if progress is None else lambda done, total: progress("verify", done, total)
+    return on_current(given_path(path), lambda reader: verify_index(reader, tell), lambda problems: not problems)

@@ -15,13 +15,14 @@ typedef struct {
 
 static inline unsigned spann_buffer_class(size_t bytes) {
     unsigned class = 0;
-    while (((size_t)SPANN_BUFFER_PAGE << class) < bytes) class++;
+    while (class < SPANN_BUFFER_CLASSES && ((size_t)SPANN_BUFFER_PAGE << class) < bytes) class++;
     return class;
 }
 
-/* At least `bytes` bytes, or NULL if memory ran out. */
+/* At least `bytes` bytes, or NULL if memory ran out or that is more than any buffer has. */
 static inline void *spann_buffers_get(spann_buffers *b, size_t bytes) {
     unsigned class = spann_buffer_class(bytes);
+    if (class == SPANN_BUFFER_CLASSES) return NULL;
     void *buffer = b->free[class];
     if (buffer == NULL) return aligned_alloc(SPANN_BUFFER_PAGE, ((size_t)SPANN_BUFFER_PAGE << class) + SPANN_BUFFER_PAGE);
     b->free[class] = *(void **)buffer;

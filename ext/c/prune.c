@@ -118,8 +118,10 @@ static int list_postings(const spann_context *c, spann_query *q, uint64_t budget
             budget--;
         }
         if (index->appended == NULL) continue;
-        for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++)
+        for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++) {
+            if (index->posting_length[index->appended[j]] == 0) continue;
             if (visit(q, index->appended[j], centroid, value, (float)sqdist)) return -1;
+        }
     }
     return 0;
 }
@@ -184,7 +186,7 @@ static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings
         return -1;
     int prunes = q->attempt == 0 && epsilon2 < INFINITY;
     double bound = INFINITY;
-    if (prunes && index->directions == 0) {
+    if (prunes && index->directions == 0 && c->navigator.found.size) {
         const spann_selection *found = &c->navigator.found;
         size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
         double reach = 1 + (double)epsilon2;

@@ -34,7 +34,7 @@ from spann.build.temporary import RecordFile
 from spann.build.write import Pages, write_pages
 from spann.config import BuildParams, thread_count
 from spann.elements import unpack
-from spann.errors import InputError
+from spann.errors import FormatError, InputError
 from spann.quantize import Quantizer
 from spann.storage import (
     PAGE,
@@ -129,13 +129,16 @@ class _Old:
 
     def __init__(self, reader: IndexReader) -> None:
         self.reader, self.about = reader, reader.attributes
-        self.count, self.bits = int(self.about["count"]), int(self.about.get("code_bits", 0))
+        self.count, self.bits = reader.collection.count, reader.collection.code_bits
         self.directions = directions_of(self.about, str(reader.path))
         self.facts = np.dtype(np.uint32)
         if self.bits:
             self.facts = posting_facts(self.about["dim"], self.bits, self.directions)
         self.metric = Metric.parse(self.about["metric"])
-        self.params = BuildParams(**self.about["parameters"])
+        try:
+            self.params = BuildParams(**self.about["parameters"])
+        except (TypeError, InputError) as error:
+            raise FormatError(f"{reader.path}: the parameters of its build cannot be: {error}") from None
         self.record = Record.of(self.about)
         self.pages: int = reader.array("postings/pages").rows
 

@@ -103,8 +103,7 @@ def recalibrate(
     with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
         writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
         reader = IndexReader.open(path)
-        about = reader.attributes
-        metric = Metric.parse(about["metric"])
+        about, metric = reader.attributes, reader.collection.metric
         vectors = _vectors(reader, None if base is None else for_metric(base, metric))
         asked, own, what = _asked(reader, vectors, queries, base, wanted)
         some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))

@@ -107,13 +107,16 @@ def _extract(faiss: Any, hnsw: Any, order: NDArray[np.int64]) -> Graph:
 
 def check_graph(graph: Graph, centroids: int, where: str) -> None:
     """Raises `CorruptionError` unless every number in `graph` is in range: the search kernel follows them blindly."""
-    size = centroids
+    size, below = centroids, None
     for number, level in enumerate(graph.levels):
         if level.nodes is not None:
             size = len(level.nodes)
             ascending = bool(np.all(level.nodes[1:] > level.nodes[:-1]))
             if size == 0 or not ascending or int(level.nodes[-1]) >= centroids:
                 raise CorruptionError(f"{where}: nodes of graph level {number} are not ascending centroid numbers")
+            if below is not None and not _among(level.nodes, below):
+                raise CorruptionError(f"{where}: a node of graph level {number} is none of the level below")
+            below = level.nodes
         offsets = level.offsets
         well_formed = len(offsets) == size + 1 and offsets[0] == 0 and offsets[-1] == len(level.neighbors)
         if not well_formed or bool(np.any(offsets[1:] < offsets[:-1])):
@@ -121,10 +124,15 @@ def check_graph(graph: Graph, centroids: int, where: str) -> None:
         if level.nodes is None:
             inside = not len(level.neighbors) or int(level.neighbors.max()) < centroids
         else:
-            at = np.minimum(np.searchsorted(level.nodes, level.neighbors), size - 1)
-            inside = bool(np.all(level.nodes[at] == level.neighbors))
+            inside = _among(level.neighbors, level.nodes)
         if not inside:
             raise CorruptionError(f"{where}: a neighbour in graph level {number} is not a node of that level")
     top = graph.levels[-1]
     if graph.entry >= centroids or (top.nodes is not None and graph.entry not in top.nodes):
         raise CorruptionError(f"{where}: graph entry {graph.entry} is not a node of the top level")
+
+
+def _among(numbers: NDArray[np.uint32], nodes: NDArray[np.uint32]) -> bool:
+    """Whether all `numbers` are among the `nodes`, which ascend."""
+    at = np.minimum(np.searchsorted(nodes, numbers), len(nodes) - 1)
+    return bool(np.all(nodes[at] == numbers))

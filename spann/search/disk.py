@@ -30,7 +30,7 @@ def join_pages(descriptor: int, file_bytes: int, *, direct: bool) -> int:
     if not direct or file_bytes < _SMALLEST_FILE:
         return CACHED_JOIN
     rng = np.random.default_rng(0)
-    places = (rng.permutation(file_bytes // PAGE - _LONG)[: _ROUNDS * 2 * _READS].astype(np.int64) * PAGE).reshape(-1)
+    places = rng.integers(0, file_bytes // PAGE - _LONG, _ROUNDS * 2 * _READS) * PAGE
     per_read, per_long = [], []
     try:
         time_reads(descriptor, places[:_READS], PAGE, depth=_DEPTH)  # wakes the device

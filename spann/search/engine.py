@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,11 +96,11 @@ class Engine:
         if io not in IO_MODES:
             raise InputError(f"io is {io!r}; it must be one of {', '.join(IO_MODES)}")
         budget = MemoryBudget.parse(memory_budget)
-        about = reader.attributes
+        about = reader.collection
         self.path = reader.path
-        self.metric, self.element = Metric.parse(about["metric"]), str(about["dtype"])
+        self.metric, self.element = about.metric, about.element
         self.dtype = memory_dtype(self.element)
-        self.dim, self.count = int(about["dim"]), int(about["count"])
+        self.dim, self.count = about.dim, about.count
         self.check = check
         self._closed = False
         self.direct, self._files = _open_files(reader, io)
@@ -278,7 +277,7 @@ class Engine:
     def _measure_disk(self, reader: IndexReader) -> int:
         if not len(self._files.exact):
             return 0
-        size = reader.array("vectors/exact").layout.file_bytes(0)
+        size = reader.layout("vectors/exact").file_bytes(0)
         return join_pages(int(self._files.exact[0]), size, direct=self.direct)
 
     def _checked(self, queries: Array) -> NDArray[np.uint8]:
@@ -328,7 +327,7 @@ class Engine:
 def _open_files(reader: IndexReader, io: str) -> tuple[bool, Files]:
     """(direct, descriptors). "auto" is direct where what searches read is larger than the memory that could cache it
     and the file system allows it, buffered elsewhere: a page cache that holds all of it beats any disk."""
-    coded = bool(reader.attributes.get("code_bits", 0))
+    coded = bool(reader.collection.code_bits)
     arrays = [reader.array("postings/pages"), *([reader.array("vectors/exact")] if coded else [])]
     direct = io == "direct" or (io == "auto" and sum(array.stored_bytes for array in arrays) > available_memory())
     try:
@@ -338,24 +337,21 @@ def _open_files(reader: IndexReader, io: str) -> tuple[bool, Files]:
             return False, _open_arrays(arrays, 0)
         if isinstance(error, MissingError):
             raise
-        raise StorageError(f"{error.filename}: cannot be opened with io={io!r}: {error.strerror}") from error
+        raise StorageError(f"with io={io!r}: {error}") from error
 
 
 def _open_arrays(arrays: list[ShardedArray], flags: int) -> Files:
     with contextlib.ExitStack() as undo:
         opened: list[NDArray[np.int32]] = []
         for array in arrays:
-            paths = [as_path(array.shard_path(shard)) for shard in range(array.layout.shards)]
-            opened.append(np.array([_open(path, flags, undo) for path in paths], np.int32))
+            shards = [_open(array, shard, flags, undo) for shard in range(array.layout.shards)]
+            opened.append(np.array(shards, np.int32))
         undo.pop_all()
     return Files(opened[0], opened[1] if len(opened) > 1 else np.empty(0, np.int32))
 
 
-def _open(path: Path, flags: int, undo: contextlib.ExitStack) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    except FileNotFoundError:
-        raise MissingError(f"{path}: missing from the index") from None
+def _open(array: ShardedArray, shard: int, flags: int, undo: contextlib.ExitStack) -> int:
+    descriptor = array.open_shard(shard, flags)
     undo.callback(os.close, descriptor)
     if not flags:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)

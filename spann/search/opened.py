@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _search
-from spann.centroids import Graph, Level, check_graph
-from spann.elements import STORED_TYPES, stored_dtype, stored_width
-from spann.errors import CorruptionError, FormatError, InputError
-from spann.quantize import Quantizer
+from spann.elements import STORED_TYPES
+from spann.errors import CorruptionError
 from spann.search.budget import HEADER_BYTES, MemoryBudget, pinned_bytes
-from spann.storage import (
-    PAGE,
-    IndexReader,
-    check_directory,
-    code_bytes,
-    directions_of,
-    exact_pages,
-    posting_bytes,
-    posting_span,
-    shape_record,
-)
+from spann.search.contract import Resident
+from spann.storage import PAGE, IndexReader, posting_span
 from spann.types import Array, Metric
 
 METRIC_NUMBERS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2, Metric.HAMMING: 0}
 
-_DIRECTORY = "postings/directory"
 _SLACK = 64
 _LINE = 64
 """Bytes of a cache line."""
@@ -63,36 +50,33 @@ class OpenArrays:
 
 def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
     """Reads, verifies and pins. Raises `CorruptionError`, `FormatError`, and `InputError` for a budget too small."""
-    about, where = reader.attributes, str(reader.path)
-    bits, metric = int(about.get("code_bits", 0)), Metric.parse(about["metric"])
-    kind, binary = about["dtype"], metric is Metric.HAMMING
-    if kind not in STORED_TYPES or binary != (kind == "bit") or (binary and (about["dim"] % 8 or bits)):
-        raise CorruptionError(
-            f"{where}: {kind} vectors of dimension {about['dim']} with codes of {bits} bits cannot be under "
-            f"{metric.value}"
-        )
+    resident = Resident.read(reader)
+    resident.check()
+    return attach(resident, reader, files, budget)
+
+
+def attach(resident: Resident, reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
+    """Hands arrays that were checked to the native search, and pins. Raises as `load`."""
+    about, where, bits = resident.collection, resident.where, resident.collection.code_bits
     native = _search.NativeIndex(
-        metric=METRIC_NUMBERS[metric],
-        dtype=STORED_TYPES.index(about["dtype"]),
-        dim=stored_width(about["dtype"], about["dim"]),
-        count=about["count"],
-        entries=about["entries"],
-        id_bytes=about["id_bytes"],
-        max_norm=float(about["max_norm"]),
+        metric=METRIC_NUMBERS[about.metric],
+        dtype=STORED_TYPES.index(about.element),
+        dim=about.width,
+        count=about.count,
+        entries=about.entries,
+        id_bytes=about.id_bytes,
+        max_norm=about.max_norm,
     )
     memory: dict[str, int] = {}
-    vectors = _set_centroids(native, reader, metric, bits, memory)
-    names = ("page", "offset", "length", "primaries", "crc32c")
-    page, offset, length, primaries, crc = (reader.read(f"{_DIRECTORY}/{name}") for name in names)
-    chain = reader.read(f"{_DIRECTORY}/chain") if f"{_DIRECTORY}/chain" in reader.arrays() else None
-    owner = reader.read(f"{_DIRECTORY}/appended") if "appended" in about["features"] else np.empty(0, np.uint32)
-    pages = reader.array("postings/pages")
-    check_directory(about, page, offset, length, primaries, crc, chain, owner, pages.rows, pages.shard_rows, where)
-    appended = appended_end = None
+    _set_centroids(native, resident, memory)
+    page, offset, length, primaries = resident.page, resident.offset, resident.length, resident.primaries
+    crc, chain, owner = resident.crc, resident.chain, resident.appended
+    appended: Array | None = None
+    appended_end: Array | None = None
     if len(owner):
         appended = (np.argsort(owner, kind="stable") + len(page) - len(owner)).astype(np.uint32)
-        appended_end = np.searchsorted(np.sort(owner), np.arange(about["centroids"] + 1)).astype(np.uint32)
-    kept = [page, offset, length, crc, primaries if bits else None, chain, appended, appended_end]
+        appended_end = np.searchsorted(np.sort(owner), np.arange(about.centroids + 1)).astype(np.uint32)
+    kept: list[Array | None] = [page, offset, length, crc, primaries if bits else None, chain, appended, appended_end]
     memory["directory"] = sum(array.nbytes for array in kept if array is not None)
     native.set_postings(
         chain,
@@ -103,15 +87,18 @@ def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
         length,
         primaries if bits else None,
         crc,
-        max(1, pages.shard_rows),
+        resident.pages.shard_rows,
         files.postings,
     )
     opened = OpenArrays(native, length, primaries, len(owner), bits, memory=memory)
-    _set_shapes(native, reader, len(length), memory)
+    if resident.shapes is not None:
+        shapes = np.concatenate([resident.shapes.reshape(-1), np.zeros(_SLACK, np.uint8)])
+        native.set_shapes(about.directions, about.shape_record.itemsize, shapes)
+        memory["shapes"] = shapes.nbytes
     if bits:
         first_row = np.concatenate([[0], np.cumsum(primaries, dtype=np.uint64)]).astype(np.uint64)
-        _set_codes(native, reader, vectors, files, first_row, metric, memory)
-        row_bytes = about["id_bytes"] + 4 + code_bytes(about["dim"], bits)
+        _set_codes(native, resident, files, first_row, memory)
+        row_bytes = about.id_bytes + 4 + about.code_bytes
         opened.codes_bytes = int(pinned_bytes(first_row, row_bytes)[-1]) + _SLACK
         opened.pinned_postings = budget.pinned_postings(sum(memory.values()), first_row, row_bytes, where)
         memory["codes"] = _pin(reader, opened, first_row, page, offset) if opened.pinned_postings else 0
@@ -120,26 +107,13 @@ def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
     return opened
 
 
-def _set_centroids(
-    native: _search.NativeIndex, reader: IndexReader, metric: Metric, bits: int, memory: dict[str, int]
-) -> Array:
-    about, where = reader.attributes, str(reader.path)
-    vectors = reader.read("centroids/vectors")
-    ids = None if bits else reader.read("centroids/ids")
+def _set_centroids(native: _search.NativeIndex, resident: Resident, memory: dict[str, int]) -> None:
+    about, vectors, ids, graph = resident.collection, resident.vectors, resident.ids, resident.graph
     # With codes centroids are means in the working space, where cosine is l2 of unit vectors.
-    element = vectors.dtype.name if bits else about["dtype"]
-    sound = vectors.shape == (about["centroids"], stored_width(element, about["dim"]))
-    sound &= element in STORED_TYPES and vectors.dtype == stored_dtype(element)
-    if ids is not None:
-        sound &= ids.shape == (len(vectors),) and ids.itemsize == about["id_bytes"]
-    if not sound:
-        raise CorruptionError(f"{where}: centroid arrays do not have the shape that the manifest gives")
-    graph = _read_graph(reader, about["graph"])
-    check_graph(graph, len(vectors), where)
-    space = Metric.L2 if bits and metric is Metric.COSINE else metric
+    space = Metric.L2 if about.code_bits and about.metric is Metric.COSINE else about.metric
     native.set_centroids(
         METRIC_NUMBERS[space],
-        STORED_TYPES.index(element),
+        STORED_TYPES.index(resident.centroid_element),
         _in_lines(as_bytes(vectors)),
         len(vectors),
         None if ids is None else as_bytes(ids),
@@ -148,52 +122,33 @@ def _set_centroids(
     )
     memory["centroids"] = vectors.nbytes + (0 if ids is None else ids.nbytes)
     memory["graph"] = graph.nbytes
-    return vectors
-
-
-def _read_graph(reader: IndexReader, about: dict[str, Any]) -> Graph:
-    levels = []
-    for number in range(about["levels"]):
-        name = f"centroids/graph/level{number}"
-        nodes = reader.read(f"{name}/nodes") if number else None
-        levels.append(Level(nodes, reader.read(f"{name}/offsets"), reader.read(f"{name}/neighbors")))
-    if not levels:
-        raise FormatError(f"{reader.path}: the navigation graph has no level")
-    return Graph(int(about["entry"]), levels)
 
 
 def _set_codes(
     native: _search.NativeIndex,
-    reader: IndexReader,
-    centroids: Array,
+    resident: Resident,
     files: Files,
     first_row: NDArray[np.uint64],
-    metric: Metric,
     memory: dict[str, int],
 ) -> None:
-    about, where = reader.attributes, str(reader.path)
-    dim, bits = int(about["dim"]), int(about["code_bits"])
-    crc, exact = reader.read("vectors/exact_crc32c"), reader.array("vectors/exact")
-    try:
-        quantizer = Quantizer(dim, bits, metric, reader.read("quantizer/origin"), reader.read("quantizer/signs"))
-    except InputError as error:
-        raise CorruptionError(f"{where}: the quantizer's arrays are unsound: {error}") from error
-    sound = exact.layout.shape == (about["count"], dim) and exact.dtype == stored_dtype(about["dtype"])
-    if not sound or crc.dtype != np.uint32 or crc.shape != (exact_pages(exact.layout),):
-        raise CorruptionError(f"{where}: the exact store does not have the shape that the manifest gives")
+    about, centroids, exact, crc = resident.collection, resident.vectors, resident.exact, resident.exact_crc
+    assert exact is not None
+    assert crc is not None
+    assert resident.origin is not None
+    assert resident.signs is not None
     sqnorm, query_norm = None, 0.0
-    if metric is Metric.IP:
+    if about.metric is Metric.IP:
         sqnorm = np.concatenate(
             [np.square(centroids[i : i + 4096].astype(np.float32)).sum(axis=1) for i in range(0, len(centroids), 4096)]
         )
         # Queries are brought to the length at which they are nearest to the centroids they point at.
         query_norm = float(np.sqrt(sqnorm.mean(dtype=np.float64)))
     native.set_codes(
-        bits,
-        quantizer.padded_dim,
-        about["row_bytes"],
-        quantizer.origin,
-        quantizer.signs,
+        about.code_bits,
+        about.padded_dim,
+        about.row_bytes,
+        resident.origin,
+        resident.signs,
         first_row,
         query_norm,
         sqnorm,
@@ -205,20 +160,6 @@ def _set_codes(
     memory["checksums"] = crc.nbytes
 
 
-def _set_shapes(native: _search.NativeIndex, reader: IndexReader, postings: int, memory: dict[str, int]) -> None:
-    about = reader.attributes
-    directions = directions_of(about, str(reader.path))
-    if directions == 0:
-        return
-    kind = shape_record(about["dim"], about["code_bits"], directions)
-    stored = reader.read("postings/shapes")
-    if stored.shape != (postings, kind.itemsize) or stored.dtype != np.uint8:
-        raise CorruptionError(f"{reader.path}: postings/shapes does not have the shape that the manifest gives")
-    shapes = np.concatenate([stored.reshape(-1), np.zeros(_SLACK, np.uint8)])
-    native.set_shapes(directions, kind.itemsize, shapes)
-    memory["shapes"] = shapes.nbytes
-
-
 def _pin(
     reader: IndexReader,
     opened: OpenArrays,
@@ -227,13 +168,13 @@ def _pin(
     offset: NDArray[np.uint16],
 ) -> int:
     """Reads the codes of the first `opened.pinned_postings` postings into memory; returns the bytes they take."""
-    about, postings, pages = reader.attributes, opened.pinned_postings, reader.array("postings/pages")
+    about, postings, pages = reader.collection, opened.pinned_postings, reader.array("postings/pages")
     rows = int(first_row[postings])
-    ids = np.empty(max(1, rows * about["id_bytes"]), np.uint8)
+    ids = np.empty(max(1, rows * about.id_bytes), np.uint8)
     add, scale = np.empty(max(1, 2 * rows), np.uint8), np.empty(max(1, 2 * rows), np.uint8)
-    codes = np.empty(rows * code_bytes(about["dim"], opened.code_bits) + _SLACK, np.uint8)
+    codes = np.empty(rows * about.code_bytes + _SLACK, np.uint8)
     headers = np.zeros(postings * HEADER_BYTES, np.uint8)
-    size = posting_bytes(about, opened.length, opened.primaries)[:postings]
+    size = about.record.size(opened.length, opened.primaries)[:postings]
     start, end = posting_span(page[:postings], offset[:postings], size)
     order = np.argsort(start, kind="stable")
     order = order[size[order] > 0]

@@ -3,12 +3,13 @@
 from spann._kernels.codes import code_bytes
 from spann.storage import files
 from spann.storage.arrays import Problem, ShardedArray, ShardedWriter
+from spann.storage.collection import Collection
 from spann.storage.exact import PageChecksums, exact_pages, page_checksums
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
 from spann.storage.manifest import FORMAT_VERSION, KNOWN_FEATURES, RESERVED
 from spann.storage.places import Where, as_path, without_links
 from spann.storage.postings import FACTOR_BYTES, PAGE, Record, check_directory, posting_bytes, posting_span
-from spann.storage.reader import IndexReader
+from spann.storage.reader import IndexReader, on_current
 from spann.storage.shapes import SHAPES, directions_of, shape_bytes, shape_record
 from spann.storage.writer import IndexWriter
 
@@ -22,6 +23,7 @@ __all__ = [
     "SHAPES",
     "SHARD_BYTES",
     "ArrayLayout",
+    "Collection",
     "IndexReader",
     "IndexWriter",
     "PageChecksums",
@@ -36,6 +38,7 @@ __all__ = [
     "directions_of",
     "exact_pages",
     "files",
+    "on_current",
     "page_checksums",
     "posting_bytes",
     "posting_span",

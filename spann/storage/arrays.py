@@ -8,6 +8,7 @@ to prove that what stands here is Zarr.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +22,21 @@ from spann.errors import CorruptionError, FormatError, InputError, MissingError,
 from spann.storage import files
 from spann.storage.json_text import parse_json, to_json
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
+from spann.storage.manifest import LARGEST_MANIFEST
 from spann.storage.places import Where, as_path
+from spann.storage.stored import SMALL, check_stored, open_stored, opened, read_stored
 from spann.types import Array
 
 METADATA = "zarr.json"
 
 State = dict[str, int]
 """Of a `ShardedWriter`: `rows` that were appended, and the CRC-32C of their bytes."""
+
+_INDEX_STEP = 1 << 16
+"""Entries of a shard index compared at a time."""
+
+_MOST_UNREADABLE = 16
+"""Shards of an array that are missing, or not of their size, after which a verification looks for no more of it."""
 
 _SCAN_BYTES = 8 << 20
 """Bytes read at once when everything is verified: beyond some MB a disk gets no faster."""
@@ -116,7 +125,7 @@ class ShardedWriter:
         self._complete = shards == new.shards
         for shard in range(shards):
             path = self._make_room(shard)
-            files.link(old.shard_path(shard), path)
+            files.link(as_path(old.shard_path(shard)), path)
             self._sync_directories(path)
         first = min(shards * new.shard_rows, was.rows)
         known = crcs[: -(-first // was.chunk_rows)]
@@ -148,10 +157,10 @@ class ShardedWriter:
             if path not in shards:
                 files.remove_file(path)
         for shard in range(full):
-            array.check_size(shard)
-            array.check_index(shard)
+            with array.opened(shard) as fd:
+                array.check_index(shard, fd)
         if used:
-            self._fd = files.open_again(shards[full], used)
+            self._fd = files.open_again(as_path(shards[full]), used)
         try:
             step = max(1, _SCAN_BYTES // layout.row_bytes)
             for start in range(0, state["rows"], step):
@@ -274,11 +283,12 @@ class ShardedArray:
         """
         if layout is None:
             where = path / METADATA
-            layout = ArrayLayout.parse(parse_json(files.read_file(where), str(where)), str(where))
+            data = read_stored(where, LARGEST_MANIFEST)
+            layout = ArrayLayout.parse(parse_json(data, str(where)), str(where))
         array = cls(path, layout)
         for shard in range(array.layout.shards):
-            array.check_size(shard)
-            array.check_index(shard)
+            with array.opened(shard) as fd:
+                array.check_index(shard, fd)
         return array
 
     @property
@@ -300,30 +310,53 @@ class ShardedArray:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all shard files."""
-        return sum(self.layout.file_bytes(shard) for shard in range(self.layout.shards))
+        return self.layout.stored_bytes
 
     def shard_path(self, shard: int) -> Where:
         return self.path / self.layout.shard_key(shard)
 
-    def check_size(self, shard: int) -> None:
-        """Raises `MissingError` or `CorruptionError` unless the shard file has exactly its size."""
-        path, expected = self.shard_path(shard), self.layout.file_bytes(shard)
-        fd = files.open_read(path)
+    def open_shard(self, shard: int, flags: int = 0) -> int:
+        """A descriptor of a shard file, which the caller closes. `flags` are added to those of open(2). Raises
+        `MissingError`, `StorageError`, and `CorruptionError` for what is no regular file or has not exactly its size.
+        """
+        path = self.shard_path(shard)
+        fd = open_stored(path, flags)
         try:
-            found = files.file_bytes(fd, path)
+            check_stored(fd, self.layout.file_bytes(shard), path)
+        except BaseException:
+            files.close(fd)
+            raise
+        return fd
+
+    @contextmanager
+    def opened(self, shard: int) -> Iterator[int]:
+        """`open_shard` for the time of a `with` block."""
+        fd = self.open_shard(shard)
+        try:
+            yield fd
         finally:
             files.close(fd)
-        if found != expected:
-            raise CorruptionError(f"{path}: {found} bytes long, expected {expected}")
 
-    def check_index(self, shard: int) -> None:
+    def check_index(self, shard: int, fd: int) -> None:
         """Raises `CorruptionError` for a damaged shard index, `FormatError` for a sound one that is not as expected."""
-        path, expected = self.shard_path(shard), self.layout.index(shard)
-        offset = self.layout.file_bytes(shard) - len(expected)
-        index = self._read(shard, offset, len(expected))
-        if index.tobytes() == expected:
+        path, layout = self.shard_path(shard), self.layout
+        offset = layout.file_bytes(shard) - layout.index_bytes
+        crc = 0
+        same = True
+        for first in range(0, layout.chunks_per_shard, _INDEX_STEP):
+            last = min(first + _INDEX_STEP, layout.chunks_per_shard)
+            expected = layout.index_entries(shard, first, last).view(np.uint8).reshape(-1)
+            found = np.empty(expected.size + (4 if last == layout.chunks_per_shard else 0), np.uint8)
+            files.read_exact(fd, found, offset + expected.size // (last - first) * first, path)
+            entries, end = found[: expected.size], found[expected.size :]
+            same &= entries.tobytes() == expected.tobytes()
+            crc = crc32c(entries, crc)
+            if not same and layout.index_bytes > SMALL:
+                break  # whether it matches its checksum is not worth hours
+        matches = int.from_bytes(end.tobytes(), "little") == crc
+        if same and matches:
             return
-        if crc32c(index[:-4]) == int.from_bytes(index[-4:].tobytes(), "little"):
+        if matches:
             raise FormatError(f"{path}: the shard index at byte {offset} lists other chunks than one after the other")
         raise CorruptionError(f"{path}: the shard index at byte {offset} does not match its checksum")
 
@@ -352,12 +385,9 @@ class ShardedArray:
         for number in np.unique(shard).tolist():
             first, last = np.searchsorted(shard, (number, number + 1))
             path = self.shard_path(number)
-            fd = files.open_read(path)
-            try:
+            with opened(path) as fd:
                 inside = rows[first:last] - number * layout.shard_rows
                 data[first:last] = files.read_rows(fd, inside, layout.row_bytes, path, gap_bytes=gap_bytes)
-            finally:
-                files.close(fd)
         return out
 
     def checked_rows(self, first: int, crcs: NDArray[np.uint32]) -> Iterator[Array]:
@@ -385,9 +415,24 @@ class ShardedArray:
 
     def read_all(self, expected_crcs: NDArray[np.uint32] | None = None) -> Array:
         """The whole array, (rows, *row_shape). Given the (chunks,) uint32 CRC-32C of its chunks, verifies each of them;
-        padding is verified in any case. Raises `CorruptionError` naming the first rows that are damaged."""
-        out = self.read_rows(0, self.layout.rows)
-        padding = self._padding()
+        indexes of shards and padding are verified in any case. Raises as `open`, and `CorruptionError` naming the first
+        rows that are damaged."""
+        layout = self.layout
+        for shard in range(1, layout.shards):  # before memory is taken for what may not be there
+            with self.opened(shard) as fd:
+                self.check_index(shard, fd)
+        out, padding = np.empty((0, *layout.row_shape), layout.dtype), np.empty(0, np.uint8)
+        for shard in range(layout.shards):
+            with self.opened(shard) as fd:
+                if shard == 0:
+                    self.check_index(shard, fd)
+                    out = np.empty(layout.shape, layout.dtype)
+                first = shard * layout.shard_rows
+                part = out[first : first + layout.shard_rows].reshape(-1).view(np.uint8)
+                files.read_exact(fd, part, 0, self.shard_path(shard))
+                if shard == layout.shards - 1:
+                    padding = np.empty(layout.padding_bytes, np.uint8)
+                    files.read_exact(fd, padding, part.size, self.shard_path(shard))
         if padding.any():
             last = self.shard_path(self.layout.shards - 1)
             raise CorruptionError(f"{last}: the padding after the last row is not zero")
@@ -410,44 +455,46 @@ class ShardedArray:
         """
         if expected_crcs is not None:
             self._check_count(expected_crcs)
+        unreadable = 0
         for shard in range(self.layout.shards):
             path = self.shard_path(shard)
             told = 0
             try:
-                self.check_size(shard)
-                for bad, step in self._scan(shard, expected_crcs):
-                    yield from self._damage(bad)
-                    told += step
-                    if progress:
-                        progress(step)
-                self.check_index(shard)
+                with self.opened(shard) as fd:
+                    for bad, step in self._scan(shard, fd, expected_crcs):
+                        yield from self._damage(bad)
+                        told += step
+                        if progress:
+                            progress(step)
+                    self.check_index(shard, fd)
             except SpannError as error:
                 yield Problem.of(error, path)
+                unreadable += told == 0
+                if unreadable == _MOST_UNREADABLE and shard + 1 < self.layout.shards:
+                    left = self.layout.shards - shard - 1
+                    yield Problem("missing", as_path(self.path), f"{left} shards more were not looked at")
+                    return
             if progress:
                 progress(self.layout.file_bytes(shard) - told)
 
-    def _scan(self, shard: int, expected: NDArray[np.uint32] | None) -> Iterator[tuple[NDArray[np.intp], int]]:
+    def _scan(self, shard: int, fd: int, expected: NDArray[np.uint32] | None) -> Iterator[tuple[NDArray[np.intp], int]]:
         """Reads the chunks of a shard; yields, step by step, the numbers of the bad ones and the bytes read."""
         layout, path = self.layout, self.shard_path(shard)
         total = layout.shard_chunks(shard) * layout.chunk_bytes
         buffer = np.empty(min(total, max(1, _SCAN_BYTES // layout.chunk_bytes) * layout.chunk_bytes), dtype=np.uint8)
-        fd = files.open_read(path)
-        try:
-            files.will_stream(fd)
-            for offset in range(0, total, buffer.size):
-                data = buffer[: total - offset]
-                files.read_exact(fd, data, offset, path)
-                files.forget(fd, offset, data.size)
-                first = shard * layout.chunks_per_shard + offset // layout.chunk_bytes
-                crcs = crc32c_blocks(data, layout.chunk_bytes)
-                wrong = np.zeros(crcs.size, dtype=bool)
-                if expected is not None:
-                    wrong = crcs != expected[first : first + crcs.size]
-                if first + crcs.size == layout.chunks and data[data.size - layout.padding_bytes :].any():
-                    wrong[-1] = True
-                yield first + np.flatnonzero(wrong), data.size
-        finally:
-            files.close(fd)
+        files.will_stream(fd)
+        for offset in range(0, total, buffer.size):
+            data = buffer[: total - offset]
+            files.read_exact(fd, data, offset, path)
+            files.forget(fd, offset, data.size)
+            first = shard * layout.chunks_per_shard + offset // layout.chunk_bytes
+            crcs = crc32c_blocks(data, layout.chunk_bytes)
+            wrong = np.zeros(crcs.size, dtype=bool)
+            if expected is not None:
+                wrong = crcs != expected[first : first + crcs.size]
+            if first + crcs.size == layout.chunks and data[data.size - layout.padding_bytes :].any():
+                wrong[-1] = True
+            yield first + np.flatnonzero(wrong), data.size
 
     def _damage(self, bad: NDArray[np.intp]) -> Iterator[Problem]:
         """One problem per run of neighbouring bad chunks: a lost file system block must not become a thousand lines."""
@@ -483,8 +530,5 @@ class ShardedArray:
 
     def _read_into(self, out: NDArray[np.uint8], shard: int, offset: int) -> None:
         path = self.shard_path(shard)
-        fd = files.open_read(path)
-        try:
+        with opened(path) as fd:  # of a shard, perhaps, that is still written: it need not have its size
             files.read_exact(fd, out, offset, path)
-        finally:
-            files.close(fd)

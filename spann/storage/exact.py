@@ -15,7 +15,9 @@ _SCAN_BYTES = 8 << 20
 
 def exact_pages(layout: ArrayLayout) -> int:
     """Pages of the rows of an array, counted through its shards: of each the last may be shorter."""
-    return sum(_shard_pages(layout, shard) for shard in range(layout.shards))
+    if layout.shards == 0:
+        return 0
+    return (layout.shards - 1) * _shard_pages(layout, 0) + _shard_pages(layout, layout.shards - 1)
 
 
 def _shard_pages(layout: ArrayLayout, shard: int) -> int:

@@ -5,6 +5,7 @@ Arithmetic only; nothing here touches a file. docs/FORMAT.md, section "Arrays", 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from spann._kernels.checksum import crc32c
 from spann.errors import FormatError, InputError
+from spann.storage.json_text import shown
 
 SHARD_BYTES = 256 << 20
 """Default size of a shard file. Large enough that a 1 TB array is 4000 files, small enough to copy and to retry."""
@@ -24,6 +26,15 @@ CHUNK_BYTES = 32 << 10
 
 MISSING = 2**64 - 1
 """Offset and length of an inner chunk that a shard does not hold (Zarr sharding codec)."""
+
+LARGEST_CHUNK = 16 << 20
+"""Bytes of a chunk, and so of a row, at most."""
+
+LARGEST_SHARD = 1 << 40
+"""Bytes of the rows in a shard at most."""
+
+LARGEST_ARRAY = 1 << 60
+"""Bytes of the rows of an array at most: no sum of places in it leaves 64 bits."""
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 """Element types of arrays; numpy and Zarr v3 use the same names."""
@@ -73,7 +84,10 @@ class ArrayLayout:
         chunk_rows = max(1, min(chunk_bytes // row_bytes, rows))
         chunks_per_shard = max(1, min(shard_bytes // (chunk_rows * row_bytes), -(-rows // chunk_rows)))
         shape = tuple(int(n) for n in row_shape)
-        return cls(int(rows), shape, found.newbyteorder("<"), chunk_rows, chunk_rows * chunks_per_shard)
+        layout = cls(int(rows), shape, found.newbyteorder("<"), chunk_rows, chunk_rows * chunks_per_shard)
+        if layout.excess:
+            raise InputError(f"an array of {rows} rows of shape {shape} and type {found.name} has {layout.excess}")
+        return layout
 
     @classmethod
     def parse(cls, document: object, where: str) -> ArrayLayout:
@@ -82,8 +96,12 @@ class ArrayLayout:
         layout = cls._extract(document)
         if layout is None:
             raise FormatError(f"{where}: not the Zarr v3 metadata of an array written by spann")
-        difference = _first_difference(document, layout.metadata(), "")
-        if difference:
+        if layout.excess:
+            raise FormatError(f"{where}: the array has {layout.excess}")
+        expected = layout.metadata()
+        # As text first: it tells 1 from 1.0 as well, and takes a tenth of the time.
+        same = json.dumps(document, sort_keys=True) == json.dumps(expected, sort_keys=True)
+        if not same and (difference := _first_difference(document, expected, "")):
             raise FormatError(f"{where}: not an array that spann can read: {difference}")
         return layout
 
@@ -95,13 +113,25 @@ class ArrayLayout:
             chunk_rows = document["codecs"][0]["configuration"]["chunk_shape"][0]
             sizes = [*shape[1:], chunk_rows, shard_rows]
             dtype = document["data_type"]
-            if any(type(n) is not int for n in [shape[0], *sizes]) or shape[0] < 0 or min(sizes) < 1:
+            if any(type(n) is not int for n in [shape[0], *sizes]) or shape[0] < 0 or min(sizes) < 1 or len(shape) > 8:
                 return None
         except (KeyError, IndexError, TypeError):
             return None
         if dtype not in DTYPES or shard_rows % chunk_rows:
             return None
         return cls(shape[0], tuple(shape[1:]), np.dtype(dtype).newbyteorder("<"), chunk_rows, shard_rows)
+
+    @property
+    def excess(self) -> str:
+        """What is larger than an array may have, in words; empty where nothing is."""
+        for what, found, most in (
+            ("chunks", self.chunk_bytes, LARGEST_CHUNK),
+            ("shards", self.shard_bytes, LARGEST_SHARD),
+            ("rows", self.rows * self.row_bytes, LARGEST_ARRAY),
+        ):
+            if found > most:
+                return f"{what} of {found if found < 1 << 100 else 'over 2^100'} bytes, more than {most}"
+        return ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -154,13 +184,23 @@ class ArrayLayout:
         """Exact size of a shard file: its chunks, then its index."""
         return self.shard_chunks(shard) * self.chunk_bytes + self.index_bytes
 
+    @property
+    def stored_bytes(self) -> int:
+        """Exact size of all shard files together."""
+        return self.chunks * self.chunk_bytes + self.shards * self.index_bytes
+
     def index(self, shard: int) -> bytes:
         """The index of a shard, which follows from the layout alone: (offset, length) of each chunk, then their CRC."""
-        stored = self.shard_chunks(shard)
-        entries: NDArray[np.uint64] = np.full((self.chunks_per_shard, 2), MISSING, dtype="<u8")
-        entries[:stored, 0] = np.arange(stored, dtype=np.uint64) * np.uint64(self.chunk_bytes)
-        entries[:stored, 1] = self.chunk_bytes
+        entries = self.index_entries(shard, 0, self.chunks_per_shard)
         return entries.tobytes() + crc32c(entries).to_bytes(_CRC_BYTES, "little")
+
+    def index_entries(self, shard: int, first: int, last: int) -> NDArray[np.uint64]:
+        """Those of chunks `first` to `last` (exclusive) of a shard, (last - first, 2)."""
+        stored = max(0, min(last, self.shard_chunks(shard)) - first)
+        entries: NDArray[np.uint64] = np.full((last - first, 2), MISSING, dtype="<u8")
+        entries[:stored, 0] = np.arange(first, first + stored, dtype=np.uint64) * np.uint64(self.chunk_bytes)
+        entries[:stored, 1] = self.chunk_bytes
+        return entries
 
     def metadata(self) -> dict[str, Any]:
         """The array's Zarr v3 metadata document."""
@@ -190,7 +230,7 @@ def _first_difference(found: Any, expected: Any, at: str) -> str:
         for key in sorted(found.keys() | expected.keys()):
             place = f"{at}.{key}".lstrip(".")
             if key not in expected:
-                return f"{place} is unknown"
+                return f"{shown(place)} is unknown"
             if key not in found:
                 return f"{place} is missing"
             inner = _first_difference(found[key], expected[key], place)
@@ -202,4 +242,4 @@ def _first_difference(found: Any, expected: Any, at: str) -> str:
         return next((d for i, (a, b) in pairs if (d := _first_difference(a, b, f"{at}[{i}]"))), "")
     if type(found) is type(expected) and found == expected:
         return ""
-    return f"{at} is {found!r}, expected {expected!r}"
+    return f"{at} is {shown(found)}, expected {shown(expected)}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError, FormatError, InputError
-from spann.storage.json_text import parse_json, to_json
+from spann.storage.json_text import parse_json, shown, to_json
 from spann.storage.layout import ArrayLayout
 
 FORMAT_VERSION = 1
@@ -20,6 +20,12 @@ FORMAT_VERSION = 1
 
 KNOWN_FEATURES: frozenset[str] = frozenset({"appended", "bfloat16", "bit", "codes", "shapes"})
 """Names of the optional parts of the format that this spann understands. Persistent."""
+
+LARGEST_MANIFEST = 4 << 20
+"""Bytes of a manifest at most: what it takes in memory is a multiple of that."""
+
+LONGEST_NAME = 200
+"""Characters of the name of an array at most: with dots for slashes it is the name of a directory."""
 
 INTEGRITY = "integrity"
 """Group of the checksum arrays; no other array may lie in it."""
@@ -34,6 +40,7 @@ RESERVED = ("format_version", "features", "generation", "created_by", "integrity
 # which are objects; and no string can hold a newline.
 _CHECKSUM_LINE = re.compile(rb'^      "checksum": "([0-9a-f]{8})",\n', re.MULTILINE)
 _NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
+_CRC = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,15 @@ class Manifest:
     arrays: dict[str, ArrayLayout]
     groups: list[str]
 
+    def nodes(self) -> dict[str, Any]:
+        """The metadata of every group and array below the root, by path."""
+        arrays = {name: layout.metadata() for name, layout in self.arrays.items()}
+        return dict(sorted({**dict.fromkeys(self.groups, GROUP), **arrays}.items()))
+
+    def text(self) -> bytes:
+        """The bytes that a root zarr.json of this content must have."""
+        return to_json(_document(self.attributes, self.nodes()))
+
     @property
     def data_arrays(self) -> list[str]:
         """Names of the arrays that hold the index, that is all but the checksum arrays."""
@@ -52,11 +68,18 @@ class Manifest:
 
 def check_name(name: str, taken: Iterable[str]) -> None:
     """Raises `InputError` unless an array can be called `name` beside those `taken`."""
-    if not _NAME.fullmatch(name) or name.split("/")[0] == INTEGRITY:
-        raise InputError(f"array name {name!r} must be parts of a-z, 0-9 and _ joined by /, outside {INTEGRITY}/")
+    if not _is_name(name):
+        raise InputError(
+            f"array name {name!r} must be parts of a-z, 0-9 and _ joined by /, outside {INTEGRITY}/ and of at most "
+            f"{LONGEST_NAME} characters"
+        )
     for other in taken:
         if f"{name}/".startswith(f"{other}/") or other.startswith(f"{name}/"):
             raise InputError(f"array name {name!r} collides with {other!r}")
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= LONGEST_NAME and bool(_NAME.fullmatch(name)) and name.split("/")[0] != INTEGRITY
 
 
 def checksum_array(name: str) -> str:
@@ -101,13 +124,17 @@ def write_root(
         "created_by": created_by,
         "integrity": dict(integrity),
     }
-    document = {
+    document = _document(own, metadata)
+    own["checksum"] = crc_text(to_json(document))
+    return to_json(document)
+
+
+def _document(own: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         **GROUP,
         "attributes": {"spann": own},
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": dict(metadata)},
     }
-    own["checksum"] = crc_text(to_json(document))
-    return to_json(document)
 
 
 def parse_root(data: bytes, where: str) -> Manifest:
@@ -122,15 +149,20 @@ def parse_root(data: bytes, where: str) -> Manifest:
     _check_version(own.get("format_version"), where)
     _check_checksum(data, where)
     _check_features(own.get("features"), where)
+    if type(own.get("generation")) is not int or own["generation"] < 0:
+        raise FormatError(f"{where}: generation is {shown(own.get('generation'))}; it must be a whole number from 0")
+    if not isinstance(own.get("created_by"), str):
+        raise FormatError(f"{where}: created_by is {shown(own.get('created_by'))}; it must be a name")
     arrays = _parse_nodes(document, where)
     manifest = Manifest(own, arrays, groups_of(arrays))
     names = manifest.data_arrays
     integrity = own.get("integrity")
     if (
-        not all(_NAME.fullmatch(name) for name in names)
+        not all(map(_is_name, names))
         or sorted(arrays) != sorted([*names, *map(checksum_array, names)])
         or not isinstance(integrity, dict)
         or sorted(integrity) != sorted(names)
+        or not all(isinstance(crc, str) and _CRC.fullmatch(crc) for crc in integrity.values())
     ):
         raise FormatError(f"{where}: the arrays and their checksums do not belong together")
     return manifest
@@ -143,7 +175,9 @@ def _parse_nodes(document: dict[str, Any], where: str) -> dict[str, ArrayLayout]
     if not isinstance(nodes, dict):
         raise FormatError(f"{where}: consolidated metadata is missing")
     groups = sorted(path for path, node in nodes.items() if node == GROUP)
-    arrays = {path: ArrayLayout.parse(node, f"{where} ({path})") for path, node in nodes.items() if node != GROUP}
+    arrays = {
+        path: ArrayLayout.parse(node, f"{where} ({shown(path)[1:-1]})") for path, node in nodes.items() if node != GROUP
+    }
     if groups != groups_of(arrays):
         raise FormatError(f"{where}: the groups are not those on the paths of the arrays")
     return arrays
@@ -160,11 +194,11 @@ def spann_attributes(document: Any) -> dict[str, Any] | None:
 
 def _check_version(version: object, where: str) -> None:
     if type(version) is not int or version < 1:
-        raise FormatError(f"{where}: format version {version!r} is none; it must be a number from 1")
+        raise FormatError(f"{where}: format version {shown(version)} is none; it must be a number from 1")
     if version > FORMAT_VERSION:
         raise FormatError(
-            f"{where}: the index has format version {version}, this spann reads versions up to {FORMAT_VERSION}: "
-            "upgrade spann-index"
+            f"{where}: the index has format version {shown(version)}, this spann reads versions up to "
+            f"{FORMAT_VERSION}: upgrade spann-index"
         )
 
 
@@ -179,11 +213,13 @@ def _check_checksum(data: bytes, where: str) -> None:
 
 
 def _check_features(features: object, where: str) -> None:
-    if not isinstance(features, list):
+    if not isinstance(features, list) or not all(isinstance(f, str) for f in features):
         raise FormatError(f"{where}: the features must be a list of names")
     unknown = [f for f in features if f not in KNOWN_FEATURES]
     if unknown:
         known = ", ".join(sorted(KNOWN_FEATURES)) or "none"
         raise FormatError(
-            f"{where}: the index needs feature {unknown[0]!r}; this spann knows {known}: upgrade spann-index"
+            f"{where}: the index needs feature {shown(unknown[0])}; this spann knows {known}: upgrade spann-index"
         )
+    if sorted(set(features)) != features:
+        raise FormatError(f"{where}: the features are not sorted, each once")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 from spann._kernels.codes import HEADER, code_bytes
 from spann.elements import stored_bytes
 from spann.errors import CorruptionError
+from spann.storage.layout import ArrayLayout
 from spann.types import Array
+
+if TYPE_CHECKING:
+    from spann.storage.collection import Collection
 
 PAGE = 4096
 """Bytes of a page: postings are placed in, counted in and, with direct I/O, read by pages."""
+
+LARGEST_POSTING = 1 << 30
+"""Bytes of a posting at most: a search reads it at once."""
 
 HEADER_BYTES = 4 * HEADER
 """What a posting of codes begins with: float32 numbers."""
@@ -74,45 +81,48 @@ def posting_span(page: Array, offset: Array, size: NDArray[np.int64]) -> tuple[A
 
 
 def check_directory(
-    about: dict[str, Any],
+    about: Collection,
     page: NDArray[np.uint32],
     offset: NDArray[np.uint16],
     length: NDArray[np.uint16],
     primaries: NDArray[np.uint16],
-    crc: NDArray[np.uint32],
     chain: NDArray[np.uint32] | None,
     appended: NDArray[np.uint32],
-    pages: int,
-    pages_per_shard: int,
+    pages: ArrayLayout,
     where: str,
 ) -> None:
     """Raises `CorruptionError` unless every posting lies within a shard, every centroid owns postings that exist, and
-    the rows of the exact store, where there is one, are shared out among the postings."""
-    postings, centroids = len(page), int(about["centroids"])
-    if not len(offset) == len(length) == len(primaries) == len(crc) == postings:
-        raise CorruptionError(f"{where}: the arrays of the posting directory differ in length")
-    own = postings - len(appended)
-    if chain is None:
-        if own != centroids:
-            raise CorruptionError(f"{where}: {own} postings for {centroids} centroids and no chain array")
-    elif len(chain) != centroids + 1 or chain[0] != 0 or chain[-1] != own or bool(np.any(chain[1:] < chain[:-1])):
-        raise CorruptionError(f"{where}: chain does not share {own} postings among {centroids} centroids")
-    if bool(np.any(appended >= centroids)):
-        raise CorruptionError(f"{where}: a posting was appended to centroid {appended.max()}; there are {centroids}")
+    the vectors of the collection are shared out among the postings and, where there are no codes, the centroids."""
+    own = about.postings - len(appended)
+    if chain is not None and (chain[0] != 0 or chain[-1] != own or bool(np.any(chain[1:] <= chain[:-1]))):
+        raise CorruptionError(f"{where}: chain does not share {own} postings among {about.centroids} centroids")
+    if bool(np.any(appended >= about.centroids)):
+        raise CorruptionError(
+            f"{where}: a posting was appended to centroid {appended.max()}; there are {about.centroids}"
+        )
+    for p in np.flatnonzero(length > about.posting_bound)[:1]:
+        raise CorruptionError(f"{where}: posting {p} has {length[p]} entries, over its bound of {about.posting_bound}")
     for p in np.flatnonzero(primaries > length)[:1]:
         raise CorruptionError(f"{where}: posting {p} has {length[p]} entries and claims {primaries[p]} primaries")
-    rows = int(primaries.sum(dtype=np.int64))
-    if about.get("code_bits", 0) and rows != about["count"]:
-        raise CorruptionError(f"{where}: postings hold {rows} primaries; the exact store has {about['count']} rows")
-    start, end = posting_span(page, offset, posting_bytes(about, length, primaries))
-    used = length > 0
-    last_page = (end - 1) // PAGE
-    inside = (offset < PAGE) & (last_page < pages)
-    if pages_per_shard:
-        inside &= page.astype(np.int64) // pages_per_shard == last_page // pages_per_shard
-    bad = np.flatnonzero(used & ~inside)
-    if len(bad):
-        p = int(bad[0])
+    entries, rows = int(length.sum(dtype=np.int64)), int(primaries.sum(dtype=np.int64))
+    if entries != about.entries:
+        raise CorruptionError(f"{where}: postings hold {entries} entries; the manifest says {about.entries}")
+    if about.code_bits and rows != about.count:
+        raise CorruptionError(f"{where}: postings hold {rows} primaries; the exact store has {about.count} rows")
+    if not about.code_bits and rows + about.centroids != about.count:
         raise CorruptionError(
-            f"{where}: posting {p} would lie at bytes {start[p]} to {end[p]}, outside its shard or the {pages} pages"
+            f"{where}: centroids and primaries are {rows + about.centroids} together; the collection has "
+            f"{about.count} rows"
         )
+    sizes = about.record.size(length, primaries)
+    start, end = posting_span(page, offset, sizes)
+    last_page = (end - 1) // PAGE
+    inside = (offset < PAGE) & (last_page < pages.rows) & (sizes <= LARGEST_POSTING)
+    inside &= page.astype(np.int64) // pages.shard_rows == last_page // pages.shard_rows
+    for p in np.flatnonzero((length > 0) & ~inside)[:1]:
+        raise CorruptionError(
+            f"{where}: posting {p} would lie at bytes {start[p]} to {end[p]}, outside its shard or the {pages.rows} "
+            f"pages, or be longer than {LARGEST_POSTING} bytes"
+        )
+    if int(sizes.sum()) > pages.rows * PAGE:
+        raise CorruptionError(f"{where}: postings of {sizes.sum()} bytes in {pages.rows} pages overlap")

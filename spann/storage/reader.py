@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.errors import CorruptionError, FormatError, MissingError, SpannError
+from spann.errors import CorruptionError, FormatError, MissingError, SpannError, StorageError
 from spann.storage import files
 from spann.storage.arrays import METADATA, Problem, ShardedArray
+from spann.storage.collection import Collection
 from spann.storage.json_text import to_json
-from spann.storage.manifest import GROUP, Manifest, checksum_array, crc_text, parse_root
-from spann.storage.places import as_path
+from spann.storage.layout import ArrayLayout
+from spann.storage.manifest import LARGEST_MANIFEST, Manifest, checksum_array, crc_text, parse_root
+from spann.storage.places import Directory, Place, as_path
+from spann.storage.stored import read_stored, walk
 from spann.storage.publishing import BUILDING
 from spann.types import Array
 
+REPLACED = 100
+"""Times that an index may be replaced while it is opened, one after another, before that is given up."""
+
+T = TypeVar("T")
+
 
 class IndexReader:
-    """An index on disk, read-only. Holds no file open; any thread may call."""
+    """An index on disk, read-only. Holds its directory open and no file; any thread may call.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    All that it reads is of the index that it opened, also while another takes the place at the path. Files of the old
+    one are removed then, so that what is not read yet may be missing: see `on_current`.
+    """
+
+    def __init__(self, directory: Directory, manifest: Manifest) -> None:
         """Takes the manifest on trust; `open` is the way in that reads and checks it."""
-        self.path = path
-        self._manifest = manifest
+        self.path = directory.path
+        self._directory, self._manifest = directory, manifest
 
     @classmethod
     def open(cls, path: Path | str) -> IndexReader:
@@ -35,7 +48,32 @@ class IndexReader:
         `CorruptionError` for a damaged manifest.
         """
         path = Path(path).absolute()  # and the same one after a change of the working directory
-        return cls(path, _read_manifest(path))
+        for _ in range(REPLACED):
+            directory = _open_directory(path)
+            try:
+                return cls(directory, _read_manifest(directory))
+            except SpannError:
+                if directory.is_current():
+                    raise
+        raise _too_often(path)
+
+    def close(self) -> None:
+        """Lets go of the directory: no array can be read from then on, but all else is at hand."""
+        self._directory.close()
+
+    def is_current(self) -> bool:
+        """Whether this is still the index at the path."""
+        return self._directory.is_current()
+
+    @cached_property
+    def collection(self) -> Collection:
+        """What the manifest says of the collection, once it is sure that the arrays are those that belong to it.
+
+        Raises `FormatError` for an entry or an array that breaks docs/FORMAT.md."""
+        where = str(self.path / METADATA)
+        found = Collection.parse(self.attributes, where)
+        found.check_arrays({name: self._manifest.arrays[name] for name in self.arrays()}, where)
+        return found
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -48,29 +86,37 @@ class IndexReader:
 
     def array(self, name: str) -> ShardedArray:
         """Opens one array, checking the size and index of each of its shards (see `ShardedArray.open`)."""
+        return ShardedArray.open(self._directory / name, self.layout(name))
+
+    def layout(self, name: str) -> ArrayLayout:
+        """Shape, type and cut of one array, as the manifest has them. `FormatError` where there is none."""
         if name not in self._manifest.arrays:
             raise FormatError(f"{self.path}: the index has no array {name!r}; it has {', '.join(self.arrays())}")
-        return ShardedArray.open(self.path / name, self._manifest.arrays[name])
+        return self._manifest.arrays[name]
+
+    def _array(self, name: str) -> ShardedArray:
+        return ShardedArray(self._directory / name, self.layout(name))
 
     def checksums(self, name: str) -> NDArray[np.uint32]:
         """The CRC-32C of each chunk of array `name`, (chunks,) uint32, itself verified."""
-        stored = self.array(checksum_array(name))
+        stored = self._array(checksum_array(name))
         if stored.dtype != np.dtype("<u4") or stored.row_shape:
             raise FormatError(f"{stored.path}: checksums are {stored.dtype} {stored.row_shape}, expected uint32 ()")
+        if stored.rows != self.layout(name).chunks:
+            raise FormatError(f"{stored.path}: {stored.rows} checksums, expected one for each chunk of {name}")
         values: NDArray[np.uint32] = stored.read_all()
-        if values.shape != (self._manifest.arrays[name].chunks,):
-            raise FormatError(f"{stored.path}: {values.size} checksums, expected one for each chunk of {name}")
         if crc_text(values) != self._manifest.attributes["integrity"][name]:
             raise CorruptionError(f"{stored.path}: the checksums of {name} do not match their own checksum")
         return values
 
     def read(self, name: str) -> Array:
         """The whole of array `name`, every byte verified. Raises as `ShardedArray.read_all` does."""
-        return self.array(name).read_all(self.checksums(name))
+        return self._array(name).read_all(self.checksums(name))
 
     def disk_bytes(self) -> int:
-        """Bytes of all files below the index's directory."""
-        return sum(size for _, size in files.walk_files(self.path))
+        """Bytes of all files of the index."""
+        arrays = sum(layout.stored_bytes for layout in self._manifest.arrays.values())
+        return arrays + len(self._manifest.text()) + sum(len(to_json(node)) for node in self._manifest.nodes().values())
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
         """Reads every byte of the index and returns all that is wrong; empty when nothing is.
@@ -78,16 +124,13 @@ class IndexReader:
         `progress` is told (bytes read, bytes in all), checksums and metadata not counted. Damage is never raised, so
         that one bad file hides no other; only an index directory that cannot be listed is.
         """
-        problems: list[Problem] = []
-        root = self.path / METADATA
-        try:
-            if _read_manifest(self.path) != self._manifest:
-                problems.append(Problem("damaged", root, "is not the one that was opened"))
-        except SpannError as error:
-            problems.append(Problem.of(error, root))
-        for name, metadata in self._nodes().items():
-            problems += self._verify_metadata(name, to_json(metadata))
-        stored = {name: ShardedArray(self.path / name, self._manifest.arrays[name]) for name in self.arrays()}
+        text = self._manifest.text()
+        problems = self._verify_metadata("", text, "is not in the form of JSON that docs/FORMAT.md asks for")
+        for name, metadata in self._manifest.nodes().items():
+            problems += self._verify_metadata(
+                name, to_json(metadata), f"differs from what {self.path / METADATA} says of it"
+            )
+        stored = {name: self._array(name) for name in self.arrays()}
         total = sum(array.stored_bytes for array in stored.values())
         done = 0
 
@@ -106,7 +149,7 @@ class IndexReader:
     def _verify_checksums(self, name: str) -> tuple[list[Problem], NDArray[np.uint32] | None]:
         """What is wrong with the checksums of array `name`, and the checksums if nothing is."""
         path = checksum_array(name)
-        stored = ShardedArray(self.path / path, self._manifest.arrays[path])
+        stored = self._array(path)
         problems = list(stored.verify())
         if problems:
             return problems, None
@@ -117,38 +160,72 @@ class IndexReader:
             place = stored.shard_path(0) if stored.layout.shards == 1 else stored.path
             return [Problem.of(error, place)], None
 
-    def _verify_metadata(self, name: str, expected: bytes) -> list[Problem]:
-        """Whether a node's own zarr.json is, byte for byte, what the manifest says of it."""
-        path = self.path / name / METADATA
+    def _verify_metadata(self, name: str, expected: bytes, otherwise: str) -> list[Problem]:
+        """Whether a node's own zarr.json is, byte for byte, what it must be."""
+        place = self._directory / f"{name}/{METADATA}".lstrip("/")
         try:
-            if files.read_file(path) != expected:
-                return [Problem("damaged", path, f"differs from what {self.path / METADATA} says of it")]
+            if read_stored(place, LARGEST_MANIFEST) != expected:
+                return [Problem("damaged", place.path, otherwise)]
         except SpannError as error:
-            return [Problem.of(error, path)]
+            return [Problem.of(error, place)]
         return []
 
-    def _nodes(self) -> dict[str, Any]:
-        """The metadata of every group and array below the root, by path."""
-        arrays = {name: layout.metadata() for name, layout in self._manifest.arrays.items()}
-        return dict(sorted({**dict.fromkeys(self._manifest.groups, GROUP), **arrays}.items()))
-
     def _unexpected(self) -> list[Problem]:
-        expected = {self.path / METADATA, *(self.path / name / METADATA for name in self._nodes())}
-        for name, layout in self._manifest.arrays.items():
-            expected.update(self.path / name / layout.shard_key(shard) for shard in range(layout.shards))
-        found = (as_path(path) for path, _ in files.walk_files(self.path))
-        return [Problem("unexpected", path, "is not part of the index") for path in found if path not in expected]
+        """All that lies in the directory and does not belong there."""
+        found = (as_path(place) for place in walk(Place(self._directory, ())))
+        strange = (path for path in found if not self._belongs(path.relative_to(self.path).as_posix()))
+        return [Problem("unexpected", path, "is not part of the index") for path in strange]
+
+    def _belongs(self, name: str) -> bool:
+        """Whether a file of this name is a shard of an array, or the metadata of a node."""
+        node, _, last = name.rpartition("/")
+        if last == METADATA:
+            return node == "" or node in self._manifest.arrays or node in self._manifest.groups
+        array, found, key = name.partition("/c/")
+        layout = self._manifest.arrays.get(array) if found else None
+        number = key.split("/")[0]
+        if layout is None or not number.isascii() or not number.isdigit() or len(number) > 20:
+            return False
+        shard = int(number)
+        return shard < layout.shards and f"c/{key}" == layout.shard_key(shard)
 
 
-def _read_manifest(path: Path) -> Manifest:
-    root = path / METADATA
+def on_current(
+    path: Path | str, work: Callable[[IndexReader], T], sound: Callable[[T], bool] = lambda found: True
+) -> T:
+    """What `work` makes of the index at `path`; once more where it fails, or its result is not `sound`, while another
+    index took the place. Raises what `work` and `IndexReader.open` do."""
+    for _ in range(REPLACED):
+        reader = IndexReader.open(path)
+        try:
+            found = work(reader)
+            if sound(found) or reader.is_current():
+                return found
+        except SpannError:
+            if reader.is_current():
+                raise
+    raise _too_often(Path(path))
+
+
+def _too_often(path: Path) -> StorageError:
+    return StorageError(f"{path}: was replaced {REPLACED} times while it was read: try again when nothing changes it")
+
+
+def _open_directory(path: Path) -> Directory:
     if not files.exists(path):
         raise MissingError(f"no index at {path}{_unfinished(path)}")
     if not path.is_dir():
         raise FormatError(f"{path}: not a spann index: it is not a directory")
-    if not files.exists(root):
-        raise MissingError(f"no index at {path}: the directory has no {METADATA}{_unfinished(path)}")
-    return parse_root(files.read_file(root), str(root))
+    return Directory.to_read(path)
+
+
+def _read_manifest(directory: Directory) -> Manifest:
+    path = directory.path
+    try:
+        data = read_stored(directory / METADATA, LARGEST_MANIFEST)
+    except MissingError:
+        raise MissingError(f"no index at {path}: the directory has no {METADATA}{_unfinished(path)}") from None
+    return parse_root(data, str(path / METADATA))
 
 
 def _unfinished(path: Path) -> str:

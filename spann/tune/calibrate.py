@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.config import SearchParams
-from spann.errors import InputError
+from spann.errors import FormatError, InputError
 from spann.tune.recall import TIE
 from spann.types import Array, Progress, SearchResult
 
@@ -164,11 +164,24 @@ class Calibration:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Calibration:
+        """Of what the manifest keeps, a table of numbers (docs/FORMAT.md); `FormatError` where they cannot be."""
         names = document["columns"]
 
         def point(row: Sequence[Any]) -> Point:
             values: dict[str, Any] = {name: math.inf if x is None else x for name, x in zip(names, row, strict=True)}
-            return Point(**{column: value for column, value in values.items() if column in _COLUMNS})
+            try:
+                found = Point(**{column: value for column, value in values.items() if column in _COLUMNS})
+            except TypeError:
+                raise FormatError(
+                    f"the calibration has the columns {', '.join(names)[:200]}; some are missing"
+                ) from None
+            shares = 0 <= found.recall <= 1 and 0 <= found.low <= 1
+            whole = type(found.max_postings) is int and 1 <= found.max_postings < 1 << 32
+            settings = found.epsilon2 >= 0 and 0 <= found.error_bound < 1e6
+            costs = all(0 <= x < 1e12 for x in (found.postings, found.distances, found.centroids))
+            if not (shares and whole and settings and costs):
+                raise FormatError("the calibration has a setting that cannot be")
+            return found
 
         curves = {int(k): [point(row) for row in rows] for k, rows in document["curves"].items()}
         return cls(document["origin"], document["queries"], document["unlike"], dict(sorted(curves.items())))

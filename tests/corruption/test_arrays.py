@@ -9,6 +9,7 @@ import pytest
 
 from spann.errors import CorruptionError, FormatError, MissingError, SpannError
 from spann.storage import IndexReader, IndexWriter, ShardedArray
+from spann.storage.places import as_path
 
 
 def build(path: Path) -> None:
@@ -97,7 +98,7 @@ def test_padding_is_verified_even_without_checksums(index):
     array = IndexReader.open(index).array("vectors/exact")
     layout = array.layout
     assert layout.padding_bytes > 0
-    shard = array.shard_path(layout.shards - 1)
+    shard = as_path(array.shard_path(layout.shards - 1))
     data = shard.read_bytes()
     position = layout.shard_chunks(layout.shards - 1) * layout.chunk_bytes - 1
     shard.write_bytes(data[:position] + b"\1" + data[position + 1 :])
@@ -134,7 +135,7 @@ def test_opening_refuses_a_shard_that_is_missing_short_or_has_a_damaged_index(in
     for changed, error, match in [
         (data[:-1], CorruptionError, "bytes long, expected"),
         (data[:-1] + b"?", CorruptionError, "does not match its checksum"),
-        (None, MissingError, "No such file"),
+        (None, MissingError, "missing from the index"),
     ]:
         shard.unlink() if changed is None else shard.write_bytes(changed)
         with pytest.raises(error, match=match) as caught:

@@ -41,6 +41,7 @@ HUNGER = 512 << 20
 
 _OUT_OF_MEMORY = 77
 _REPORT = 500
+_NONE_YET = (1 << 64) - 1
 
 
 @dataclass
@@ -144,7 +145,7 @@ def _watch(
     """Runs a child from execution `first` on until it ends, for whatever reason; the number to go on from."""
     last = 1 << 62 if executions is None else executions
     state = directory / "state"
-    state.write_bytes(first.to_bytes(8, "little"))
+    state.write_bytes(_NONE_YET.to_bytes(8, "little"))
     command = [sys.executable, str(ROOT / "scripts/fuzz"), target, "--seed", str(seed)]
     command += ["--child", str(directory), "--first", str(first), "--last", str(last)]
     lines: queue.Queue[str | None] = queue.Queue()
@@ -153,14 +154,15 @@ def _watch(
         assert child.stdout is not None
         reader = threading.Thread(target=_pump, args=(child.stdout, lines))
         reader.start()
-        number, since, verdict = first, time.monotonic(), ""
+        number, since, verdict = first - 1, time.monotonic(), ""
         while (line := _next(lines)) is not None:
             if line:
                 _note(json.loads(line), target, seed, found, tell)
             now = int.from_bytes(state.read_bytes(), "little")
-            if now != number:
+            if now not in (number, _NONE_YET):
                 number, since = now, time.monotonic()
-            if not verdict and time.monotonic() - since > patience:
+            waits = patience if now != _NONE_YET else 10 * patience  # to begin takes longer
+            if not verdict and time.monotonic() - since > waits:
                 verdict = "hang"
             if not verdict and end is not None and time.monotonic() > end:
                 verdict = "over"
@@ -168,7 +170,8 @@ def _watch(
                 child.kill()
         reader.join()
         code = child.wait()
-        number = int.from_bytes(state.read_bytes(), "little")
+        now = int.from_bytes(state.read_bytes(), "little")
+        number = first if now == _NONE_YET else now
         if verdict == "over":
             return number
         if code not in (0, _OUT_OF_MEMORY):

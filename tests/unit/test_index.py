@@ -10,7 +10,7 @@ import tensorstore
 import zarr
 
 import spann
-from spann.errors import CorruptionError, InputError, MissingError
+from spann.errors import FormatError, InputError, MissingError
 from spann.search.engine import Engine
 from spann.testing import clustered
 from spann.vectors import ArraySource
@@ -221,7 +221,7 @@ def test_a_directory_that_refers_to_nowhere_is_refused(path, coded, monkeypatch)
         ),
     ):
         for name, change in pairs:
-            with pytest.raises(CorruptionError):
+            with pytest.raises(FormatError):
                 changed(name, change)(place)
         monkeypatch.setattr(IndexReader, "read", read)
         Engine(IndexReader.open(place), io="buffered", check=True).close()

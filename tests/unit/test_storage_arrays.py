@@ -17,6 +17,7 @@ from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError, ExistsError, FormatError, InputError, MissingError, StorageError
 from spann.storage import ArrayLayout, ShardedArray, ShardedWriter, files
 from spann.storage.layout import DTYPES
+from spann.storage.places import as_path
 from spann.testing import ShortDisk
 
 
@@ -114,7 +115,7 @@ def test_rows_lie_at_arithmetic_offsets(tmp_path):
     assert array.shard_rows == 20
     assert (array.rows, array.dtype, array.row_shape) == (100, np.dtype("uint8"), (24,))
     for row in range(100):
-        data = array.shard_path(row // array.shard_rows).read_bytes()
+        data = as_path(array.shard_path(row // array.shard_rows)).read_bytes()
         offset = row % array.shard_rows * 24
         assert data[offset : offset + 24] == values[row].tobytes()
 
