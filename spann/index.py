@@ -375,12 +375,12 @@ def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:
 
 
 def _reopen(path: Path, options: dict[str, Any]) -> Index:
-    def opened(reader: IndexReader) -> Index:
+    def index_of(reader: IndexReader) -> Index:
         index = Index(reader, Engine(reader, **options), options)
         reader.close()  # all that is searched is open by now
         return index
 
-    return on_current(path, opened)
+    return on_current(path, index_of)
 
 
 def _batch(queries: Array) -> Array:

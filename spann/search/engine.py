@@ -19,9 +19,10 @@ from spann.config import SearchParams, thread_count
 from spann.elements import in_memory, memory_dtype, pack
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
 from spann.search.budget import MemoryBudget
+from spann.search.contract import Resident
 from spann.search.disk import join_pages
-from spann.search.opened import Files, OpenArrays, as_bytes, load
-from spann.storage import IndexReader, ShardedArray, as_path
+from spann.search.opened import Files, OpenArrays, as_bytes, attach
+from spann.storage import IndexReader, ShardedArray
 from spann.system import available_memory
 from spann.types import MAX_K, QUERY_STATS, Array, Metric, SearchResult
 from spann.vectors import check_finite, check_lengths
@@ -105,7 +106,9 @@ class Engine:
         self._closed = False
         self.direct, self._files = _open_files(reader, io)
         try:
-            self.arrays: OpenArrays = load(reader, self._files, budget)
+            resident = Resident.read(reader)
+            resident.check()
+            self.arrays: OpenArrays = attach(resident, reader, self._files, budget)
             self._join = self._measure_disk(reader)
         except BaseException:
             _close_all(self._files)

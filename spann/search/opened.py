@@ -1,4 +1,4 @@
-"""Reading and checking the arrays of an index that stay in memory, and handing them to the native search."""
+"""Handing the arrays of an index that stay in memory to the native search, and pinning codes."""
 
 from __future__ import annotations
 
@@ -48,15 +48,9 @@ class OpenArrays:
     memory: dict[str, int] = field(default_factory=dict)
 
 
-def load(reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
-    """Reads, verifies and pins. Raises `CorruptionError`, `FormatError`, and `InputError` for a budget too small."""
-    resident = Resident.read(reader)
-    resident.check()
-    return attach(resident, reader, files, budget)
-
-
 def attach(resident: Resident, reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
-    """Hands arrays that were checked to the native search, and pins. Raises as `load`."""
+    """Hands arrays that were checked to the native search, and pins. Raises `CorruptionError` for damaged codes, and
+    `InputError` for a budget too small."""
     about, where, bits = resident.collection, resident.where, resident.collection.code_bits
     native = _search.NativeIndex(
         metric=METRIC_NUMBERS[about.metric],

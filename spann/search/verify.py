@@ -1,244 +1,191 @@
-"""The invariants of an index beyond its checksums: what must be true of the postings' content."""
+"""The invariants of an index beyond its checksums: what must be true of its content."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
-from numpy.typing import NDArray
 
-from spann._kernels.checksum import crc32c
-from spann.errors import CorruptionError, SpannError
+from spann._kernels import code_twins
+from spann._kernels.codes import rotate
+from spann.elements import unpack
+from spann.errors import SpannError
+from spann.search.contract import Resident, first_unusable
 from spann.search.engine import Engine
-from spann.storage import (
-    FACTOR_BYTES,
-    PAGE,
-    IndexReader,
-    Problem,
-    Record,
-    directions_of,
-    page_checksums,
-    posting_bytes,
-    posting_span,
-    shape_record,
-)
-from spann.types import Array
+from spann.search.postings import Postings, RowSet
+from spann.storage import IndexReader, Problem, page_checksums
+from spann.types import Array, Metric
 
-PAGES_AT_A_TIME = 4096
-SHAPES_AT_A_TIME = 65_536
+ROWS_AT_A_TIME = 8 << 20
+"""Bytes of the exact store that are looked at together."""
 
-Bytes = NDArray[np.uint8]
+DECODED = 200
+"""Postings whose codes are compared with their vectors."""
+
+LEAST_COSINE = 0.5
+"""Between the vectors that codes stand for and those that they are of, on average: it is 0.8 with 1 bit, and 0 with a
+rotation that is not theirs."""
+
+ROUNDING = 1e-4
+"""Share by which a length may be off that was worked out in float32."""
 
 
 def verify_index(reader: IndexReader, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
-    """All that is wrong with an index: every checksum, and if those hold, the invariants.
+    """All that is wrong with an index: every checksum, and if those hold, what docs/FORMAT.md says must be.
 
-    Invariants: the directory and graph refer to what exists; postings match the checksums that searches compare; none
-    is over its bound; ids in postings are ones the collection has; every vector is in at least one posting or
-    represents a centroid; bytes between postings are 0.
-    Of codes besides: every vector is primary once; a replica names the row of the exact store that has its id; headers
-    and shapes are finite; the checksums of pages of the exact store are those of its pages.
+    First come the entries of the manifest, with the arrays that follow from them, then what search relies on
+    (spann/search/contract.py), then all else: ids are different, and ones that the collection has; every vector
+    represents a centroid or is primary once; replicas are copies; numbers are finite; postings match the checksums that
+    searches compare, none overlaps another; bytes between them are 0. Of codes besides: a replica names the row of the
+    exact store that has its id; codes stand for the vectors that they are of; the checksums of pages of the exact store
+    are those of its pages.
     """
     problems = reader.verify(progress)
     if problems:
         return problems
     try:
-        engine = Engine(reader, io="buffered", memory_budget="none")
+        resident = Resident.read(reader)
+        resident.check()
+        with closing(Engine(reader, io="buffered", memory_budget="none")):
+            pass
+        found = next(_content(reader, resident), None)
     except SpannError as error:
         return [Problem("damaged", reader.path, str(error))]
-    engine.close()
-    try:
-        return _content(reader)
-    except SpannError as error:
-        return [Problem("damaged", reader.path, str(error))]
+    return [] if found is None else [Problem("damaged", reader.path / "postings", found)]
 
 
-def _content(reader: IndexReader) -> list[Problem]:
-    about = reader.attributes
-    postings = _Postings(reader)
-    count, bound = int(about["count"]), int(about["posting_bound"])
-    problems = []
-    for p in np.flatnonzero(postings.length > bound)[:1]:
-        problems.append(f"posting {p} has {postings.length[p]} entries, over its bound of {bound}")
-    entries = int(postings.length.sum())
-    if entries != about["entries"]:
-        problems.append(f"postings hold {entries} entries; the manifest says {about['entries']}")
-    represented = int(postings.primaries.sum()) + (0 if postings.coded else int(about["centroids"]))
-    if represented != count:
-        problems.append(f"centroids and primaries are {represented} together; the collection has {count} rows")
-
-    rows = _RowSet(reader, about["ids"] == "user", count)
-    if not postings.coded:
-        problems += rows.add(reader.read("centroids/ids"), "a centroid")
-    problems += ["two postings overlap"] if postings.overlap() else _walk(postings, rows)
-    missing = None if problems else rows.missing()
+def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:
+    """What is wrong, in words; what comes later takes for granted that nothing came before."""
+    about = resident.collection
+    yield from _check_centroids(reader, resident)
+    postings = Postings(resident, reader.array("postings/pages"))
+    yield from _check_directory(resident)
+    yield from _check_shapes(resident)
+    rows = RowSet(about, reader.read("vectors/ids") if about.user_ids else None)
+    yield from rows.bad_ids()
+    if resident.ids is not None:
+        yield from rows.represent(resident.ids)
+    yield from _check_walk(postings, rows)
+    missing = rows.missing()
     if missing is not None:
-        problems.append(f"row {missing} is in no posting and represents no centroid")
-    if postings.coded and not problems:
-        problems += _check_replicas(postings, rows) + _check_pages(reader) + _check_shapes(reader)
-    where = reader.path / "postings"
-    return [Problem("damaged", where, text) for text in problems]
+        yield f"row {missing} is in no posting and represents no centroid"
+    yield from _check_replicas(postings, rows)
+    largest = postings.largest_sqnorm
+    if about.code_bits:
+        store = _Store(reader, resident)
+        yield from store.check()
+        largest = store.largest_sqnorm
+        yield from _check_codes(postings, resident, store)
+    elif about.metric is Metric.IP:
+        largest = max(largest, float(_sqnorms(unpack(resident.vectors, about.element)).max()))
+    if about.metric is Metric.IP and abs(np.sqrt(largest) - about.max_norm) > ROUNDING * about.max_norm:
+        yield f"max_norm is {about.max_norm}; the longest vector has length {np.sqrt(largest):.6g}"
 
 
-def _check_shapes(reader: IndexReader) -> list[str]:
-    about = reader.attributes
-    directions = directions_of(about, str(reader.path))
-    if directions == 0:
-        return []
-    kind, shapes = shape_record(about["dim"], about["code_bits"], directions), reader.array("postings/shapes")
-    for start in range(0, shapes.rows, SHAPES_AT_A_TIME):
-        some = shapes.read_rows(start, min(start + SHAPES_AT_A_TIME, shapes.rows)).reshape(-1).view(kind)
-        finite = np.ones(len(some), bool)
-        for name in ("header", "spread", "rest", "offsets"):
-            finite &= np.isfinite(some[name].reshape(len(some), -1)).all(axis=1)
-        if not finite.all():
-            return [f"the shape of posting {start + int(np.argmin(finite))} is not finite"]
-    return []
+def _check_centroids(reader: IndexReader, resident: Resident) -> Iterator[str]:
+    stored = np.ascontiguousarray(resident.vectors)
+    if stored.dtype.kind == "f":
+        stored = stored + stored.dtype.type(0)  # one zero, not two
+    order = np.sort(stored.view(np.dtype((np.void, stored.shape[1] * stored.itemsize))).reshape(-1))
+    if bool((order[1:] == order[:-1]).any()):
+        yield "two centroids are equal"
+    if resident.origin is not None and resident.collection.metric is Metric.IP and resident.origin.any():
+        yield "quantizer/origin is not 0, as it must be under ip"
+    if "centroids/lift" in reader.arrays():
+        lift = reader.read("centroids/lift")
+        if not bool(np.all((lift >= 0) & np.isfinite(lift))):
+            yield "centroids/lift holds what is no length"
 
 
-class _Postings:
-    """The directory of an index, and the bytes it leads to."""
-
-    def __init__(self, reader: IndexReader) -> None:
-        about = reader.attributes
-        self.coded = bool(about.get("code_bits", 0))
-        self.id_type = np.dtype(f"<u{about['id_bytes']}")
-        self.row_type = np.dtype(f"<u{about['row_bytes'] if self.coded else 4}")
-        self.header = Record.of(about).header
-        page, offset, length, primaries, self.crc = (
-            reader.read(f"postings/directory/{part}") for part in ("page", "offset", "length", "primaries", "crc32c")
-        )
-        self.length, self.primaries = length.astype(np.int64), primaries.astype(np.int64)
-        self.first_row = np.cumsum(self.primaries) - self.primaries
-        self.start, self.end = posting_span(page, offset, posting_bytes(about, length, primaries))
-        order = np.argsort(self.start, kind="stable")
-        self._order = order[self.length[order] > 0]
-        self._pages = reader.array("postings/pages")
-
-    def overlap(self) -> bool:
-        return bool(np.any(self.start[self._order][1:] < self.end[self._order][:-1]))
-
-    def runs(self) -> Iterator[tuple[str, list[tuple[int, Bytes]], Bytes]]:
-        """All pages once, some at a time: their name, the postings (number, bytes) in them, and the bytes between.
-
-        Every byte belongs to one run: that of the first posting that ends after it, or of what follows the last.
-        """
-        order, start, end = self._order, self.start, self.end
-        at, cursor, total = 0, 0, self._pages.rows * PAGE
-        while cursor < total:
-            stop = int(np.searchsorted(start[order], cursor + PAGES_AT_A_TIME * PAGE))
-            stop = min(max(stop, at + 1), len(order))
-            run = order[at:stop]
-            run_end = int(end[run[-1]]) if stop < len(order) else total
-            first_page, end_page = cursor // PAGE, -(-run_end // PAGE)
-            content = self._pages.read_rows(first_page, end_page).reshape(-1)
-            content = content[cursor - first_page * PAGE : run_end - first_page * PAGE]
-            between = np.ones(len(content), bool)
-            postings = []
-            for p in run.tolist():
-                part = slice(int(start[p]) - cursor, int(end[p]) - cursor)
-                between[part] = False
-                postings.append((p, content[part]))
-            yield f"pages {first_page} to {end_page - 1}", postings, content[between]
-            at, cursor = stop, run_end
-
-    def ids(self, posting: int, content: Bytes) -> Array:
-        """The ids of its entries, or where replicas come apart of its primaries, (n,) unsigned."""
-        n = int(self.primaries[posting] if self.coded else self.length[posting])
-        ids: Array = content[self.header :][: n * self.id_type.itemsize].view(self.id_type)
-        return ids
-
-    def replicas(self, posting: int, content: Bytes) -> tuple[Array, Array]:
-        """Ids of the replicas in a posting of codes, and the rows of the exact store it says they are."""
-        n, p = int(self.length[posting]), int(self.primaries[posting])
-        ids = content[self.header :][: n * self.id_type.itemsize].view(self.id_type)
-        rows = content[self.header + n * (self.id_type.itemsize + FACTOR_BYTES) :]
-        return ids[p:], rows[: (n - p) * self.row_type.itemsize].view(self.row_type)
+def _check_directory(resident: Resident) -> Iterator[str]:
+    empty = resident.length == 0
+    for p in np.flatnonzero(empty & (resident.crc != 0))[:1]:
+        yield f"posting {p} is empty and has a checksum that is not 0"
+    if resident.chain is not None:
+        several = np.repeat(np.diff(resident.chain) > 1, np.diff(resident.chain))
+        own = len(several)
+        for p in np.flatnonzero(several & (resident.length[:own] > resident.primaries[:own]))[:1]:
+            yield f"posting {p} is one of several of its centroid, and holds replicas"
 
 
-def _walk(postings: _Postings, rows: _RowSet) -> list[str]:
-    """Reads all pages; stops at the first fault."""
+def _check_shapes(resident: Resident) -> Iterator[str]:
+    if resident.shapes is None:
+        return
+    for p in np.flatnonzero((resident.length == 0) & resident.shapes.any(axis=1))[:1]:
+        yield f"posting {p} is empty, and its shape is not 0"
+
+
+def _check_walk(postings: Postings, rows: RowSet) -> Iterator[str]:
+    """Reads all pages. Primaries and what is between postings."""
+    if postings.overlap():
+        yield "two postings overlap"
     for pages, run, between in postings.runs():
         if between.any():
-            return [f"bytes between postings in {pages} are not 0"]
+            yield f"bytes between postings in {pages} are not 0"
         for p, content in run:
-            if crc32c(content) != postings.crc[p]:
-                return [f"posting {p} in {pages} does not match its checksum"]
-        where = f"a posting in {pages}"
-        ids = [postings.ids(p, content) for p, content in run]
-        problems = rows.add(np.concatenate([np.empty(0, postings.id_type), *ids]), where)
-        if problems:
-            return problems
-        if postings.coded:
-            headers = np.concatenate([between[:0], *(content[: postings.header] for _, content in run)]).view("<f4")
-            if not np.isfinite(headers).all():
-                return [f"{where} has a header that is not finite"]
-            for (p, _), own in zip(run, ids, strict=True):
-                rows.place(int(postings.first_row[p]), own)
-    return []
+            yield from postings.check(p, content)
+            yield from rows.add_primaries(p, content, postings)
 
 
-def _check_replicas(postings: _Postings, rows: _RowSet) -> list[str]:
+def _check_replicas(postings: Postings, rows: RowSet) -> Iterator[str]:
+    """Reads all pages again, where there are replicas."""
     if not (postings.length > postings.primaries).any():
-        return []
-    for pages, run, _ in postings.runs():
+        return
+    for _, run, _ in postings.runs():
         for p, content in run:
-            ids, places = postings.replicas(p, content)
-            wrong = rows.differ(places, ids)
-            if len(wrong):
-                i = int(wrong[0])
-                return [
-                    f"posting {p} in {pages} has a replica with id {ids[i]} of row {places[i]} of the exact store, "
-                    f"which is not that vector"
-                ]
-    return []
+            if postings.length[p] > postings.primaries[p]:
+                yield from rows.check_replicas(p, content, postings)
 
 
-def _check_pages(reader: IndexReader) -> list[str]:
-    found, stored = page_checksums(reader.array("vectors/exact")), reader.read("vectors/exact_crc32c")
-    wrong = np.flatnonzero(found != stored)
-    return [f"page {p} of vectors/exact does not match its checksum in vectors/exact_crc32c" for p in wrong[:1]]
+class _Store:
+    """The exact store of an index with codes."""
+
+    def __init__(self, reader: IndexReader, resident: Resident) -> None:
+        self._array, self._resident = reader.array("vectors/exact"), resident
+        self.largest_sqnorm = 0.0
+
+    def vectors(self, start: int, stop: int) -> Array:
+        """Rows of it, as numbers (n, dim)."""
+        return unpack(self._array.read_rows(start, stop), self._resident.collection.element)
+
+    def check(self) -> Iterator[str]:
+        about, resident = self._resident.collection, self._resident
+        directions = about.metric is Metric.COSINE
+        step = max(1, ROWS_AT_A_TIME // self._array.layout.row_bytes)
+        for start in range(0, about.count, step):
+            some = self._array.read_rows(start, min(start + step, about.count))
+            bad = first_unusable(some, about.element, directions=directions)
+            if bad is not None:
+                yield f"row {start + bad} of vectors/exact is not finite, or not of a length that can be worked with"
+            if about.metric is Metric.IP:
+                self.largest_sqnorm = max(self.largest_sqnorm, float(_sqnorms(unpack(some, about.element)).max()))
+        for p in np.flatnonzero(page_checksums(self._array) != resident.exact_crc)[:1]:
+            yield f"page {p} of vectors/exact does not match its checksum in vectors/exact_crc32c"
 
 
-class _RowSet:
-    """Which rows of the collection have been seen, told by their ids, and the id at each row of the exact store."""
+def _check_codes(postings: Postings, resident: Resident, store: _Store) -> Iterator[str]:
+    """Of some postings, whether codes stand for the vectors that they are of."""
+    about = resident.collection
+    some = np.flatnonzero(postings.primaries)
+    chosen = some[np.linspace(0, len(some) - 1, min(DECODED, len(some))).astype(np.int64)]
+    assert resident.signs is not None
+    sum_of_cosines, count = 0.0, 0
+    for p in chosen.tolist():
+        first, n = int(postings.first_row[p]), int(postings.primaries[p])
+        x = store.vectors(first, first + n).astype(np.float32)
+        if about.metric is Metric.COSINE:
+            x /= np.sqrt(_sqnorms(x))[:, None]
+        residual = rotate(np.ascontiguousarray(x - resident.vectors[postings.centroid(p)]), resident.signs)
+        u = code_twins.unpack(postings.codes(p)[:n], about.padded_dim, about.code_bits) - (2**about.code_bits - 1) / 2
+        lengths = np.sqrt(_sqnorms(residual) * _sqnorms(u))
+        product = np.einsum("ij,ij->i", residual, u, dtype=np.float64)
+        sum_of_cosines += float(np.sum(product[lengths > 0] / lengths[lengths > 0]))
+        count += int((lengths > 0).sum())
+    if count and sum_of_cosines / count < LEAST_COSINE:
+        yield "codes do not stand for the vectors of the exact store: the rotation, or they, are others"
 
-    def __init__(self, reader: IndexReader, user_ids: bool, count: int) -> None:
-        self.seen = np.zeros(count, bool)
-        self.ids: NDArray[np.int64] | None = None
-        self.stored = np.empty(0, np.int64)
-        if user_ids:
-            stored = reader.read("vectors/ids")
-            if stored.shape != (count,):
-                raise CorruptionError(f"{reader.path}: vectors/ids has {len(stored)} ids for {count} vectors")
-            self.row = np.argsort(stored, kind="stable")
-            self.ids = stored[self.row]
 
-    def add(self, ids: Array, where: str) -> list[str]:
-        """Marks `ids`; says so if one is not an id of the collection."""
-        if self.ids is None:
-            if len(ids) and int(ids.max()) >= len(self.seen):
-                return [f"{where} holds id {int(ids.max())}; the collection has {len(self.seen)} rows"]
-            self.seen[ids] = True
-            return []
-        at = np.minimum(np.searchsorted(self.ids, ids.astype(np.int64)), len(self.ids) - 1)
-        unknown = np.flatnonzero(self.ids[at] != ids.astype(np.int64))
-        if len(unknown):
-            return [f"{where} holds id {int(ids[unknown[0]])}, which no vector has"]
-        self.seen[self.row[at]] = True
-        return []
-
-    def place(self, row: int, ids: Array) -> None:
-        """Notes that the exact store has `ids` from `row` on."""
-        if not len(self.stored):
-            self.stored = np.full(len(self.seen), -1, np.int64)
-        self.stored[row : row + len(ids)] = ids
-
-    def differ(self, places: Array, ids: Array) -> NDArray[np.int64]:
-        """Positions at which `places` are no rows of the exact store, or not those of `ids`."""
-        inside = np.minimum(places, len(self.seen) - 1)
-        return np.flatnonzero((places != inside) | (self.stored[inside] != ids.astype(np.int64)))
-
-    def missing(self) -> int | None:
-        """The first row not seen."""
-        return None if self.seen.all() else int(np.argmin(self.seen))
+def _sqnorms(x: Array) -> Array:
+    found: Array = np.einsum("ij,ij->i", x, x, dtype=np.float64)
+    return found

@@ -24,7 +24,7 @@ from spann.storage.json_text import parse_json, to_json
 from spann.storage.layout import CHUNK_BYTES, SHARD_BYTES, ArrayLayout
 from spann.storage.manifest import LARGEST_MANIFEST
 from spann.storage.places import Where, as_path
-from spann.storage.stored import SMALL, check_stored, open_stored, opened, read_stored
+from spann.storage.stored import SMALL, check_stored, open_stored, read_stored, reading
 from spann.types import Array
 
 METADATA = "zarr.json"
@@ -157,7 +157,7 @@ class ShardedWriter:
             if path not in shards:
                 files.remove_file(path)
         for shard in range(full):
-            with array.opened(shard) as fd:
+            with array.reading(shard) as fd:
                 array.check_index(shard, fd)
         if used:
             self._fd = files.open_again(as_path(shards[full]), used)
@@ -287,7 +287,7 @@ class ShardedArray:
             layout = ArrayLayout.parse(parse_json(data, str(where)), str(where))
         array = cls(path, layout)
         for shard in range(array.layout.shards):
-            with array.opened(shard) as fd:
+            with array.reading(shard) as fd:
                 array.check_index(shard, fd)
         return array
 
@@ -329,7 +329,7 @@ class ShardedArray:
         return fd
 
     @contextmanager
-    def opened(self, shard: int) -> Iterator[int]:
+    def reading(self, shard: int) -> Iterator[int]:
         """`open_shard` for the time of a `with` block."""
         fd = self.open_shard(shard)
         try:
@@ -385,7 +385,7 @@ class ShardedArray:
         for number in np.unique(shard).tolist():
             first, last = np.searchsorted(shard, (number, number + 1))
             path = self.shard_path(number)
-            with opened(path) as fd:
+            with reading(path) as fd:
                 inside = rows[first:last] - number * layout.shard_rows
                 data[first:last] = files.read_rows(fd, inside, layout.row_bytes, path, gap_bytes=gap_bytes)
         return out
@@ -419,11 +419,11 @@ class ShardedArray:
         rows that are damaged."""
         layout = self.layout
         for shard in range(1, layout.shards):  # before memory is taken for what may not be there
-            with self.opened(shard) as fd:
+            with self.reading(shard) as fd:
                 self.check_index(shard, fd)
         out, padding = np.empty((0, *layout.row_shape), layout.dtype), np.empty(0, np.uint8)
         for shard in range(layout.shards):
-            with self.opened(shard) as fd:
+            with self.reading(shard) as fd:
                 if shard == 0:
                     self.check_index(shard, fd)
                     out = np.empty(layout.shape, layout.dtype)
@@ -460,7 +460,7 @@ class ShardedArray:
             path = self.shard_path(shard)
             told = 0
             try:
-                with self.opened(shard) as fd:
+                with self.reading(shard) as fd:
                     for bad, step in self._scan(shard, fd, expected_crcs):
                         yield from self._damage(bad)
                         told += step
@@ -530,5 +530,5 @@ class ShardedArray:
 
     def _read_into(self, out: NDArray[np.uint8], shard: int, offset: int) -> None:
         path = self.shard_path(shard)
-        with opened(path) as fd:  # of a shard, perhaps, that is still written: it need not have its size
+        with reading(path) as fd:  # of a shard, perhaps, that is still written: it need not have its size
             files.read_exact(fd, out, offset, path)

@@ -1,4 +1,4 @@
-"""What a manifest says of the collection of an index, and which arrays follow from it (docs/FORMAT.md, The collection).
+"""What a manifest says of the collection of an index, and which arrays follow from it: docs/FORMAT.md is normative.
 
 Everything here is checked once, when an index is opened and before any array is read: who has a `Collection` need not
 ask again whether a number is one, or an array has the shape that it must.

@@ -63,7 +63,7 @@ def open_stored(path: Where, flags: int = 0) -> int:
 
 
 @contextmanager
-def opened(path: Where) -> Iterator[int]:
+def reading(path: Where) -> Iterator[int]:
     """`open_stored` for the time of a `with` block."""
     fd = open_stored(path)
     try:
@@ -74,7 +74,7 @@ def opened(path: Where) -> Iterator[int]:
 
 def read_stored(path: Where, most: int) -> bytes:
     """The bytes of a file. Raises as `open_stored` does, and `CorruptionError` where there are more than `most`."""
-    with opened(path) as fd:
+    with reading(path) as fd:
         size = files.file_bytes(fd, path)
         if size > most:
             raise CorruptionError(f"{path}: {size} bytes long, expected at most {most}")

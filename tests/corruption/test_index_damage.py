@@ -283,8 +283,8 @@ def test_invariants_that_no_checksum_holds(tmp_path, monkeypatch):
     for name, change, match in (
         ("postings/directory/length", drop_entries, "entries; the manifest says"),
         ("postings/directory/primaries", too_many_primaries, "claims 1000 primaries"),
-        ("centroids/ids", unknown_id, "holds id 5000"),
-        ("centroids/ids", same_place, "is in no posting and represents no centroid"),
+        ("centroids/ids", unknown_id, "a centroid holds id 5000"),
+        ("centroids/ids", same_place, "two centroids are represented by the same vector"),
     ):
         assert any(match in text for text in changed(name, change)), match
     bound = int(length.max()) - 1

@@ -124,7 +124,7 @@ LOST = 599
     ("change", "says"),
     [
         (alien_id, "holds id 600; the collection has 600 rows"),
-        (lost_row, f"row {LOST} is in no posting and represents no centroid"),
+        (lost_row, "represents a centroid"),
         (over_bound, "over its bound of"),
         (too_many_primaries, "primaries"),
         (other_sum, "the manifest says"),
@@ -251,7 +251,7 @@ def coded_centroid(arrays: Arrays, about: Arrays) -> None:
         (wrong_checksum, "does not match its checksum"),
         (codes_of_bits, "with codes of 2 bits cannot be under hamming"),
         (coded_alien_id, "holds id 999, which no vector has"),
-        (coded_id_twice, "is in no posting and represents no centroid"),
+        (coded_id_twice, "has a primary that is one elsewhere as well"),
         (coded_other_replica, "which is not that vector"),
         (coded_row_beyond, "of row 600 of the exact store, which is not that vector"),
         (coded_replica_of_unknown_id, "a replica with id 1600"),

@@ -169,6 +169,7 @@ def _watch(
             if verdict:
                 child.kill()
         reader.join()
+        child.stdout.close()
         code = child.wait()
         now = int.from_bytes(state.read_bytes(), "little")
         number = first if now == _NONE_YET else now
