@@ -18,8 +18,8 @@ from spann.storage.json_text import to_json
 from spann.storage.layout import ArrayLayout
 from spann.storage.manifest import LARGEST_MANIFEST, Manifest, checksum_array, crc_text, parse_root
 from spann.storage.places import Directory, Place, as_path
-from spann.storage.stored import read_stored, walk
 from spann.storage.publishing import BUILDING
+from spann.storage.stored import read_stored, walk
 from spann.types import Array
 
 REPLACED = 100
