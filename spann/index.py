@@ -500,7 +500,11 @@ def append(
             RepeatWarning,
             stacklevel=2,
         )
-    return _open_built(path, memory_limit, memory_budget)
+    grown = _open_built(path, memory_limit, memory_budget)
+    stale = (grown.info()["calibration"] or {}).get("stale")
+    if stale:
+        warnings.warn(f"{path}: {stale}", UserWarning, stacklevel=2)
+    return grown
 
 
 def calibrate(

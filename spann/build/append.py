@@ -27,6 +27,7 @@ from spann.build.edges import EdgeSpool
 from spann.build.encode import Coded, posting_facts, write_codes
 from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out_more
+from spann.build.likeness import still_valid, unlike
 from spann.build.pipeline import TEMPORARY_FILES, checksums_of, grow_tree, source_mark
 from spann.build.plan import limit_bytes, threads_to_append
 from spann.build.space import Space, scan
@@ -269,6 +270,9 @@ def _append(
         "max_norm": space.max_norm,
         "sources": [*(old.sources or [""]), mark],
     }
+    if "calibration" in about:
+        difference = unlike(old.reader, centroids, space, source)
+        about["calibration"] = still_valid(about["calibration"], difference, source.count, about["count"])
     writer.publish(about, features=sorted({*old.about["features"], "appended"}), generation=old.about["generation"] + 1)
     report("publish", 1, 1)
 

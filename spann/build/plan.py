@@ -7,6 +7,7 @@ predictions were off.
 from __future__ import annotations
 
 import mmap
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,7 +236,9 @@ def check_disk(plan: Plan, path: Path, work: Where) -> None:
     build left in `work` is there already."""
     free = files.free_bytes(path.parent)
     needed = plan.disk_bytes + plan.temporary_bytes
-    if needed > free + (sum(size for _, size in files.walk_files(work)) if files.exists(work) else 0):
+    there = files.status(work)
+    left = there is not None and stat.S_ISDIR(there.st_mode)  # anything else is refused when the build begins
+    if needed > free + (sum(size for _, size in files.walk_files(work)) if left else 0):
         raise InputError(
             f"{path}: needs about {needed} bytes of disk ({plan.disk_bytes} for the index, {plan.temporary_bytes} "
             f"while it is built); {free} are free"

@@ -110,6 +110,8 @@ class Collection:
             is_appended="appended" in features,
         )
         entry.object("parameters")
+        if "sources" in attributes:
+            entry.list_of("sources", str)
         if "calibration" in attributes:
             _check_calibration(entry.object("calibration"), f"{where}: calibration")
         found._check_relations(features, where)
@@ -298,6 +300,10 @@ def _check_calibration(values: Mapping[str, Any], where: str) -> None:
     entry.one_of("origin", ("base", "given"))
     entry.number("queries", 1, LARGEST_COUNT)
     entry.real("unlike", 0.0, 1.0)
+    if "strangers" in values:
+        entry.number("strangers", 1, LARGEST_COUNT)
+    if not isinstance(values.get("stale", ""), str):
+        raise FormatError(f"{where}: stale is {shown(values['stale'])}; it must be text")
     columns = entry.list_of("columns", str)
     if len(set(columns)) != len(columns):
         raise FormatError(f"{where}: two columns have the same name")

@@ -77,6 +77,7 @@ class Publication:
         self._discarded = parent / (name + DISCARDED)
         self._lock: int | None = None
         self._claimed = False
+        self._spared = False  # a file that is there in place of the lock file
         try:
             self.check_target()
         except BaseException:
@@ -95,7 +96,11 @@ class Publication:
                 raise ExistsError(
                     f"{self.path}: another process is building this index or changing it (it holds {self._lock_file})"
                 )
-            self._claimed = files.read_file(self._lock_file) == CLAIM
+            found = files.read_file(self._lock_file)
+            if not CLAIM.startswith(found):  # a power cut may leave a part of it
+                self._spared = True
+                raise ExistsError(f"{self._lock_file}: in the way, and no lock file of a build; remove or rename it")
+            self._claimed = found == CLAIM
             self._recover()
             self._claim(self._lock)
             self.check_target()
@@ -108,7 +113,8 @@ class Publication:
         """Lets go of the lock, and removes its file unless something is left for the next one to see to."""
         fd, self._lock = self._lock, None
         try:
-            if fd is not None and not (self._claimed and any(files.exists(place) for place in self._names())):
+            left = self._spared or (self._claimed and any(files.exists(place) for place in self._names()))
+            if fd is not None and not left:
                 files.remove_file(self._lock_file)
         finally:
             if fd is not None:
@@ -165,8 +171,6 @@ class Publication:
 
     def _recover(self) -> None:
         """Ends what a killed process had begun. Called with the lock held, so that nobody can be at work there."""
-        if not CLAIM.startswith(files.read_file(self._lock_file)):  # a power cut may leave a part of it
-            raise ExistsError(f"{self._lock_file}: in the way, and no lock file of a build; remove or rename it")
         for place in self._names():
             self._check_own(place)
         if files.exists(self._replaced):
@@ -250,15 +254,15 @@ def _in_index(name: str, is_dir: bool, node: Callable[[str], bool]) -> bool:
     if name == METADATA and not is_dir:
         return True
     shard = (_SHARDS if is_dir else _SHARD).fullmatch(name)
-    return bool(shard and node(shard[1])) or node(name if is_dir else name.removesuffix(f"/{METADATA}"))
+    if shard and node(shard[1]):
+        return True
+    return node(name) if is_dir else name.endswith(f"/{METADATA}") and node(name.removesuffix(f"/{METADATA}"))
 
 
 def _in_leftover(name: str, is_dir: bool) -> bool:
     """The same of an index that a process was killed with, or a part of one."""
     if name.startswith(f"{TEMPORARY}/"):
         return _in_discarded(name.removeprefix(f"{TEMPORARY}/"), is_dir)
-    if not is_dir and "/" not in name:
-        return name == METADATA
     return _in_index(name, is_dir, lambda node: _NODE.fullmatch(node) is not None)
 
 
