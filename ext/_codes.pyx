@@ -1,7 +1,7 @@
 """Thin doors to ext/c/codes.h; spann._kernels.codes checks the arguments."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint16_t, uint32_t
 
 
 cdef extern from "codes.h" nogil:
@@ -20,17 +20,17 @@ cdef extern from "codes.h" nogil:
         int ip
         const float *origin
         const unsigned char *signs
+        const int8_t *far
     ctypedef struct spann_code_kernels:
         void (*estimate)(const spann_code_query *, const unsigned char *, const unsigned char *, const unsigned char *,
                          const spann_code_header *, float, size_t, float *) noexcept nogil
         void (*dots)(const spann_code_query *, const unsigned char *, size_t, int32_t *) noexcept nogil
         void (*rotate)(const float *, size_t, size_t, const unsigned char *, float *) noexcept nogil
+        void (*prepare)(const float *, size_t, unsigned, void *, spann_code_query *) noexcept nogil
     size_t spann_code_query_bytes(size_t, unsigned)
-    void spann_code_query_prepare(const float *, size_t, unsigned, void *, spann_code_query *)
     const spann_code_kernels *spann_code_kernels_get()
     int spann_encode(const spann_code_kernels *, const spann_code_params *, const float *, const float *,
                      const int64_t *, size_t, unsigned char *, unsigned char *, unsigned char *, spann_code_header *)
-    void spann_rotate(const float *, size_t, size_t, const unsigned char *, float *)
 
 
 def query_bytes(size_t padded, unsigned bits):
@@ -50,10 +50,13 @@ def rotate(const float[:, ::1] x, const unsigned char[:, ::1] signs, float[:, ::
 
 def prepare(const float[::1] x, const unsigned char[:, ::1] signs, float[::1] rotated, unsigned bits,
             unsigned char[::1] buffer):
+    cdef const spann_code_kernels *kernels = spann_code_kernels_get()
     cdef spann_code_query query
+    if kernels == NULL:
+        return None
     with nogil:
-        spann_rotate(&x[0], x.shape[0], rotated.shape[0], &signs[0, 0], &rotated[0])
-        spann_code_query_prepare(&rotated[0], rotated.shape[0], bits, &buffer[0], &query)
+        kernels.rotate(&x[0], x.shape[0], rotated.shape[0], &signs[0, 0], &rotated[0])
+        kernels.prepare(&rotated[0], rotated.shape[0], bits, &buffer[0], &query)
     return query.step, query.offset, query.noise
 
 
@@ -110,8 +113,9 @@ def estimate(const unsigned char[::1] buffer, size_t padded, unsigned bits, floa
 
 
 def encode(const float[:, ::1] x, const float[:, ::1] centroids, const int64_t[::1] lengths, const float[::1] origin,
-           const unsigned char[:, ::1] signs, unsigned bits, bint ip, unsigned char[:, ::1] codes, uint16_t[::1] add,
-           uint16_t[::1] scale, float[:, ::1] headers):
+           const unsigned char[:, ::1] signs, unsigned bits, bint ip, const int8_t[::1] far,
+           unsigned char[:, ::1] codes, uint16_t[::1] add, uint16_t[::1] scale, float[:, ::1] headers):
+    """`far` (postings,) or None: codes.h says which are, then."""
     cdef const spann_code_kernels *kernels = spann_code_kernels_get()
     cdef spann_code_params params
     cdef int status
@@ -122,6 +126,7 @@ def encode(const float[:, ::1] x, const float[:, ::1] centroids, const int64_t[:
     params.ip = ip
     params.origin = &origin[0]
     params.signs = &signs[0, 0]
+    params.far = &far[0] if far is not None and far.shape[0] else NULL
     with nogil:
         status = spann_encode(kernels, &params, &x[0, 0], &centroids[0, 0], &lengths[0], lengths.shape[0],
                               &codes[0, 0], <unsigned char *>&add[0], <unsigned char *>&scale[0],

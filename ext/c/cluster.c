@@ -35,11 +35,17 @@ typedef struct {
     float *offset;   /* (tiles * 16): |c|^2 + weight; infinite for the columns that pad the last tile */
     float *weights;  /* (k) the size penalty, in sqdist */
     float *dots;     /* (ROWS_PER_BLOCK, 16) */
-    float *costs;    /* (ROWS_PER_BLOCK, tiles * 16): |c|^2 + weight - 2 x.c, that is sqdist + weight - |x|^2 */
+    float *costs;    /* (ROWS_PER_BLOCK, tiles * 16): |c|^2 + weight - 2 x.c, that is sqdist + weight - |x|^2; with |x|^2
+                        where they are exact */
     double *sums;    /* (k, dim) */
     double *spread;  /* (k) sum of sqdist to the centre */
     size_t *counts;  /* (k) */
+    int exact;       /* costs are distances computed one by one, for products would cancel */
 } split;
+
+/* A row nearer to its centre than the root of this share of its own squared length: |c|^2 - 2 x.c in float keeps less than
+ * 13 bits of how far it is. Once an eighth of the rows are, distances are computed one by one from then on. */
+#define CANCELS 0x1p-10f
 
 static void split_free(split *s) {
     free(s->tile);
@@ -86,6 +92,12 @@ static void pack_centres(split *s) {
 
 static void block_costs(split *s, const float *x, size_t n) {
     size_t width = s->tiles * TILE;
+    for (size_t i = 0; s->exact && i < n; i++) {
+        float *costs = s->costs + i * width;
+        s->kernels->score[SPANN_L2][SPANN_F32](x + i * s->dim, s->centres, s->k, s->dim, costs);
+        for (size_t c = 0; c < width; c++) costs[c] = c < s->k ? costs[c] + s->weights[c] : INFINITY;
+    }
+    if (s->exact) return;
     for (size_t t = 0; t < s->tiles; t++) {
         s->kernels->dot_tile(x, s->tile + t * s->dim * TILE, n, s->dim, s->dots);
         for (size_t i = 0; i < n; i++)
@@ -124,7 +136,7 @@ static void train(split *s, const float *x, size_t n, int iterations, float bala
         memset(s->counts, 0, k * sizeof(size_t));
         memset(s->spread, 0, k * sizeof(double));
         float worst_cost = -INFINITY;
-        size_t worst = 0;
+        size_t worst = 0, close = 0;
         for (size_t start = 0; start < n; start += ROWS_PER_BLOCK) {
             size_t rows = n - start < ROWS_PER_BLOCK ? n - start : ROWS_PER_BLOCK;
             block_costs(s, x + start * dim, rows);
@@ -134,7 +146,9 @@ static void train(split *s, const float *x, size_t n, int iterations, float bala
                 double *sum = s->sums + c * dim;
                 for (size_t j = 0; j < dim; j++) sum[j] += row[j];
                 s->counts[c]++;
-                float cost = s->costs[i * width + c] - s->weights[c] + square_norm(row, dim);
+                float cost = s->costs[i * width + c] - s->weights[c], square = s->exact ? 0 : square_norm(row, dim);
+                cost += square;
+                close += cost < CANCELS * square;
                 s->spread[c] += fmaxf(cost, 0);
                 if (cost > worst_cost) {
                     worst_cost = cost;
@@ -142,6 +156,7 @@ static void train(split *s, const float *x, size_t n, int iterations, float bala
                 }
             }
         }
+        s->exact |= close > n / 8;
         for (size_t c = 0; c < k; c++) {
             float *centre = s->centres + c * dim;
             if (s->counts[c] == 0) { /* an empty cluster starts again at the row that fits worst */
@@ -230,7 +245,7 @@ static void distribute(tree *t, split *s, size_t start, size_t n, size_t *sizes)
         block_costs(s, t->x + (start + b) * dim, count);
         for (size_t i = 0; i < count; i++) {
             memcpy(t->costs + (b + i) * TILE, s->costs + i * width, TILE * sizeof(float));
-            float own = square_norm(t->x + (start + b + i) * dim, dim);
+            float own = s->exact ? 0 : square_norm(t->x + (start + b + i) * dim, dim);
             t->rank[b + i] = (ranked){own + s->costs[i * width + argmin(s->costs + i * width, k)], (uint32_t)(b + i)};
         }
     }

@@ -63,6 +63,18 @@ static inline void store_u16(unsigned char *p, unsigned value) {
     p[1] = (unsigned char)(value >> 8);
 }
 
+/* The largest integer of a query, which keeps all sums within 32 bits. */
+static int largest_of(size_t padded, unsigned bits) {
+    if (bits != 8) return SMALL_QUERY;
+    return padded * 255 * LARGE_QUERY <= INT32_MAX ? LARGE_QUERY : (int)(INT32_MAX / (255 * padded));
+}
+
+static float noise_of(float step, size_t padded, unsigned bits) {
+    /* Root mean square of u, per dimension, where it lies best along a Gaussian vector. */
+    static const float spread[9] = {[1] = 0.5f, [2] = 0.94f, [3] = 1.69f, [4] = 3.05f, [8] = 41.0f};
+    return step * spread[bits] * sqrtf((float)padded / 12.0f);
+}
+
 #define LEVEL(name) name##_scalar
 #include "codes.inc"
 #undef LEVEL
@@ -102,50 +114,6 @@ const spann_code_kernels *spann_code_kernels_get(void) {
     }
 }
 
-/* Once per query: not worth a look at the level. */
-void spann_rotate(const float *x, size_t dim, size_t padded, const unsigned char *signs, float *out) {
-    rotate_scalar(x, dim, padded, signs, out);
-}
-
-void spann_code_query_prepare(const float *rotated, size_t padded, unsigned bits, void *buffer, spann_code_query *out) {
-    /* Root mean square of u, per dimension, where it lies best along a Gaussian vector. */
-    static const float spread[9] = {[1] = 0.5f, [2] = 0.94f, [3] = 1.69f, [4] = 3.05f, [8] = 41.0f};
-    float most = 0;
-    for (size_t j = 0; j < padded; j++) most = fmaxf(most, fabsf(rotated[j]));
-    int limit = SMALL_QUERY;
-    if (bits == 8) limit = padded * 255 * LARGE_QUERY <= INT32_MAX ? LARGE_QUERY : (int)(INT32_MAX / (255 * padded));
-    float inverse = most < FLT_MIN ? 0.0f : (float)limit / most, step = most < FLT_MIN ? 0.0f : most / (float)limit;
-    plane p[2];
-    int planes = planes_of(padded, bits, p);
-    int8_t *small = buffer;
-    int16_t *large = buffer;
-    memset(buffer, 0, spann_code_query_bytes(padded, bits));
-    for (int k = 0; k < planes; k++) {
-        size_t each = 8 / p[k].bits;
-        for (size_t at = 0; at < p[k].bytes; at += CHUNK, small += each * CHUNK) {
-            size_t n = p[k].bytes - at < CHUNK ? p[k].bytes - at : CHUNK;
-            const float *from = rotated + at * each;
-            for (size_t i = 0; i < each; i++)
-                for (size_t j = 0; j < n; j++) {
-                    long value = lrintf(from[i * n + j] * inverse);
-                    if (bits == 8)
-                        large[at + j] = (int16_t)value;
-                    else
-                        small[i * CHUNK + j] = (int8_t)value;
-                }
-        }
-    }
-    int64_t sum = 0;
-    for (size_t j = 0; j < padded; j++) sum += lrintf(rotated[j] * inverse);
-    float middle = (float)((1 << bits) - 1) * 0.5f;
-    *out = (spann_code_query){.data = buffer,
-                              .step = step,
-                              .offset = -(step * middle) * (float)sum,
-                              .noise = step * spread[bits] * sqrtf((float)padded / 12.0f),
-                              .padded = (uint32_t)padded,
-                              .bits = bits};
-}
-
 static int encoder_init(spann_encoder *e, const spann_code_params *params, size_t longest) {
     size_t padded = spann_padded_dim(params->dim);
     *e = (spann_encoder){.params = *params, .padded = padded, .bytes = spann_code_bytes(padded, params->bits)};
@@ -173,7 +141,8 @@ int spann_encode(const spann_code_kernels *kernels, const spann_code_params *par
     int status = encoder_init(&e, params, longest);
     for (size_t p = 0; p < postings && status == 0; p++) {
         size_t n = (size_t)lengths[p];
-        kernels->encode(&e, x, centroids + p * dim, n, codes, add, scale, headers + p);
+        int far = params->far ? params->far[p] : -1;
+        kernels->encode(&e, x, centroids + p * dim, far, n, codes, add, scale, headers + p);
         x += n * dim;
         codes += n * e.bytes;
         add += 2 * n;

@@ -7,12 +7,15 @@
  * <r, w>, so that with base = |q - c|^2, or -<q, c> for the inner product,
  *   est = base + A - S <u, R(q - m)>
  *   l2: S = 2 s, A = |r|^2 + S <u, R(c - m)>, est ~ |q - o|^2;  ip: S = s, A = -<c, r> + S <u, Rc>, est ~ -<q, o>
- * Cosine is l2 of vectors that the caller has normalised. ip needs m = 0. |est - truth| <= mult * E * S * |q - c| at a
- * rate that mult sets (1.9: all but one in 17, 3: all but one in 370), where E is the largest of the posting's
+ * Cosine is l2 of vectors that the caller has normalised. |est - truth| <= mult * E * S * |q - c| at a rate that mult
+ * sets (1.9: all but one in 17, 3: all but one in 370), where E is the largest of the posting's
  * |u| sin(u, r) / sqrt(padded - 1). E leaves out the rounding of A and S to 16 bits, a 10000th of E S |q - c| for up
  * to 4 bits (MiniLM), and that of R(q - m) to integers, whose standard deviation is S * noise (of the query): 1 % of
- * E S |q - c| for 1 bit, 6 % for 4 (medians; SIFT and MiniLM, about 125 vectors a posting). It is more where |q - m|
- * is much larger than |q - c|, so add mult * S * noise.
+ * E S |q - c| for 1 bit, 6 % for 4 (medians; SIFT and MiniLM, about 125 vectors a posting). So add mult * S * noise.
+ *
+ * Both roundings grow with |q - m| and |c - m|, however near to each other q and c are. So m is one for the index, near
+ * the mean, and each query is rotated once; but for a posting that lies so far from it that the rounding of a query
+ * there would count (SPANN_FAR) m is its own centroid, which the sign of its header says: E is negative.
  *
  * Every integer sum is exact and no float operation is fused or reordered, so all SIMD levels give the same bits.
  * Pointers need no alignment unless said; sizes are trusted; values are finite with squared lengths below 1e37. */
@@ -22,7 +25,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "distance.h"
+
 #define SPANN_ROTATION_ROUNDS 4
+/* The share of E that the rounding of a query at c may have, where |q - c| is the root mean square of |r|. It adds the
+ * half of its square, 5 %, to the standard error. Of SIFT and MiniLM no posting in 1000 is farther. */
+#define SPANN_FAR 0.3f
 #define SPANN_CODE_SLACK 64 /* readable bytes that must follow the last code row given to a kernel */
 
 static inline size_t spann_padded_dim(size_t dim) { return (dim + 31) / 32 * 32; }
@@ -31,10 +39,6 @@ static inline size_t spann_padded_dim(size_t dim) { return (dim + 31) / 32 * 32;
  * A plane of b bits is cut into chunks of 32 bytes, the last one shorter. In a chunk of n bytes that starts at
  * dimension g, byte j holds dimension g + i * n + j in bits [b i, b i + b), for i from 0 to 8 / b - 1. */
 size_t spann_code_bytes(size_t padded, unsigned bits);
-
-/* The rotation: `signs` is SPANN_ROTATION_ROUNDS rows of padded / 8 bytes, bit j % 8 of byte j / 8 flips dimension j
- * in that round. out (padded), not overlapping x (dim). Orthonormal, so |out| = |x|. */
-void spann_rotate(const float *x, size_t dim, size_t padded, const unsigned char *signs, float *out);
 
 /* A query made ready for codes of `bits` bits: q_j ~ step * x_j, x in int8 (int16 for 8 bits) in the order of the
  * codes, and <u, q> ~ step * sum v_j x_j + offset. |x_j| <= 127, for 8 bits min(8191, (2^31 - 1) / (255 padded)): all
@@ -47,19 +51,21 @@ typedef struct {
 } spann_code_query;
 
 size_t spann_code_query_bytes(size_t padded, unsigned bits);
-/* `buffer`: spann_code_query_bytes(), aligned to 64, lives as long as `out` is used. rotated (padded) = R(q - m). */
-void spann_code_query_prepare(const float *rotated, size_t padded, unsigned bits, void *buffer, spann_code_query *out);
 
-/* Per posting, five floats. Entry i: A = a_low + a_step * add[i], S = s_low + s_step * scale[i]; error is E. */
+/* Per posting, five floats. Entry i: A = a_low + a_step * add[i], S = s_low + s_step * scale[i]; error is E, or -E where
+ * the origin is the posting's centroid. */
 typedef struct {
     float a_low, a_step, s_low, s_step, error;
 } spann_code_header;
+
+static inline int spann_code_is_far(const spann_code_header *h) { return h->error < 0; }
 
 typedef struct {
     size_t dim;
     unsigned bits;
     int ip;                     /* 0: l2 */
-    const float *origin;        /* (dim), all 0 for ip */
+    const float *origin;        /* (dim) m; 0 for ip, where the mean is no better */
+    const int8_t *far;          /* (postings) whether the origin is the centroid; NULL: as SPANN_FAR says */
     const unsigned char *signs; /* (SPANN_ROTATION_ROUNDS, padded / 8) */
 } spann_code_params;
 
@@ -72,8 +78,15 @@ typedef struct {
                      const unsigned char *scale, const spann_code_header *h, float base, size_t n, float *est);
     /* sum_j v_j x_j of n code rows; reads as estimate does. */
     void (*dots)(const spann_code_query *q, const unsigned char *codes, size_t n, int32_t *out);
+    /* The rotation: `signs` is SPANN_ROTATION_ROUNDS rows of padded / 8 bytes, bit j % 8 of byte j / 8 flips dimension
+     * j in that round. out (padded), not overlapping x (dim). Orthonormal, so |out| = |x|. */
     void (*rotate)(const float *x, size_t dim, size_t padded, const unsigned char *signs, float *out);
-    void (*encode)(spann_encoder *e, const float *x, const float *centroid, size_t n, unsigned char *codes,
+    /* x (dim) less an origin of float32, float16 or bytes. */
+    void (*less)(const float *x, const void *origin, spann_dtype dtype, size_t dim, float *out);
+    /* rotated (padded) = R(q - m). `buffer`: spann_code_query_bytes(), aligned to 64, lives as long as `out` is used. */
+    void (*prepare)(const float *rotated, size_t padded, unsigned bits, void *buffer, spann_code_query *out);
+    /* far: 1, 0, or -1: as SPANN_FAR says. */
+    void (*encode)(spann_encoder *e, const float *x, const float *centroid, int far, size_t n, unsigned char *codes,
                    unsigned char *add, unsigned char *scale, spann_code_header *h);
 } spann_code_kernels;
 

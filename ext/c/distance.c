@@ -9,6 +9,11 @@
 
 #include "simd.h"
 
+/* 1 - cos below which it is computed from the chord: above, 1 less the quotient keeps 13 digits of 16. */
+#define SHORT_CHORD 0x1p-10
+/* And below which it is rounding: the vectors are parallel. */
+#define NO_CHORD 0x1p-100
+
 #define LEVEL(name) name##_scalar
 #include "distance.inc"
 #undef LEVEL

@@ -33,12 +33,23 @@ typedef void (*spann_score_fn)(const void *query, const void *rows, size_t n, si
 typedef void (*spann_gather_fn)(const void *query, const void *base, const uint32_t *index, size_t n, size_t dim,
                                 float *out);
 
+/* The distance itself, summed in double: what results are ordered by, and tells near copies apart that scores do not.
+ *   SPANN_L2   sum (q - v)^2;  SPANN_IP  -(q . v), as scores;  SPANN_COS  1 - cos, by the chord where it is short;
+ *              1 where q or v is 0
+ * Exact for integers, under l2 and ip. 16 lanes as above, so the same bits at every level. */
+typedef double (*spann_measure_fn)(const void *query, const void *row, size_t dim);
+
 typedef struct {
     spann_score_fn score[SPANN_METRICS][SPANN_DTYPES];
     spann_gather_fn gather[SPANN_METRICS][SPANN_DTYPES];
+    spann_measure_fn measure[SPANN_METRICS][SPANN_DTYPES]; /* NULL for bits, whose scores are exact */
     /* Dot products of n rows with 16 columns stored column-interleaved: out[i * 16 + c] = sum_j rows[i][j] * tile[j * 16 + c]. */
     void (*dot_tile)(const float *rows, const float *tile, size_t n, size_t dim, float *out);
 } spann_kernels;
+
+/* How far a score of floats may be from the measure: |score - it| <= this * sum |q_j v_j|, under l2 sum (q_j - v_j)^2.
+ * Sums of 16 lanes have dim / 16 terms each, and a few more roundings go before and after; underflow comes on top. */
+static inline double spann_score_error(size_t dim) { return ((double)dim / 16 + 32) * 0x1p-23; }
 
 /* The kernels of the level in force (simd.h); NULL if that level is not to be had. */
 const spann_kernels *spann_kernels_get(void);

@@ -123,13 +123,15 @@ typedef struct {
     const spann_index *index;
     spann_gather_fn gather;
     const void *query;
-    spann_topk *hits;
+    spann_sieve *sieve;
     uint32_t *distances;
     size_t width; /* bytes of a vector */
 } walk;
 
-static int collect(spann_topk *hits, const spann_index *index, float score, uint32_t centroid) {
-    return hits ? spann_topk_push(hits, score, spann_read_id(index->centroid_ids, index->id_bytes, centroid)) : 0;
+static int collect(const walk *w, float score, uint32_t centroid) {
+    const spann_index *index = w->index;
+    const char *vector = (const char *)index->centroid_vectors + centroid * w->width;
+    return spann_sieve_offer(w->sieve, score, vector, spann_read_id(index->centroid_ids, index->id_bytes, centroid));
 }
 
 static void prefetch_vectors(const walk *w, const uint32_t *which, size_t count) {
@@ -152,8 +154,8 @@ static int score_centroids(walk *w, const uint32_t *which, size_t count, const s
     }
     if (count == 0) prefetch_vectors(w, coming->nodes, coming->size);
     *w->distances += (uint32_t)count;
-    for (size_t i = 0; i < count; i++)
-        if (collect(w->hits, w->index, n->scores[i], which[i])) return -1;
+    for (size_t i = 0; w->sieve && i < count; i++)
+        if (collect(w, n->scores[i], which[i])) return -1;
     return 0;
 }
 
@@ -264,8 +266,8 @@ static int scan_all(walk *w, spann_score_fn score) {
                 size_t i = at + (size_t)__builtin_ctz(set);
                 spann_selection_push(&n->found, n->scores[i], 0, start + i, 0);
             }
-        for (size_t i = 0; w->hits && i < count; i++)
-            if (collect(w->hits, index, n->scores[i], (uint32_t)(start + i))) return -1;
+        for (size_t i = 0; w->sieve && i < count; i++)
+            if (collect(w, n->scores[i], (uint32_t)(start + i))) return -1;
     }
     *w->distances += (uint32_t)index->centroids;
     spann_selection_finish(&n->found);
@@ -273,9 +275,9 @@ static int scan_all(walk *w, spann_score_fn score) {
 }
 
 int spann_navigate(spann_navigator *n, const spann_index *index, spann_score_fn score, spann_gather_fn gather,
-                   const void *query, size_t wanted, size_t beam, spann_topk *hits, uint32_t *distances) {
+                   const void *query, size_t wanted, size_t beam, spann_sieve *sieve, uint32_t *distances) {
     size_t width = index->dim * spann_dtype_size(index->centroid_dtype);
-    walk w = {n, index, gather, query, hits, distances, width};
+    walk w = {n, index, gather, query, sieve, distances, width};
     if (beam > index->centroids) beam = index->centroids;
     if (wanted > beam) wanted = beam;
     int scan = beam > LONGEST_BEAM || beam * SCAN_RATIO >= index->centroids || index->centroids > UINT32_MAX / 2;

@@ -4,7 +4,7 @@
 
 #include "candidates.h"
 #include "search.h"
-#include "topk.h"
+#include "sieve.h"
 
 typedef struct {
     uint32_t *nodes;
@@ -29,8 +29,8 @@ void spann_navigator_free(spann_navigator *n);
 /* Leaves in `found` at least the `wanted` nearest centroids that could be found, with a candidate list of `beam`, not
  * shorter, on the graph; all of them where beam is not below their number and wanted neither. `score` and `gather` are
  * the kernels of the centroids, `query` is what these take. Where centroids are vectors of the collection, all that were
- * scored are offered to `hits`; otherwise it is NULL. 0, or -1 if memory ran out. */
+ * scored are offered to `sieve`; otherwise it is NULL. 0, or -1 if memory ran out. */
 int spann_navigate(spann_navigator *n, const spann_index *index, spann_score_fn score, spann_gather_fn gather,
-                   const void *query, size_t wanted, size_t beam, spann_topk *hits, uint32_t *distances);
+                   const void *query, size_t wanted, size_t beam, spann_sieve *sieve, uint32_t *distances);
 
 #endif

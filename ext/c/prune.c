@@ -68,7 +68,7 @@ static float spread_around(const spann_index *index, uint32_t centroid) {
 }
 
 /* Squared distance at which the nearest entries of the posting are expected, by how it is spread towards the query. */
-static float expected_sqdist(const spann_context *c, const spann_query *q, const spann_visit *visit) {
+static float expected_sqdist(spann_context *c, const spann_query *q, const spann_visit *visit) {
     const spann_index *index = c->index;
     size_t n = index->directions;
     const unsigned char *at = index->shapes + visit->posting * index->shape_bytes, *add;
@@ -76,7 +76,8 @@ static float expected_sqdist(const spann_context *c, const spann_query *q, const
     memcpy(&s, at, sizeof s - sizeof s.offsets + n * sizeof(float));
     add = at + sizeof s - sizeof s.offsets + n * sizeof(float);
     float estimates[SPANN_MAX_DIRECTIONS];
-    c->codes->estimate(&q->code, add + 4 * n, add, add + 2 * n, &s.header, visit->value, n, estimates);
+    const spann_code_query *code = spann_code_for(c, q, visit, &s.header);
+    c->codes->estimate(code, add + 4 * n, add, add + 2 * n, &s.header, visit->value, n, estimates);
 
     float sqdist = (float)geometric_sqdist(c, q, visit->value), scale = 0.5f;
     if (index->metric == SPANN_IP) { /* the estimates are of queries of the length query_norm */
@@ -133,7 +134,7 @@ static void prefetch_shape(const spann_index *index, uint32_t posting) {
 
 /* Drops postings of which less is expected than (1 + epsilon2) times the distance of the 16th. Those appended do not
  * count for that: they hold few, and would make it smaller than it was. Visits before `from` stay as they are. */
-static void prune_by_shape(const spann_context *c, spann_query *q, size_t from, float epsilon2) {
+static void prune_by_shape(spann_context *c, spann_query *q, size_t from, float epsilon2) {
     const spann_index *index = c->index;
     float smallest[PRUNE_RANK];
     size_t rank = 0, kept = from;
@@ -175,13 +176,10 @@ static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings
     if (q->attempt && limit >= index->centroids) budget = UINT64_MAX;
 
     const void *query = q->raw;
-    if (index->code_bits && index->centroid_dtype != SPANN_U8 && index->centroid_dtype != SPANN_I8) {
-        /* Several queries share c->work, so it holds this one's vector only until the next begins. */
-        query = c->work;
-        if (q->attempt || q->effort) spann_enter_working_space(c, q);
-    }
-    spann_topk *hits = index->centroid_ids ? &q->hits : NULL;
-    if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, query, wanted, limit, hits,
+    if (index->code_bits && index->centroid_dtype != SPANN_U8 && index->centroid_dtype != SPANN_I8)
+        query = spann_working_query(c, q);
+    spann_sieve *sieve = index->centroid_ids ? &q->sieve : NULL;
+    if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, query, wanted, limit, sieve,
                        &q->stats->centroid_distances))
         return -1;
     int prunes = q->attempt == 0 && epsilon2 < INFINITY;

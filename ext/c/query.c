@@ -27,6 +27,10 @@ int spann_fail(spann_context *c, int status, int exact, uint64_t where, int syst
 
 int spann_no_memory(spann_context *c) { return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0); }
 
+static void *new_code_buffer(const spann_index *index) {
+    return aligned_alloc(64, (spann_code_query_bytes(index->padded_dim, index->code_bits) + 63) / 64 * 64);
+}
+
 int spann_context_init(spann_context *c, const spann_index *index) {
     *c = (spann_context){.index = index};
     c->record_bytes = index->id_bytes + index->dim * spann_dtype_size(index->dtype);
@@ -34,9 +38,11 @@ int spann_context_init(spann_context *c, const spann_index *index) {
     if (index->code_bits) {
         c->code_bytes = spann_code_bytes(index->padded_dim, index->code_bits);
         c->exact_shard_pages = (index->exact_shard_rows * c->exact_row_bytes + SPANN_PAGE - 1) / SPANN_PAGE;
-        c->work = malloc(index->dim * 2 * sizeof(float));
+        c->work = malloc(index->dim * sizeof(float));
+        c->moved = malloc(index->dim * sizeof(float));
         c->rotated = malloc(index->padded_dim * sizeof(float));
-        if (c->work == NULL || c->rotated == NULL) return -1;
+        c->far_buffer = new_code_buffer(index);
+        if (c->work == NULL || c->moved == NULL || c->rotated == NULL || c->far_buffer == NULL) return -1;
     }
     return spann_navigator_init(&c->navigator, index);
 }
@@ -45,7 +51,9 @@ void spann_context_free(spann_context *c) {
     spann_navigator_free(&c->navigator);
     free(c->scores);
     free(c->work);
+    free(c->moved);
     free(c->rotated);
+    free(c->far_buffer);
     free(c->order);
     free(c->visits);
 }
@@ -55,7 +63,9 @@ int spann_context_start(spann_context *c, const spann_search_params *params, spa
     const spann_index *index = c->index;
     c->codes = spann_code_kernels_get();
     if (kernels == NULL || c->codes == NULL) return -1;
+    c->kernels = kernels;
     c->params = params;
+    c->work_of = NULL;
     c->posting_ids = NULL;
     c->failure = failure;
     c->score = kernels->score[index->metric][index->dtype];
@@ -67,8 +77,7 @@ int spann_context_start(spann_context *c, const spann_search_params *params, spa
 int spann_query_init(spann_query *q, const spann_context *c) {
     *q = (spann_query){0};
     if (c->index->code_bits == 0) return 0;
-    size_t bytes = (spann_code_query_bytes(c->index->padded_dim, c->index->code_bits) + 63) / 64 * 64;
-    q->code_buffer = aligned_alloc(64, bytes);
+    q->code_buffer = new_code_buffer(c->index);
     return q->code_buffer ? 0 : -1;
 }
 
@@ -105,35 +114,53 @@ static double length_of(const spann_index *index, const void *query) {
     return sqrt(sum);
 }
 
-/* The query in the working space, where centroids and codes live: as it is under l2, of length 1 under cosine, of a
- * typical vector's length under ip (the estimate's error grows with its distance from the centroids). */
-void spann_enter_working_space(spann_context *c, spann_query *q) {
+/* The query's length in the working space, where centroids and codes live: as it is under l2, 1 under cosine, a typical
+ * vector's under ip (the estimate's error grows with its distance from the centroids). And how far a hit is there. */
+static void enter_working_space(const spann_context *c, spann_query *q) {
     const spann_index *index = c->index;
-    double scale = 1; /* a float would overflow for the shortest queries */
-    q->a = 0;
-    q->b = 1;
+    q->scale = 1; /* a float would overflow for the shortest queries */
     if (index->metric == SPANN_COS) {
-        scale = 1 / q->norm;
-        q->a = 2;
-        q->b = 2 * scale;
+        q->scale = 1 / q->norm;
+        q->b = 2; /* the squared chord */
     } else if (index->metric == SPANN_IP) {
-        scale = q->norm > 0 ? index->query_norm / q->norm : 1;
-        q->b = scale;
+        q->scale = q->norm > 0 ? index->query_norm / q->norm : 1;
+        q->b = q->scale;
     }
-    for (size_t j = 0; j < index->dim; j++) c->work[j] = (float)(element(index, q->raw, j) * scale);
-    float *moved = c->work + index->dim;
-    for (size_t j = 0; j < index->dim; j++) moved[j] = c->work[j] - index->origin[j];
-    c->codes->rotate(moved, index->dim, index->padded_dim, index->signs, c->rotated);
-    spann_code_query_prepare(c->rotated, index->padded_dim, index->code_bits, q->code_buffer, &q->code);
+}
+
+const float *spann_working_query(spann_context *c, const spann_query *q) {
+    if (c->work_of == q->raw) return c->work;
+    for (size_t j = 0; j < c->index->dim; j++) c->work[j] = (float)(element(c->index, q->raw, j) * q->scale);
+    c->work_of = q->raw;
+    return c->work;
+}
+
+/* The code of the query less `origin`, which has elements of that type. */
+static void make_code(spann_context *c, const spann_query *q, const void *origin, spann_dtype dtype, void *buffer,
+                      spann_code_query *code) {
+    const spann_index *index = c->index;
+    c->codes->less(spann_working_query(c, q), origin, dtype, index->dim, c->moved);
+    c->codes->rotate(c->moved, index->dim, index->padded_dim, index->signs, c->rotated);
+    c->codes->prepare(c->rotated, index->padded_dim, index->code_bits, buffer, code);
+}
+
+const spann_code_query *spann_code_for(spann_context *c, const spann_query *q, const spann_visit *visit,
+                                       const spann_code_header *header) {
+    const spann_index *index = c->index;
+    if (!spann_code_is_far(header)) return &q->code;
+    size_t width = index->dim * spann_dtype_size(index->centroid_dtype);
+    const char *centroid = (const char *)index->centroid_vectors + visit->centroid * width;
+    make_code(c, q, centroid, index->centroid_dtype, c->far_buffer, &c->far);
+    return &c->far;
 }
 
 /* The radius as a working value, a little more than it is: what is read too much is dropped by its distance. */
 static float reach_of(const spann_context *c, const spann_query *q) {
-    double radius = c->params->radius, score = -radius;
+    double radius = c->params->radius, distance = -radius;
     if (isinf(radius)) return INFINITY;
-    if (c->index->metric == SPANN_L2) score = c->index->dtype == SPANN_BITS ? radius : radius * radius;
-    if (c->index->metric == SPANN_COS) score = (radius - 1) * q->norm;
-    double value = q->a + q->b * score;
+    if (c->index->metric == SPANN_L2) distance = c->index->dtype == SPANN_BITS ? radius : radius * radius;
+    if (c->index->metric == SPANN_COS) distance = radius;
+    double value = q->b * distance;
     return (float)(value + 1e-5 * fabs(value));
 }
 
@@ -153,9 +180,12 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
     }
     spann_topk_clear(&q->hits);
     q->norm = index->metric == SPANN_L2 ? 0 : length_of(index, raw);
-    q->a = 0;
+    spann_sieve_init(&q->sieve, index, c->kernels, &q->hits, raw, q->norm);
     q->b = 1;
-    if (index->code_bits) spann_enter_working_space(c, q);
+    if (index->code_bits) {
+        enter_working_space(c, q);
+        make_code(c, q, index->origin, SPANN_F32, q->code_buffer, &q->code);
+    }
     q->reach = reach_of(c, q);
     q->within = q->effort = 0;
     return spann_query_navigate(c, q);
@@ -190,17 +220,14 @@ static int room_for_scores(spann_context *c, size_t n) {
     return spann_reserve((void **)&c->scores, &c->scores_capacity, n + SPANN_BLOCK, sizeof(float));
 }
 
-static int offer(spann_context *c, spann_query *q, const unsigned char *ids, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (spann_topk_push(&q->hits, c->scores[i], spann_read_id(ids, c->index->id_bytes, i))) return spann_no_memory(c);
-    return SPANN_OK;
-}
-
 int spann_score_rows(spann_context *c, spann_query *q, const unsigned char *rows, size_t n, const unsigned char *ids) {
     if (room_for_scores(c, n)) return spann_no_memory(c);
     c->score(q->raw, rows, n, c->index->dim, c->scores);
     q->stats->distances += (uint32_t)n;
-    return offer(c, q, ids, n);
+    for (size_t i = 0; i < n; i++, rows += c->exact_row_bytes)
+        if (spann_sieve_offer(&q->sieve, c->scores[i], rows, spann_read_id(ids, c->index->id_bytes, i)))
+            return spann_no_memory(c);
+    return SPANN_OK;
 }
 
 /* One entry of a posting and its estimates: what is needed to make candidates of them. */
@@ -209,21 +236,22 @@ typedef struct {
     uint64_t first_row;
     size_t n, primaries;
     spann_code_header header;
+    float noise; /* of the query's code */
 } entries;
 
 /* Standard error of an estimate of the posting as a multiple of its entry's scale, times the bound asked for. */
-static float error_unit(const spann_context *c, const spann_query *q, const spann_visit *visit, float error) {
+static float error_unit(const spann_context *c, float noise, const spann_visit *visit, float error) {
     const spann_index *index = c->index;
     float sqdist = visit->value;
     if (index->metric == SPANN_IP) /* the value is -<q, c> */
         sqdist = index->query_norm * index->query_norm + index->centroid_sqnorm[visit->centroid] + 2 * visit->value;
-    return c->params->error_bound * (error * sqrtf(fmaxf(sqdist, 0)) + q->code.noise);
+    return c->params->error_bound * (fabsf(error) * sqrtf(fmaxf(sqdist, 0)) + noise);
 }
 
 static int propose(spann_context *c, spann_query *q, const spann_visit *visit, const entries *e) {
     const spann_index *index = c->index;
     spann_selection *best = &q->candidates;
-    float unit = error_unit(c, q, visit, e->header.error);
+    float unit = error_unit(c, e->noise, visit, e->header.error);
     /* No estimate above this has a bound within the radius. */
     float most = q->reach + unit * (e->header.s_low + e->header.s_step * UINT16_MAX);
     /* Primaries only, so that a vector counts once, whatever is pinned. */
@@ -303,7 +331,9 @@ int spann_query_posting(spann_context *c, spann_query *q, spann_visit *visit, co
     e.primaries = index->posting_primaries[visit->posting];
     e.first_row = index->first_row[visit->posting];
     memcpy(&e.header, content, HEADER_BYTES);
-    c->codes->estimate(&q->code, p.codes, p.add, p.scale, &e.header, visit->value, n, c->scores);
+    const spann_code_query *code = spann_code_for(c, q, visit, &e.header);
+    e.noise = code->noise;
+    c->codes->estimate(code, p.codes, p.add, p.scale, &e.header, visit->value, n, c->scores);
     if (c->posting_ids == NULL) {
         size_t kept = e.primaries * index->id_bytes;
         if (spann_reserve((void **)&q->ids, &q->ids_capacity, q->ids_size + kept, 1)) return spann_no_memory(c);
@@ -327,8 +357,8 @@ static const unsigned char *prefetch_factors(const spann_context *c, uint32_t po
 
 /* Leaves the estimates of rows [row, row + n) in c->scores, and fetches the codes of the posting `next`, if it is not
  * NULL, in equal pieces between. */
-static void estimate_pinned(spann_context *c, const spann_query *q, const spann_visit *visit, const spann_visit *next,
-                            const spann_code_header *header, uint64_t row, size_t n) {
+static void estimate_pinned(spann_context *c, const spann_code_query *code, const spann_visit *visit,
+                            const spann_visit *next, const spann_code_header *header, uint64_t row, size_t n) {
     const spann_index *index = c->index;
     size_t left = 0, piece = PIECE_BYTES / c->code_bytes / LEAST_ROWS * LEAST_ROWS;
     if (piece == 0) piece = LEAST_ROWS;
@@ -339,7 +369,7 @@ static void estimate_pinned(spann_context *c, const spann_query *q, const spann_
         spann_prefetch(ahead, bytes);
         ahead += bytes;
         left -= bytes;
-        c->codes->estimate(&q->code, index->pinned_codes + row * c->code_bytes, index->pinned_add + 2 * row,
+        c->codes->estimate(code, index->pinned_codes + row * c->code_bytes, index->pinned_add + 2 * row,
                            index->pinned_scale + 2 * row, header, visit->value, rows, c->scores + at);
     }
 }
@@ -357,7 +387,9 @@ int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visi
     entries e = {.n = n, .primaries = n, .first_row = row};
     memcpy(&e.header, index->pinned_headers + (size_t)visit->posting * HEADER_BYTES, HEADER_BYTES);
     e.scale = index->pinned_scale + 2 * row;
-    estimate_pinned(c, q, visit, next, &e.header, row, n);
+    const spann_code_query *code = spann_code_for(c, q, visit, &e.header);
+    e.noise = code->noise;
+    estimate_pinned(c, code, visit, next, &e.header, row, n);
     return propose(c, q, visit, &e);
 }
 
@@ -375,17 +407,9 @@ int spann_query_short(const spann_context *c, const spann_query *q) {
     return q->attempt == 0 || limit < index->centroids || crowded;
 }
 
-static float true_distance(const spann_query *q, const spann_index *index, float score) {
-    switch (index->metric) {
-    case SPANN_L2:
-        return index->dtype == SPANN_BITS ? score : sqrtf(score);
-    case SPANN_COS: {
-        double cosine = -(double)score / q->norm;
-        return (float)(1 - fmin(1, fmax(-1, cosine)));
-    }
-    default:
-        return -score;
-    }
+static float true_distance(const spann_index *index, double distance) {
+    if (index->metric == SPANN_IP) return (float)-distance;
+    return (float)(index->metric == SPANN_L2 && index->dtype != SPANN_BITS ? sqrt(distance) : distance);
 }
 
 void spann_query_finish(const spann_context *c, spann_query *q, int64_t *ids, float *distances) {
@@ -394,7 +418,7 @@ void spann_query_finish(const spann_context *c, spann_query *q, int64_t *ids, fl
     for (size_t i = 0; i < c->params->k; i++) {
         int hit = i < q->hits.size;
         ids[i] = hit ? (int64_t)q->hits.heap[i].id : -1;
-        distances[i] = hit ? true_distance(q, c->index, q->hits.heap[i].distance)
+        distances[i] = hit ? true_distance(c->index, q->hits.heap[i].distance)
                            : metric == SPANN_IP ? -INFINITY : INFINITY;
     }
 }

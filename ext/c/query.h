@@ -11,6 +11,7 @@
 #include "codes.h"
 #include "navigate.h"
 #include "search.h"
+#include "sieve.h"
 #include "topk.h"
 
 typedef struct {
@@ -40,7 +41,12 @@ typedef struct {
     size_t code_bytes, record_bytes, exact_row_bytes; /* record_bytes: classic postings */
     size_t exact_shard_pages;
     spann_navigator navigator;
-    float *scores, *work, *rotated;
+    const spann_kernels *kernels;
+    float *scores, *moved, *rotated;
+    float *work;           /* the query `work_of` as given, in the working space */
+    const void *work_of;
+    void *far_buffer;      /* the code of a query for one posting that is far (codes.h) */
+    spann_code_query far;
     size_t scores_capacity;
     spann_candidate *order; /* of visits while they are sorted, and where to */
     spann_visit *visits;
@@ -53,7 +59,8 @@ typedef struct {
 typedef struct {
     const void *raw;   /* the query as given */
     double norm;       /* its length; 0 under l2 */
-    double a, b;       /* working value = a + b * kernel score */
+    double scale;      /* of the query in the working space */
+    double b;          /* working value = b * distance of a hit */
     float reach;       /* working value of the radius: what is beyond is not wanted */
     uint64_t within;   /* primaries of the postings scored that are within reach by their estimates */
     uint32_t effort;   /* of params->effort, the one in force */
@@ -74,6 +81,7 @@ typedef struct {
     spann_fetch *fetches;
     size_t fetch_count, fetch_capacity;
     spann_topk hits;
+    spann_sieve sieve; /* what rows pass to become hits */
     spann_query_stats *stats;
 } spann_query;
 
@@ -136,8 +144,11 @@ int spann_fail(spann_context *c, int status, int exact, uint64_t where, int syst
 
 int spann_no_memory(spann_context *c);
 int spann_sort_visits(spann_context *c, spann_query *q); /* by posting */
-/* Brings the query to the space of centroids and codes, into c->work, and makes its code. */
-void spann_enter_working_space(spann_context *c, spann_query *q);
+/* The query in the space of centroids and codes (dim); lives until another one is asked for. */
+const float *spann_working_query(spann_context *c, const spann_query *q);
+/* The code of the query that fits those of a posting with that header; lives until the next is asked for. */
+const spann_code_query *spann_code_for(spann_context *c, const spann_query *q, const spann_visit *visit,
+                                       const spann_code_header *header);
 /* What must be read of a file for `content` bytes from byte `at` of its pages on. */
 spann_place spann_file_place(const spann_context *c, int file, uint64_t at, size_t content);
 /* Offers n rows of exact vectors, with their ids, to the hits. */

@@ -58,7 +58,7 @@ static int was_scored(const spann_context *c, const spann_query *q, uint64_t row
 static int choose(spann_context *c, spann_query *q) {
     spann_candidate *items = q->candidates.items;
     size_t wave = q->wave_rows ? 2 * q->wave_rows : (size_t)ceil(FIRST_WAVE * (double)q->hits.k), left = 0;
-    float bar = q->hits.size == q->hits.k ? (float)(q->a + q->b * q->hits.heap[0].distance) : INFINITY;
+    float bar = q->hits.size == q->hits.k ? (float)(q->b * q->hits.heap[0].distance) : INFINITY;
     for (size_t i = 0; i < q->left; i++)
         if (items[i].lower < bar && !(q->wave_rows && was_scored(c, q, items[i].row))) items[left++] = items[i];
     q->wave_rows = wave;

@@ -74,7 +74,7 @@ static void sift_down(spann_hit *heap, size_t n, spann_hit item) {
     heap[i] = item;
 }
 
-int spann_topk_insert(spann_topk *t, float distance, uint64_t id) {
+int spann_topk_insert(spann_topk *t, double distance, uint64_t id) {
     if (t->seen_size * 2 >= t->seen_capacity && grow_seen(t)) return -1;
     if (!mark_seen(t, id)) return 0;
     spann_hit item = {distance, id};

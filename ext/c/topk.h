@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 typedef struct {
-    float distance;
+    double distance;
     uint64_t id;
 } spann_hit;
 
@@ -23,13 +23,13 @@ void spann_topk_free(spann_topk *t);
 void spann_topk_clear(spann_topk *t);
 
 /* Slow path of spann_topk_push: 0, or -1 if memory ran out. */
-int spann_topk_insert(spann_topk *t, float distance, uint64_t id);
+int spann_topk_insert(spann_topk *t, double distance, uint64_t id);
 
 /* Sorts the hits in place, nearest first; the heap is then only good for reading and clearing. */
 void spann_topk_sort(spann_topk *t);
 
 /* An id that fell out of the heap needs no second look: its distance is what it was and the bar only falls. */
-static inline int spann_topk_push(spann_topk *t, float distance, uint64_t id) {
+static inline int spann_topk_push(spann_topk *t, double distance, uint64_t id) {
     if (t->size == t->k) {
         const spann_hit *worst = t->heap;
         if (distance > worst->distance || (distance == worst->distance && id >= worst->id)) return 0;

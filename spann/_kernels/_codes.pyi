@@ -9,7 +9,7 @@ def prepare(
     rotated: NDArray[np.float32],
     bits: int,
     buffer: NDArray[np.uint8],
-) -> tuple[float, float, float]: ...
+) -> tuple[float, float, float] | None: ...
 def dots(
     buffer: NDArray[np.uint8],
     padded: int,
@@ -44,6 +44,7 @@ def encode(
     signs: NDArray[np.uint8],
     bits: int,
     ip: bool,
+    far: NDArray[np.int8] | None,
     codes: NDArray[np.uint8],
     add: NDArray[np.uint16],
     scale: NDArray[np.uint16],

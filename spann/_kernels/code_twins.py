@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spann._kernels.codes import HEADER, padded_dim
+from spann._kernels.codes import FAR, HEADER, padded_dim
 from spann.types import Array
 
 CHUNK = 32
@@ -101,12 +101,22 @@ class TwinQuery:
 
 def prepare(rotated: Floats, bits: int) -> TwinQuery:
     """Twin of `spann._kernels.codes.prepare`, from the rotated query on."""
-    padded, most = rotated.size, np.abs(rotated).max()
-    limit = min(8191, (2**31 - 1) // (255 * padded)) if bits == 8 else 127
-    inverse, step = (f32(0), f32(0)) if most < TINY else (f32(limit) / most, most / f32(limit))
+    most, limit = np.abs(rotated).max(), largest_of(rotated.size, bits)
+    inverse, step = (f32(0), f32(0)) if most < TINY else (limit / most, most / limit)
     x = np.rint(rotated * inverse).astype(np.int64)
     offset = -(step * (f32(2**bits - 1) * f32(0.5))) * f32(x.sum())
-    return TwinQuery(x, step, offset, step * f32(SPREAD[bits]) * np.sqrt(f32(padded) / f32(12)))
+    return TwinQuery(x, step, offset, noise_of(step, rotated.size, bits))
+
+
+def largest_of(padded: int, bits: int) -> np.float32:
+    """The largest integer of a query."""
+    return f32(min(8191, (2**31 - 1) // (255 * padded)) if bits == 8 else 127)
+
+
+def noise_of(step: np.float32, padded: int, bits: int) -> np.float32:
+    """Standard deviation of what the rounding of a query to multiples of `step` does."""
+    noise: np.float32 = step * f32(SPREAD[bits]) * np.sqrt(f32(padded) / f32(12))
+    return noise
 
 
 def dots(query: TwinQuery, values: Bytes) -> NDArray[np.int64]:
@@ -131,7 +141,14 @@ def estimate(
 
 
 def encode(
-    x: Floats, centroid: Floats, *, origin: Floats, signs: Bytes, bits: int, inner_product: bool
+    x: Floats,
+    centroid: Floats,
+    *,
+    origin: Floats,
+    signs: Bytes,
+    bits: int,
+    inner_product: bool,
+    far: bool | None = None,
 ) -> tuple[Bytes, NDArray[np.uint16], NDArray[np.uint16], Floats]:
     """Twin of `spann._kernels.codes.encode`, for one posting; values (n, padded) in place of packed codes."""
     c = rotate((centroid - origin)[None], signs)
@@ -150,9 +167,16 @@ def encode(
     factor = np.where(zero, f32(0), s if inner_product else f32(2) * s)
     header = np.empty(HEADER, np.float32)
     header[4] = np.where(zero, f32(0), error).max()
+    cross = _sums(u * c)
+    if far is None:
+        radius = np.sqrt(np.cumsum(norm, dtype=np.float32)[-1] / f32(len(x)))
+        noise = noise_of(np.abs(c).max() / largest_of(c.size, bits), c.size, bits)
+        far = bool(noise > f32(FAR) * header[4] * radius)
+    if far and header[4] > 0:
+        header[4], cross = -header[4], np.zeros_like(cross)
     header[2:4], scale = _to_16_bits(factor)
     start = -_sums(r * c) if inner_product else norm
-    header[:2], add = _to_16_bits(start + (header[2] + header[3] * scale.astype(np.float32)) * _sums(u * c))
+    header[:2], add = _to_16_bits(start + (header[2] + header[3] * scale.astype(np.float32)) * cross)
     return (u + f32(2**bits - 1) * f32(0.5)).astype(np.uint8), add, scale, header
 
 

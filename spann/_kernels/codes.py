@@ -24,7 +24,10 @@ CODE_BITS = (1, 2, 3, 4, 8)
 """Bits a dimension that codes can have."""
 
 HEADER = 5
-"""Floats of a posting's header: a_low, a_step, s_low, s_step, error."""
+"""Floats of a posting's header: a_low, a_step, s_low, s_step, error (negative where the origin is its centroid)."""
+
+FAR = 0.3
+"""Share of the error, at the centroid, from which on the rounding of a query asks for that origin (ext/c/codes.h)."""
 
 _SLACK = 64
 _BAD_SIMD = -2
@@ -148,8 +151,10 @@ def prepare(x: Floats, signs: Bytes, bits: int) -> CodeQuery:
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     buffer, rotated = memory[start : start + size], np.empty(padded, np.float32)
-    step, offset, noise = _codes.prepare(x, signs, rotated, bits, buffer)
-    return CodeQuery(rotated, bits, step, offset, noise, buffer)
+    made = _codes.prepare(x, signs, rotated, bits, buffer)
+    if made is None:
+        raise InputError(f"SPANN_SIMD is {simd_level()!r}, which this processor lacks")
+    return CodeQuery(rotated, bits, *made, buffer)
 
 
 def encode(
@@ -161,11 +166,14 @@ def encode(
     signs: Bytes,
     bits: int,
     inner_product: bool,
+    far: NDArray[np.bool_] | None = None,
 ) -> tuple[Bytes, NDArray[np.uint16], NDArray[np.uint16], Floats]:
     """Codes (n, bytes), add (n,), scale (n,) and headers (p, 5) of whole postings.
 
     `x` (n, dim) holds the vectors of p postings one after the other, `lengths` (p,) of them each, `centroids` (p, dim)
-    and `origin` (dim,) float32. Raises `InputError` for arrays that do not fit each other, `MemoryError`.
+    and `origin` (dim,) float32. Those that are `far` (p,) are measured from their centroid instead, which a negative
+    error in the header says; by default those so far that it pays (ext/c/codes.h). Raises `InputError` for arrays that
+    do not fit each other, `MemoryError`.
     """
     padded = _check_vectors(x, signs)
     check_bits(bits)
@@ -174,11 +182,14 @@ def encode(
     _check("centroids", centroids, np.float32, (p, dim))
     _check("lengths", lengths, np.int64, (p,))
     _check("origin", origin, np.float32, (dim,))
+    if far is not None:
+        _check("far", far, np.bool_, (p,))
     if (lengths < 0).any() or int(lengths.sum()) != n:
         raise InputError(f"the lengths of {p} postings do not add up to {n} vectors")
     codes = np.empty((n, padded // 8 * bits), np.uint8)
     add, scale, headers = np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty((p, HEADER), np.float32)
-    status = _codes.encode(x, centroids, lengths, origin, signs, bits, inner_product, codes, add, scale, headers)
+    marks = None if far is None else far.view(np.int8)
+    status = _codes.encode(x, centroids, lengths, origin, signs, bits, inner_product, marks, codes, add, scale, headers)
     if status == _BAD_SIMD:
         simd_level()
     if status < 0:

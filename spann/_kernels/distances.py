@@ -73,6 +73,21 @@ def gather(query: Array, rows: Array, index: NDArray[np.uint32], metric: Metric)
     return out
 
 
+def measure(query: Array, rows: Array, metric: Metric) -> NDArray[np.float64]:
+    """The distances themselves that `score` ranks by, summed in float64: (n,). What results are ordered by.
+
+    1 - cos for cosine, of near copies to their own precision. Raises `InputError` as `score` does, and for hamming,
+    whose scores are exact.
+    """
+    dtype = _checked(query, rows, metric)
+    if metric is Metric.HAMMING:
+        raise InputError("scores of bits are exact: there is nothing to measure")
+    out = np.empty(len(rows), np.float64)
+    if _distance.measure(_METRIC_NUMBER[metric], dtype, _bytes(query), _bytes(rows), query.size, out) < 0:
+        simd_level()
+    return out
+
+
 def dot_tile(rows: NDArray[np.float32], tile: NDArray[np.float32]) -> NDArray[np.float32]:
     """Dot products of `rows` (n, dim) with the 16 columns of `tile` (dim, 16): (n, 16), all float32.
 

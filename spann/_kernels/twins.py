@@ -40,6 +40,38 @@ def distances(query: Array, rows: Array, metric: Metric) -> Floats:
         return np.where(squares > 0, -dots / np.sqrt(squares), np.float32(0))
 
 
+def measures(query: Array, rows: Array, metric: Metric) -> NDArray[np.float64]:
+    """Twin of `spann._kernels.distances.measure`: sums in float64, in the order of lanes above."""
+    if rows.dtype == np.uint16:
+        rows = unpack(rows, "bfloat16")
+    whole = np.issubdtype(rows.dtype, np.integer)
+    q, v = (x.astype(np.int64 if whole else np.float64) for x in (query, rows))
+    if metric is Metric.L2:
+        return _wide_sums((q - v) * (q - v))
+    dots = _wide_sums(q * v)
+    if metric is Metric.IP:
+        return -dots
+    qq, vv = _wide_sums((q * q)[None])[0], _wide_sums(v * v)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if whole:
+            lengths = np.sqrt(qq * vv)
+            exact = ((qq * vv).astype(np.int64) - np.square(dots.astype(np.int64))) / (lengths * (lengths + dots))
+            distance = np.where(dots > 0, exact, 1 - dots / lengths)
+        else:
+            by_q, by_v = 1 / np.sqrt(qq), 1 / np.sqrt(vv)
+            apart = q * by_q - v * by_v[:, None]
+            chord = _wide_sums(apart * apart) / 2
+            distance = 1 - dots * by_q * by_v
+            distance = np.where(distance < 2.0**-10, np.where(chord < 2.0**-100, 0.0, chord), distance)
+    return np.where((qq > 0) & (vv > 0), distance, 1.0)
+
+
+def settled(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rounded to 44 bits, as ext/c/sieve.h does before it ranks them."""
+    bits = distances.view(np.uint64)
+    return (bits + np.uint64(0x80) & ~np.uint64(0xFF)).view(np.float64)
+
+
 def dot_tile(rows: Floats, tile: Floats) -> Floats:
     """Twin of `spann._kernels.distances.dot_tile`: every sum runs over the dimensions in order."""
     out = np.zeros((len(rows), tile.shape[1]), np.float32)
@@ -130,20 +162,33 @@ def _direction(total: Floats) -> Floats | None:
     return None if length == 0 else (wide * (1 / np.sqrt(length))).astype(np.float32)
 
 
-def _sums(terms: Array) -> Floats:
+def _sums(terms: Floats) -> Floats:
     """Sums over the last axis of (n, dim) terms, in the order given above."""
     if np.issubdtype(terms.dtype, np.integer):
         exact: Array = terms.sum(axis=1)
         return exact.astype(np.float32)
+    total: Floats = _in_lanes(terms)
+    return total
+
+
+def _wide_sums(terms: Array) -> NDArray[np.float64]:
+    """The same as float64, in which integers stay exact."""
+    if np.issubdtype(terms.dtype, np.integer):
+        exact: NDArray[np.float64] = terms.sum(axis=1).astype(np.float64)
+        return exact
+    return _in_lanes(terms)
+
+
+def _in_lanes(terms: Array) -> Array:
     n, dim = terms.shape
     blocks = dim // LANES
-    lanes = np.zeros((n, LANES), np.float32)
+    lanes = np.zeros((n, LANES), terms.dtype)
     for b in range(blocks):
         lanes += terms[:, b * LANES : (b + 1) * LANES]
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
-    total: Floats = lanes[:, 0]
+    total: Array = lanes[:, 0]
     for j in range(blocks * LANES, dim):
         total = total + terms[:, j]
     return total

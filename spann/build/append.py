@@ -106,11 +106,11 @@ def append_index(
         given = ids.of(source) if ids is not None and old.about["ids"] == "user" else None
         scanned = None
         if not again and old.may_hold(source, given):
-            scanned = scan(source, old.metric, workers, report)
+            scanned = scan(source, old.metric, workers, report, alone=False)
             if source_mark(source, scanned[1], given) in old.appended:
                 return False
         names = Ids.more(ids, source, old.ids(), old.count, old.about["id_bytes"])
-        found, content = scanned or scan(source, old.metric, workers, report)
+        found, content = scanned or scan(source, old.metric, workers, report, alone=False)
         space = old.space(found.max_norm)
         about = {
             "program": created_by,

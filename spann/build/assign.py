@@ -33,13 +33,12 @@ Floats = NDArray[np.float32]
 
 
 def assign_cells(cells: Cells, spool: EdgeSpool, progress: Progress) -> None:
-    """Sends to `spool` one edge a vector, to the centroid of its cell: postings without replicas, around means.
-
-    These edges have no distance: `arrange` orders the postings."""
+    """Sends to `spool` one edge a vector, to the centroid of its cell: postings without replicas, around means."""
     for start in range(0, cells.count, BLOCK_CELLS):
         rows = np.arange(start, min(start + BLOCK_CELLS, cells.count))
         centroid = cells.read(start, start + len(rows))
-        spool.append(pack_edges(centroid, np.zeros(len(rows), np.float32), rows, np.zeros(len(rows), np.uint8)))
+        sqdist = cells.sqdist(start, start + len(rows))
+        spool.append(pack_edges(centroid, sqdist, rows, np.zeros(len(rows), np.uint8)))
         progress("assign", start + len(rows), cells.count)
 
 

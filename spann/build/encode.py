@@ -50,13 +50,21 @@ class Coded:
     names: Ids
     row_bytes: int
 
-    def shapes(self, plain: Floats, vectors: Array, length: NDArray[np.int64], owner: NDArray[np.int64]) -> Array:
-        """The shapes of the postings of `owner`, of `length` of the `vectors` each, which are coded as `plain`."""
+    def shapes(
+        self,
+        plain: Floats,
+        vectors: Array,
+        length: NDArray[np.int64],
+        owner: NDArray[np.int64],
+        far: NDArray[np.bool_],
+    ) -> Array:
+        """The shapes of the postings of `owner`, of `length` of the `vectors` each, which are coded as `plain`, in
+        postings that are `far`."""
         around = self.centroids.vectors[owner].astype(np.float32)
         x, c = plain, around
         if self.space.metric is Metric.IP:
             x, c = self.space.map(vectors), self.centroids.working(owner)
-        return shapes_of(x - np.repeat(c, length, axis=0), length, c, around, self.quantizer, self.directions)
+        return shapes_of(x - np.repeat(c, length, axis=0), length, c, around, self.quantizer, self.directions, far)
 
 
 def posting_facts(dim: int, bits: int, directions: int) -> np.dtype[Any]:
@@ -102,7 +110,7 @@ def write_codes(coded: Coded, out: Pages) -> Array:
         found = np.zeros(len(which), out.facts.dtype)
         found["crc32c"] = packing.pack_coded(lists, starts + directory.offset[which], made)
         if coded.directions:
-            found["shape"] = coded.shapes(plain, vectors, length, owner[which])
+            found["shape"] = coded.shapes(plain, vectors, length, owner[which], codes.far)
         return made.reshape(-1, PAGE), found
 
     # An entry takes far less room in its posting than while it is made.

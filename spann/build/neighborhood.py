@@ -27,6 +27,11 @@ RUN_CENTROIDS = 16
 """Centroids of neighbouring groups that are one run. Where centroids are few, a group of the tree is a leaf: with runs
 of one, finding the nearest of them took more time than the distances."""
 
+CANCELS = 0.001
+"""Where the vectors of a group are nearer to their mean than the root of this share of their squared length, lifted
+products in float32 would keep less than 13 bits of what they are apart: such a group is moved to its mean first. None
+is of SIFT or MiniLM; all are where clusters lie far from each other."""
+
 Floats = NDArray[np.float32]
 
 
@@ -35,7 +40,8 @@ class Group:
     """Vectors at positions from `start` on, and the centroids they are compared with: ``x @ lifted.T`` are the squared
     distances of each.
 
-    - ``x`` (n, dim + 2) float32, ``lifted`` (candidates, dim + 2) float32: lifted, the centroids' vectors in front.
+    - ``x`` (n, dim + 2) float32, ``lifted`` (candidates, dim + 2) float32: lifted, the centroids' vectors in front;
+      both less a point of the group's where sums would cancel.
     - ``centroids`` (candidates,) int64: their numbers, ascending.
     """
 
@@ -88,19 +94,29 @@ class Neighborhoods:
         vectors = self.space.map(self.vectors.read(start, stop))
         begin, end = self.group_start[first:last] - start, self.group_end[first:last] - start
         means = np.add.reduceat(vectors, begin, axis=0) / (end - begin)[:, None].astype(np.float32)
-        gathered = self._gather(means)
-        lifted = _lift_centroids(self.centroids.working(gathered))
+        squares = np.add.reduceat(np.einsum("ij,ij->i", vectors, vectors), begin)
+        around = vectors - np.repeat(means, end - begin, axis=0)
+        cancels = np.add.reduceat(np.einsum("ij,ij->i", around, around), begin) < CANCELS * squares
+        gathered = self._gather(means, cancels)
+        plain = self.centroids.working(gathered)
+        lifted = _lift_centroids(plain)
         mean_sqdist = _lift_rows(means) @ lifted.T
         x = _lift_rows(vectors)
-        for low, high, sqdist in zip(begin.tolist(), end.tolist(), mean_sqdist, strict=True):
-            near = _smallest(sqdist, self.candidates)
-            centroids, among = gathered[near], lifted[near]
-            for piece in range(low, high, PIECE_ROWS):
-                yield Group(start + piece, x[piece : min(piece + PIECE_ROWS, high)], centroids, among)
+        for number, (low, high) in enumerate(zip(begin.tolist(), end.tolist(), strict=True)):
+            if cancels[number]:
+                near = _smallest(_sqdist(plain, means[number]), self.candidates)
+                among, rows = _lift_centroids(plain[near] - means[number]), _lift_rows(around[low:high])
+            else:
+                near = _smallest(mean_sqdist[number], self.candidates)
+                among, rows = lifted[near], x[low:high]
+            for piece in range(0, high - low, PIECE_ROWS):
+                yield Group(start + low + piece, rows[piece : piece + PIECE_ROWS], gathered[near], among)
 
-    def _gather(self, means: Floats) -> NDArray[np.int64]:
+    def _gather(self, means: Floats, cancels: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Centroids of the runs nearest to each of `means`: at least `reached` for each, or all there are."""
         sqdist = self.run_sqnorm - 2 * (means @ self.run_mean.T)
+        for number in np.flatnonzero(cancels):
+            sqdist[number] = _sqdist(self.run_mean, means[number])
         wanted = np.zeros(len(self.run_mean), bool)
         for row in sqdist:
             runs = _smallest(row, self.runs_reached)
@@ -121,6 +137,13 @@ def _joined(end: NDArray[np.int64], most: int) -> NDArray[np.int64]:
         start = int(end[at - 1])
         ends.append(start)
     return np.array(ends, np.int64)
+
+
+def _sqdist(x: Floats, point: Floats) -> Floats:
+    """Squared distances (n,) of `x` (n, dim) to `point`, without cancellation."""
+    apart = x - point
+    found: Floats = np.einsum("ij,ij->i", apart, apart)
+    return found
 
 
 def _lift_rows(x: Floats) -> Floats:

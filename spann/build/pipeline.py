@@ -28,7 +28,7 @@ from spann.build.ids import Ids
 from spann.build.layout import Directory, lay_out
 from spann.build.partition import Partition, partition
 from spann.build.plan import Plan, check_disk, limit_bytes, plan_build
-from spann.build.refine import Cells, refine
+from spann.build.refine import FOUND, Cells, refine
 from spann.build.space import Space, scan
 from spann.build.temporary import RecordFile
 from spann.build.write import Pages, write_pages
@@ -201,7 +201,7 @@ def _build(
     temporary, workers = writer.temporary, plan.threads
     with (
         TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree,
-        RecordFile(temporary / "cells", np.dtype(np.uint32), (), checkpoint.part("refine", "cells")) as nearest,
+        RecordFile(temporary / "cells", FOUND, (), checkpoint.part("refine", "cells")) as nearest,
         RecordFile(
             temporary / "cell-means", np.dtype(np.float32), (space.dim,), checkpoint.part("refine", "means")
         ) as averaged,

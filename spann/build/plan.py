@@ -178,7 +178,7 @@ def plan_build(
     pins = params.means and queries > 0 and peak(fitting) + open_memory <= limit
     copies = count * (source.stored_bytes + 8)
     edges = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
-    cells = len(refine.CANDIDATES) * 4 * (count + centroids * dim) if params.means else 0
+    cells = len(refine.CANDIDATES) * (refine.FOUND.itemsize * count + 4 * centroids * dim) if params.means else 0
     temporary = max(
         2 * copies + 2 * count,  # as they come and in regions, or, where there are many, roughly and finely so
         copies + cells + entries * EDGE.itemsize + edges + entries * 8 + (count * 8 if bits else 0),

@@ -22,7 +22,7 @@ from spann.build.neighborhood import Neighborhoods
 from spann.build.parallel import ordered_map
 from spann.build.space import Space
 from spann.build.temporary import RecordFile
-from spann.types import Progress
+from spann.types import Array, Progress
 
 CANDIDATES = (256, 1024)
 """Centroids that the vectors of a group are compared with, in each pass. On 10M SIFT these hold the nearest of 90 % and
@@ -34,6 +34,10 @@ REACHED = 3
 
 BLOCK_BYTES = 8 << 20
 """Working vectors that one thread sums up at a time."""
+
+
+FOUND = np.dtype([("centroid", "<u4"), ("sqdist", "<f4")])
+"""What a pass finds for a vector: its nearest centroid, and how far that was before it became the mean of its cell."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,16 @@ class Cells:
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """Of the vectors at positions `start` to `stop` (exclusive), (stop - start,)."""
-        cells: NDArray[np.int64] = self.number[self.found.read(self.first + start, self.first + stop)]
+        cells: NDArray[np.int64] = self.number[self._found(start, stop)["centroid"]]
         return cells
+
+    def sqdist(self, start: int, stop: int) -> Floats:
+        """How far they were from it, (stop - start,), about."""
+        sqdist: Floats = self._found(start, stop)["sqdist"]
+        return sqdist
+
+    def _found(self, start: int, stop: int) -> Array:
+        return self.found.read(self.first + start, self.first + stop)
 
 
 def refine(
@@ -63,7 +75,7 @@ def refine(
     progress: Progress,
 ) -> tuple[Clusters, Cells]:
     """The clusters with the means of their cells as centroids, and these cells; goes on after what is in `found`
-    (uint32), which keeps the nearest centroids of each pass, and `averaged` (space.dim of float32), their means.
+    (`FOUND`), which keeps the nearest centroids of each pass, and `averaged` (space.dim of float32), their means.
 
     Those at positions `held` (n,), ascending, are in cells, but no mean counts them: the calibration asks for them, and
     a vector that has moved its centroid towards itself is found more easily than a query."""
@@ -92,15 +104,20 @@ def refine(
     return clusters, cells
 
 
-def _nearest(
-    space: Space, clusters: Clusters, candidates: int, skip: int, threads: int
-) -> Iterator[NDArray[np.uint32]]:
-    """For block after block of vectors, without the first `skip`, the nearest centroid of each."""
+def _nearest(space: Space, clusters: Clusters, candidates: int, skip: int, threads: int) -> Iterator[Array]:
+    """For block after block of vectors, without the first `skip`, the nearest centroid of each (`FOUND`)."""
     near = Neighborhoods(space, clusters, candidates=candidates, reached=REACHED * candidates)
 
-    def block(groups: tuple[int, int]) -> NDArray[np.uint32]:
-        nearest = [group.centroids[np.argmin(group.x @ group.lifted.T, axis=1)] for group in near.groups(groups)]
-        return np.concatenate(nearest).astype(np.uint32)
+    def block(groups: tuple[int, int]) -> Array:
+        parts = []
+        for group in near.groups(groups):
+            sqdist = group.x @ group.lifted.T
+            nearest = np.argmin(sqdist, axis=1)
+            part = np.empty(len(nearest), FOUND)
+            part["centroid"] = group.centroids[nearest]
+            part["sqdist"] = np.maximum(sqdist[np.arange(len(nearest)), nearest], 0)
+            parts.append(part)
+        return np.concatenate(parts)
 
     return ordered_map(block, islice(near.blocks(), skip, None), threads)
 

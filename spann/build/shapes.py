@@ -19,12 +19,19 @@ Floats = NDArray[np.float32]
 
 
 def shapes_of(
-    residuals: Floats, lengths: NDArray[np.int64], working: Floats, plain: Floats, quantizer: Quantizer, directions: int
+    residuals: Floats,
+    lengths: NDArray[np.int64],
+    working: Floats,
+    plain: Floats,
+    quantizer: Quantizer,
+    directions: int,
+    far: NDArray[np.bool_],
 ) -> Array:
     """Shapes (p,), records of `shape_record`, of p postings with `lengths` (p,) vectors each.
 
     `residuals` (n, d) of the vectors to their centroids, in the space these were found in, where the centroids are
-    `working` (p, d); what is coded is around them as `plain` (p, quantizer.dim).
+    `working` (p, d); what is coded is around them as `plain` (p, quantizer.dim), for those that are `far` (p,) measured
+    from there, as the codes of their vectors are.
     """
     out = np.zeros(len(lengths), shape_record(quantizer.dim, quantizer.bits, directions))
     ends, dim = np.cumsum(lengths), quantizer.dim
@@ -34,7 +41,7 @@ def shapes_of(
         rows = residuals[ends[first] - lengths[first] : ends[some][-1]]
         axes, spread, rest = _principal(rows, lengths[some], directions)
         around = (plain[some, None] + axes[:, :, :dim]).reshape(-1, dim).astype(np.float32)
-        codes = quantizer.encode(around, plain[some], np.full(len(axes), directions, np.int64))
+        codes = quantizer.encode(around, plain[some], np.full(len(axes), directions, np.int64), far=far[some])
         part = out[some]
         part["header"], part["spread"], part["rest"] = codes.headers, spread, rest
         if quantizer.metric is Metric.IP:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
 from spann.build.parallel import ordered_map
+from spann.errors import InputError
 from spann.types import Array, Metric, Progress
-from spann.vectors import VectorSource, check_finite, check_lengths
+from spann.vectors import SMALLEST_SQNORM, VectorSource, check_finite, check_lengths
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,15 @@ class Space:
         return self.map(block) if self.metric is Metric.COSINE else block.astype(np.float32)
 
 
-def scan(source: VectorSource, metric: Metric, threads: int, progress: Progress) -> tuple[Space, int]:
+def scan(
+    source: VectorSource, metric: Metric, threads: int, progress: Progress, *, alone: bool = True
+) -> tuple[Space, int]:
     """Reads every vector once: refuses what cannot be searched, naming the row, and finds origin and largest length.
 
     Also returns a checksum of the vectors, by which the same ones are known again.
 
-    Raises `InputError` for NaN, infinity, lengths that overflow float32 and, under cosine, zero vectors.
+    Raises `InputError` for NaN, infinity, lengths that overflow float32 and, under cosine, zero vectors; where these
+    vectors are the index `alone`, also if all are so short that their squares underflow float32.
     """
     needs_norms = not metric.is_euclidean or source.dtype.kind == "f"
     rows = max(1, (8 << 20) // source.row_bytes)
@@ -83,6 +87,11 @@ def scan(source: VectorSource, metric: Metric, threads: int, progress: Progress)
         crc = crc32c(block_crc.to_bytes(4, "little"), crc)
         sqnorm, total, done = max(sqnorm, largest), total + block_sum, done + count
         progress("scan", done, source.count)
+    if alone and needs_norms and 0 < sqnorm < SMALLEST_SQNORM:
+        raise InputError(
+            f"the longest vector of {source.name} has squared length {sqnorm:.3g}; it must be at least "
+            f"{SMALLEST_SQNORM:.0e}, below which float32 keeps no distances: scale the vectors up"
+        )
     origin = total / source.count
     if source.dtype.kind in "biu":
         origin = np.rint(origin)

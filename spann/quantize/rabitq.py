@@ -29,13 +29,19 @@ class Codes:
 
     - ``codes`` (n, code_bytes) uint8, laid out as ext/c/codes.h says.
     - ``add``, ``scale`` (n,) uint16: an entry's A and S, in steps of its posting's header.
-    - ``headers`` (p, 5) float32: A's low and step, S's low and step, and the error E.
+    - ``headers`` (p, 5) float32: A's low and step, S's low and step, and the error E, negative where `far`.
     """
 
     codes: NDArray[np.uint8]
     add: NDArray[np.uint16]
     scale: NDArray[np.uint16]
     headers: Floats
+
+    @property
+    def far(self) -> NDArray[np.bool_]:
+        """The postings (p,) so far from the quantiser's origin that their codes are measured from their centroids."""
+        far: NDArray[np.bool_] = self.headers[:, 4] < 0
+        return far
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,8 @@ class Quantizer:
     - ``dim``: dimensions of vectors; ``bits``: 1, 2, 3, 4 or 8 a dimension.
     - ``metric``: estimates are of the squared distance for L2 and COSINE (of vectors normalised by the caller), of
       -<q, o> for IP.
-    - ``origin`` (dim,) float32: m, near the mean of the vectors so that rotated queries are short; 0 for IP.
+    - ``origin`` (dim,) float32: m, near the mean of the vectors so that rotated queries are short; 0 for IP. Codes of
+      postings far from it have their centroid for an origin.
     - ``signs`` (4, padded_dim / 8) uint8: sign flips of the rotation, kept with the index, which so depends on no
       random generator.
     """
@@ -101,10 +108,13 @@ class Quantizer:
         """R x for each row of `x` (n, dim): (n, padded_dim) float32 of the same lengths. Raises `InputError`."""
         return kernels.rotate(self._vectors("x", x), self.signs)
 
-    def encode(self, x: Floats, centroids: Floats, lengths: NDArray[np.int64]) -> Codes:
+    def encode(
+        self, x: Floats, centroids: Floats, lengths: NDArray[np.int64], *, far: NDArray[np.bool_] | None = None
+    ) -> Codes:
         """Codes of whole postings: `lengths` (p,) vectors of `x` (n, dim) each, around `centroids` (p, dim).
 
-        Uses one thread and does not hold the GIL. Raises `InputError`, `MemoryError`.
+        `far` (p,) says which have their centroid for an origin; by default those for which it pays. Uses one thread and
+        does not hold the GIL. Raises `InputError`, `MemoryError`.
         """
         if len(x) == 0:
             headers = np.zeros((len(lengths), kernels.HEADER), np.float32)
@@ -118,19 +128,24 @@ class Quantizer:
             signs=self.signs,
             bits=self.bits,
             inner_product=self.metric is Metric.IP,
+            far=far,
         )
         return Codes(*parts)
 
-    def prepare(self, query: Floats) -> kernels.CodeQuery:
-        """The query (dim,) float32, rotated and rounded to integers, to be scored against many postings."""
+    def prepare(self, query: Floats, origin: Floats | None = None) -> kernels.CodeQuery:
+        """The query (dim,) float32, rotated and rounded to integers, to be scored against many postings; for one that
+        is far `origin` (dim,) is its centroid."""
         if query.shape != (self.dim,) or query.dtype != np.float32:
             raise InputError(f"query must be ({self.dim},) float32, not {query.shape} {query.dtype}")
-        return kernels.prepare(query - self.origin, self.signs, self.bits)
+        return kernels.prepare(query - (self.origin if origin is None else origin), self.signs, self.bits)
 
-    def estimate(self, query: Floats, base: Floats, codes: Codes, lengths: NDArray[np.int64]) -> Floats:
+    def estimate(
+        self, query: Floats, base: Floats, codes: Codes, lengths: NDArray[np.int64], centroids: Floats | None = None
+    ) -> Floats:
         """Estimates (n,) float32 of the distances of `query` (dim,) to the vectors of all p postings of `codes`.
 
-        `base` (p,) float32: |q - c|^2 of each posting, -<q, c> for IP. The unit is the square of the vectors' own, for
+        `base` (p,) float32: |q - c|^2 of each posting, -<q, c> for IP; `centroids` (p, dim), which those that are far
+        need. The unit is the square of the vectors' own, for
         IP that of the negated product; estimates may be below the least possible value. Raises `InputError`.
         """
         ends = np.cumsum(lengths, dtype=np.int64)
@@ -139,9 +154,16 @@ class Quantizer:
             raise InputError(f"{len(lengths)} postings of {lengths.sum()} vectors do not fit {len(codes.codes)} codes")
         if len(codes.codes) == 0:
             return np.empty(0, np.float32)
-        return self.prepare(query).estimate(
-            codes.codes, codes.add, codes.scale, codes.headers, base, ends - lengths, lengths
-        )
+        parts, starts = (codes.codes, codes.add, codes.scale), ends - lengths
+        found = self.prepare(query).estimate(*parts, codes.headers, base, starts, lengths)
+        far = np.flatnonzero(codes.far)
+        for p in far:
+            if centroids is None:
+                raise InputError(f"posting {p} is measured from its centroid, and no centroids are given")
+            one, some = slice(p, p + 1), slice(starts[p], ends[p])
+            own = self.prepare(query, centroids[p])
+            found[some] = own.estimate(*parts, codes.headers[one], base[one], starts[one], lengths[one])
+        return found
 
     def _vectors(self, name: str, x: Floats) -> Floats:
         if x.ndim != 2 or x.shape[1] != self.dim or x.dtype != np.float32:

@@ -9,9 +9,9 @@ from spann.errors import InputError
 from spann.types import Array, Metric
 from spann.vectors import Truth
 
-TIE = 1e-5
-"""Two distances tie if they differ by less than this share of the larger: an order of magnitude above the rounding of
-float32 sums, and far below the gaps that decide a recall."""
+TIE = 1e-6
+"""Two distances tie if they differ by less than this share of the larger. Searches and our truths sum in float64 and
+round once, to float32: equal distances differ by a tenth of that, their squares by a fifth."""
 
 _AGREE = 1e-3
 """Distances of the same pair from two programs agree within this share: float32 |a|^2 + |b|^2 - 2ab loses digits."""
@@ -60,7 +60,7 @@ def recall_at_k(
         ours = _squared(result_distances[:, :k], metric)
         theirs = _in_our_unit(ids, ours, truth, metric, name)
         if theirs is not None:
-            counts |= _is_first(ids) & _ties(ours, theirs[:, :k], wanted, metric)
+            counts |= _is_first(ids) & _ties(ours, theirs[:, :k], wanted)
     possible = (wanted >= 0).sum(axis=1)
     return float(np.minimum(counts.sum(axis=1), possible).sum() / possible.sum())
 
@@ -93,21 +93,21 @@ def _is_first(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     return first & (ids >= 0)
 
 
-def _ties(ours: Array, theirs: Array, wanted: NDArray[np.int64], metric: Metric) -> NDArray[np.bool_]:
+def _ties(ours: Array, theirs: Array, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each of our distances (nq, k) ties with the farthest true one of its query."""
     listed = (wanted >= 0).sum(axis=1, keepdims=True)
     # Padding comes last, so the farthest neighbour stands at the last listed place; a query without any ties nothing.
     kth = np.take_along_axis(theirs, np.maximum(listed - 1, 0), axis=1)
-    near: NDArray[np.bool_] = np.abs(ours - kth) <= _tolerance(ours, kth, TIE, metric)
+    near: NDArray[np.bool_] = np.abs(ours - kth) <= TIE * np.maximum(np.abs(ours), np.abs(kth))
     near &= listed > 0
     return near
 
 
-def _tolerance(a: Array, b: Array, share: float, metric: Metric) -> Array:
+def _tolerance(a: Array, b: Array, metric: Metric) -> Array:
     scale = np.maximum(np.abs(a), np.abs(b))
-    # 1 - cos near 0 has the absolute error of a cosine, which is of the order of 1.
-    floor = share / 10 if metric is Metric.COSINE else 0.0
-    return np.where(np.isfinite(scale), np.maximum(share * scale, floor), 0.0)
+    # 1 - cos near 0 has, in most programs, the absolute error of a cosine, which is of the order of 1.
+    floor = _AGREE / 10 if metric is Metric.COSINE else 0.0
+    return np.where(np.isfinite(scale), np.maximum(_AGREE * scale, floor), 0.0)
 
 
 def _in_our_unit(ids: NDArray[np.int64], ours: Array, truth: Truth, metric: Metric, name: str) -> Array | None:
@@ -144,5 +144,5 @@ def _common(ids: NDArray[np.int64], listed: NDArray[np.int64]) -> tuple[Array, A
 
 def _agree(mine: Array, given: Array, metric: Metric) -> bool:
     with np.errstate(invalid="ignore"):
-        close = np.abs(mine - given) <= _tolerance(mine, given, _AGREE, metric)
+        close = np.abs(mine - given) <= _tolerance(mine, given, metric)
     return bool(close.mean() > _AGREEING)

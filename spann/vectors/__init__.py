@@ -1,6 +1,6 @@
 """Vectors in, results out: sources of vectors, samples of them, files of results and of ground truth."""
 
-from spann.vectors.checks import check_finite, check_lengths, check_nonzero, narrowed, plain
+from spann.vectors.checks import SMALLEST_SQNORM, check_finite, check_lengths, check_nonzero, narrowed, plain
 from spann.vectors.conversion import convert
 from spann.vectors.formats import open_queries, open_source
 from spann.vectors.ids import GivenIds, IdList, as_ids, read_ids
@@ -10,6 +10,7 @@ from spann.vectors.sources import ArraySource, StoredSource, VectorSource, for_m
 from spann.vectors.truth_files import Truth, read_truth, write_truth
 
 __all__ = [
+    "SMALLEST_SQNORM",
     "ArraySource",
     "GivenIds",
     "IdList",

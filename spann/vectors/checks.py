@@ -53,7 +53,8 @@ LARGEST_SQNORM = 1e36
 """Limit on |v|^2: sums of two stay finite in float32 (largest 3.4e38) with room for rounding and differences."""
 
 SMALLEST_SQNORM = 1e-30
-"""Limit on |v|^2 where direction counts: below, squares of float32 are subnormal and it is lost."""
+"""Limit on |v|^2 where direction counts, and on the largest where distances do: below, squares of float32 are subnormal
+and both are lost."""
 
 
 def check_lengths(block: Array, first_row: int, name: str, *, directions: bool) -> float:

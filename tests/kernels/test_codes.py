@@ -157,14 +157,52 @@ def test_encoding_equals_its_twin(level: str, dim: int, bits: int, inner_product
     check_encoding(x, centroids, lengths, rng, bits, inner_product)
 
 
-def check_encoding(
-    x: Array, centroids: Array, lengths: Array, rng: np.random.Generator, bits: int, inner_product: bool
+@SIDES
+@BITS
+def test_postings_far_from_the_origin_are_measured_from_their_centroid(
+    level: str, bits: int, inner_product: bool
 ) -> None:
+    rng = np.random.default_rng(bits)
+    centroids = rng.standard_normal((3, 100)).astype(np.float32) * np.array([[1], [1e3], [1e6]], np.float32)
+    lengths = np.array([20, 20, 20])
+    x = np.repeat(centroids, lengths, axis=0) + rng.standard_normal((60, 100)).astype(np.float32)
+    headers = check_encoding(x, centroids, lengths, rng, bits, inner_product, np.zeros(100, np.float32))
+    np.testing.assert_array_equal(headers[:, 4] < 0, [False, True, True])
+    for far in ([True, False, False], [False, False, True]):
+        headers = check_encoding(x, centroids, lengths, rng, bits, inner_product, np.zeros(100, np.float32), far)
+        np.testing.assert_array_equal(headers[:, 4] < 0, far)
+
+
+@BITS
+def test_queries_that_are_not_finite_stay_within_bounds(level: str, bits: int) -> None:
+    """As a damaged origin makes them: no integer of the query may leave its type."""
+    rng = np.random.default_rng(0)
+    signs, codes = make_signs(rng, 64), rng.integers(0, 256, (9, 8 * bits)).astype(np.uint8)
+    for bad in (np.inf, -np.inf, np.nan, 3e38):
+        x = rng.standard_normal(64).astype(np.float32)
+        x[5] = bad
+        found = kernels.prepare(x, signs, bits).dots(codes)
+        assert np.abs(found.astype(np.int64)).max() <= 64 * (2**bits - 1) * twins.largest_of(64, bits)
+
+
+def check_encoding(
+    x: Array,
+    centroids: Array,
+    lengths: Array,
+    rng: np.random.Generator,
+    bits: int,
+    inner_product: bool,
+    origin: Array | None = None,
+    far: list[bool] | None = None,
+) -> Array:
     dim = x.shape[1]
-    origin = np.zeros(dim, np.float32) if inner_product else x.mean(0)
+    if origin is None:
+        origin = np.zeros(dim, np.float32) if inner_product else x.mean(0)
     rest: dict[str, Any] = {"origin": origin, "signs": make_signs(rng, dim)}
     rest |= {"bits": bits, "inner_product": inner_product}
-    codes, add, scale, headers = kernels.encode(x, centroids, lengths, **rest)
+    codes, add, scale, headers = kernels.encode(
+        x, centroids, lengths, far=None if far is None else np.array(far), **rest
+    )
     start = 0
     for i, n in enumerate(lengths):
         part = slice(start, start + n)
@@ -172,11 +210,13 @@ def check_encoding(
         if n == 0:
             assert not headers[i].any()
             continue
-        values, twin_add, twin_scale, header = twins.encode(x[part], centroids[i], **rest)
+        given = None if far is None else far[i]
+        values, twin_add, twin_scale, header = twins.encode(x[part], centroids[i], far=given, **rest)
         np.testing.assert_array_equal(codes[part], twins.pack(values, bits))
         np.testing.assert_array_equal(scale[part], twin_scale)
         same_bits(headers[i], header)
         np.testing.assert_array_equal(add[part], twin_add)
+    return headers
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])

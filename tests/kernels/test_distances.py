@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spann._kernels import twins
-from spann._kernels.distances import SIMD_LEVELS, dot_tile, gather, score, simd_level, simd_levels
+from spann._kernels.distances import SIMD_LEVELS, dot_tile, gather, measure, score, simd_level, simd_levels
 from spann.elements import STORED_TYPES, memory_dtype, pack, unpack
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array, Metric
@@ -62,6 +62,27 @@ def test_score_and_gather_equal_their_twin(level: str, dtype: str, metric: Metri
         assert_same_bits(score(query, rows[:n], metric), expected[:n])
     for m in range(1, 10):
         assert_same_bits(gather(query, rows, index[:m], metric), expected[index[:m]])
+
+
+@METRICS
+@DTYPES
+@pytest.mark.parametrize("dim", DIMS)
+def test_measures_equal_their_twin(level: str, dtype: str, metric: Metric, dim: int) -> None:
+    query, rows = make_pair(dtype, 5, dim)
+    rows[0], rows[1] = rows[2], 0
+    np.testing.assert_array_equal(measure(query, rows, metric), twins.measures(query, rows, metric))
+
+
+@pytest.mark.parametrize("noise", [1e-2, 1e-4, 1e-6])
+def test_cosine_measures_near_copies_to_their_own_precision(level: str, noise: float) -> None:
+    rng = np.random.default_rng(0)
+    query = rng.standard_normal(100).astype(np.float32)
+    rows = (query + noise * rng.standard_normal((20, 100))).astype(np.float32)
+    rows[0] = 3 * query.astype(np.float64)
+    unit = [x.astype(np.longdouble) / np.sqrt(np.square(x.astype(np.longdouble)).sum()) for x in (query, *rows)]
+    true = [np.square(x - unit[0]).sum() / 2 for x in unit[1:]]
+    np.testing.assert_allclose(measure(query, rows, Metric.COSINE), true, rtol=1e-7)
+    assert measure(query, 4 * query[None], Metric.COSINE)[0] == 0
 
 
 @METRICS

@@ -192,3 +192,17 @@ def test_two_long_postings_that_share_a_page_do_not_outgrow_a_shard(pages_per_sh
     page, _, pages = place(size, pages_per_shard)
     assert page.tolist() == [0, pages_per_shard]
     assert pages == 2 * pages_per_shard
+
+
+def test_entries_of_codes_a_thousand_times_as_far_get_postings_of_their_own() -> None:
+    sqdist = np.array([1, 2, 3, 4, 5e6, 6e6, 7e13, 1, 2, 9e9], np.float32)
+    edges = np.zeros(10, EDGE)
+    edges["centroid"] = [3, 3, 3, 3, 3, 3, 3, 4, 4, 4]
+    edges["sqdist"], edges["row"] = sqdist, np.arange(10)
+    edges["replica"] = [0, 0, 1, 0, 0, 0, 0, 0, 0, 1]
+    coded = cut(edges, 3, 6, 100, Record.coded(4, 4, 32, 2))
+    assert coded.owner.tolist() == [3, 3, 3, 4, 5]
+    assert coded.length.tolist() == [3, 1, 2, 2, 0]
+    assert coded.primaries.tolist() == [3, 1, 2, 2, 0]
+    assert coded.rows.tolist() == [0, 1, 3, 6, 4, 5, 7, 8]
+    assert cut(edges, 3, 6, 100, Record.exact(4, 32)).owner.tolist() == [3, 4, 5]

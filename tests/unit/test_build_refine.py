@@ -91,7 +91,8 @@ def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
     def rob(space, clusters, *rest):
         before.append(clusters.centroids.vectors[3])
         for found in nearest(space, clusters, *rest):
-            yield np.where(found == 3, 2, found)
+            found["centroid"][found["centroid"] == 3] = 2
+            yield found
 
     base, queries = clustered(3000, 16, 50, 4, np.float32)
     monkeypatch.setattr(refine, "_nearest", rob)

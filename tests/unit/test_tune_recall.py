@@ -44,7 +44,7 @@ def test_ids_count(found: list[int], distances: list[float], k: int, expected: f
 
 def test_an_equal_distance_to_the_kth_counts() -> None:
     assert recall_at_k(ids([1, 9]), far([1, 2]), FOUR, 2, Metric.L2) == 1.0
-    assert recall_at_k(ids([1, 9]), far([1, 2 * (1 + 2e-6)]), FOUR, 2, Metric.L2) == 1.0
+    assert recall_at_k(ids([1, 9]), far([1, 2 * (1 + 2e-7)]), FOUR, 2, Metric.L2) == 1.0
     assert recall_at_k(ids([1, 9]), far([1, 2 * (1 + 2e-5)]), FOUR, 2, Metric.L2) == 0.5
 
 
@@ -117,10 +117,10 @@ def test_negative_inner_products_tie() -> None:
     assert recall_at_k(ids([1, 9]), far([-1, -8]), known, 2, Metric.IP) == 1.0
 
 
-def test_cosine_noise_near_zero_ties() -> None:
-    known = Truth(ids([1, 2]), far([0, 0]))
-    assert recall_at_k(ids([1, 9]), far([0, 6e-7]), known, 2, Metric.COSINE) == 1.0
-    assert recall_at_k(ids([1, 9]), far([0, 1e-5]), known, 2, Metric.COSINE) == 0.5
+def test_near_copies_under_cosine_tie_only_where_they_are_equally_near() -> None:
+    known = Truth(ids([1, 2]), far([0, 5e-8]))
+    assert recall_at_k(ids([1, 9]), far([0, 5e-8 * (1 + 1e-7)]), known, 2, Metric.COSINE) == 1.0
+    assert recall_at_k(ids([1, 9]), far([0, 6e-8]), known, 2, Metric.COSINE) == 0.5
 
 
 def test_imprecise_truth_is_accepted() -> None:

@@ -1,0 +1,132 @@
+"""Vectors of very different magnitudes, far from each other, far from zero, or hardly apart: the same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import spann
+from spann.types import Array
+
+DIM, COUNT, QUERIES, K = 32, 3000, 60, 10
+EVERYTHING = spann.SearchParams(max_postings=2**20, rerank=2**20, error_bound=1e6)
+USUAL = spann.SearchParams(max_postings=10, error_bound=1.9)
+
+
+def ordinary(seed: int = 0) -> Array:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((COUNT + QUERIES, 8)) @ rng.standard_normal((8, DIM))
+
+
+def outliers(magnitude: float) -> Array:
+    x = ordinary()
+    x[:6] = np.random.default_rng(1).standard_normal((6, DIM)) * magnitude
+    return x
+
+
+def groups(number: int, apart: float) -> Array:
+    rng = np.random.default_rng(2)
+    return ordinary() + (rng.standard_normal((number, DIM)) * apart)[rng.integers(0, number, COUNT + QUERIES)]
+
+
+def split(x: Array) -> tuple[Array, Array]:
+    """Vectors and queries, in another order: the first few would be those that the calibration asks for."""
+    x = x[np.random.default_rng(3).permutation(len(x))].astype(np.float32)
+    return x[:COUNT], x[COUNT:]
+
+
+def neighbours(base: Array, queries: Array, metric: str) -> Array:
+    x, q = base.astype(np.float64), queries.astype(np.float64)
+    if metric == "cosine":
+        x, q = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, q))
+    if metric == "ip":
+        return np.argsort(-q @ x.T, axis=1, kind="stable")[:, :K]
+    return np.argsort(np.square(q[:, None] - x).sum(2), axis=1, kind="stable")[:, :K]
+
+
+def recall(found: Array, true: Array) -> float:
+    return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found, true, strict=True)]))
+
+
+def recall_of(path: Path, x: Array, metric: str = "l2", *, bits: int = 2, replicas: int = 1) -> float:
+    base, queries = split(x)
+    params = spann.BuildParams(code_bits=bits, max_replicas=replicas, calibration_queries=0)
+    with spann.build(base, path, metric=metric, params=params) as index:
+        return recall(index.search(queries, K, USUAL).ids, neighbours(base, queries, metric))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [outliers(1e5), outliers(1e10), groups(3, 1e3), groups(3, 1e5), groups(50, 1e5), ordinary() + 1e4],
+    ids=["outliers 1e5", "outliers 1e10", "groups 1e3", "groups 1e5", "many groups", "offset"],
+)
+@pytest.mark.parametrize(("bits", "replicas"), [(1, 1), (2, 1), (4, 1), (2, 3)])
+def test_magnitudes_cost_no_recall(tmp_path: Path, x: Array, bits: int, replicas: int) -> None:
+    assert recall_of(tmp_path / "i", x, bits=bits, replicas=replicas) > 0.85
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_offset_costs_no_recall(tmp_path: Path, metric: str) -> None:
+    """All vectors point the same way, and differ by a hundredth."""
+    assert recall_of(tmp_path / "i", ordinary() + 300, metric) > 0.85
+
+
+def test_appended_outliers_cost_no_recall(tmp_path: Path) -> None:
+    base, queries = split(ordinary())
+    far = outliers(1e5)[:6].astype(np.float32)
+    spann.build(base, tmp_path / "i", params=spann.BuildParams(code_bits=2, calibration_queries=0)).close()
+    spann.append(tmp_path / "i", np.concatenate([base[:500], far])).close()
+    with spann.open(tmp_path / "i") as index:
+        both = np.concatenate([base, base[:500], far])
+        assert recall(index.search(queries, K, USUAL).ids % COUNT, neighbours(both, queries, "l2") % COUNT) > 0.85
+        found = index.search(far, 1, USUAL)
+    np.testing.assert_array_equal(found.ids[:, 0], len(both) - 6 + np.arange(6))
+
+
+@pytest.mark.parametrize("bits", [0, 2])
+@pytest.mark.parametrize("noise", [1e-2, 1e-3, 1e-4, 1e-5])
+def test_near_copies_keep_their_order_under_cosine(tmp_path: Path, bits: int, noise: float) -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(DIM) + noise * rng.standard_normal((400, DIM))).astype(np.float32)
+    params = spann.BuildParams(code_bits=bits, calibration_queries=0)
+    with spann.build(x, tmp_path / "i", metric="cosine", params=params) as index:
+        found = index.search(x[:40], K, EVERYTHING)
+    np.testing.assert_array_equal(found.ids, neighbours(x, x[:40], "cosine"))
+    unit = x.astype(np.longdouble)
+    unit /= np.sqrt(np.square(unit).sum(axis=1, keepdims=True))
+    true = np.square(unit[:40, None] - unit[found.ids]).sum(axis=2) / 2
+    np.testing.assert_allclose(found.distances, true, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("bits", [0, 2])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_near_copies_far_from_zero_keep_their_order(tmp_path: Path, bits: int, metric: str) -> None:
+    rng = np.random.default_rng(0)
+    x = (1e6 + 40 * rng.standard_normal((400, DIM))).astype(np.float32)
+    with spann.build(
+        x, tmp_path / "i", metric=metric, params=spann.BuildParams(code_bits=bits, calibration_queries=0)
+    ) as index:
+        found = index.search(x[:40], K, EVERYTHING)
+    np.testing.assert_array_equal(found.ids, neighbours(x, x[:40], metric))
+
+
+@pytest.mark.parametrize("bits", [0, 2])
+def test_parallel_vectors_tie_and_ids_decide(tmp_path: Path, bits: int) -> None:
+    rng = np.random.default_rng(0)
+    directions = rng.integers(-50, 50, (20, DIM)).astype(np.float32)
+    x = np.concatenate([directions * np.float32(f) for f in (1, 3, 5, 7, 0.25)])
+    params = spann.BuildParams(code_bits=bits, calibration_queries=0)
+    with spann.build(x, tmp_path / "i", metric="cosine", params=params) as index:
+        found = index.search(rng.standard_normal((30, DIM)).astype(np.float32), 5, EVERYTHING)
+    np.testing.assert_array_equal(found.ids, found.ids[:, :1] + 20 * np.arange(5))
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_vectors_whose_squares_underflow_are_refused(tmp_path: Path, metric: str) -> None:
+    base, _ = split(ordinary() * 1e-20)
+    with pytest.raises(spann.InputError, match=r"squared length .*e-3\d; it must be at least 1e-30"):
+        spann.build(base, tmp_path / "i", metric=metric)
+    base[0] = 1
+    spann.build(base, tmp_path / "i", metric=metric, params=spann.BuildParams(calibration_queries=0)).close()
