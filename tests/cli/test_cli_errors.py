@@ -64,7 +64,7 @@ def test_debug_shows_the_traceback(run: Callable[..., click.testing.Result], arg
     assert result.exit_code == 2
     assert result.stderr.startswith("Traceback (most recent call last):")
     assert "MissingError" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("spann: error: no index at nowhere")
+    assert result.stderr.splitlines()[-1].startswith(f"spann: error: no index at {Path('nowhere').absolute()}")
 
 
 @pytest.mark.parametrize(

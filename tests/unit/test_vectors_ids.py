@@ -64,7 +64,7 @@ def test_build_and_append_take_ids_of_the_file_of_the_vectors(tmp_path):
         found = index.search(X[:20], 2).ids
         np.testing.assert_array_equal(np.sort(found), np.sort(np.stack([IDS[:20], more[:20]], axis=1)))
     with pytest.raises(InputError, match=rf"is in the index already \(dataset 'id' of {added}\)"):
-        spann.append(tmp_path / "i", added, ids=added)
+        spann.append(tmp_path / "i", added, ids=added, again=True)
 
 
 def test_converted_ids_come_back(tmp_path):
