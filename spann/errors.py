@@ -50,3 +50,7 @@ class StorageError(SpannError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class RecallWarning(UserWarning):
+    """A recall that is asked for was not seen to be had: says what was, and what helps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from spann._version import __version__
 from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate, resident_bytes
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
-from spann.errors import InputError, RepeatWarning
+from spann.errors import InputError, RecallWarning, RepeatWarning
 from spann.jobs import JobMethods
 from spann.search import (
     RANGE_CANDIDATES,
@@ -53,6 +54,7 @@ class Index(JobMethods):
         self._reader, self._engine, self._options = reader, engine, dict(options or {})
         found = reader.attributes.get("calibration")
         self.calibration: Calibration | None = None if found is None else Calibration.from_json(found)
+        self._doubted: set[str] = set()  # what was said of the calibration
         self.path: Path = reader.path
         self.count: int = engine.count
         self.dim: int = engine.dim
@@ -89,6 +91,9 @@ class Index(JobMethods):
         8, where there are as many), so that the disk is busy while it computes: 1 gives the lowest latency, more the
         highest throughput. `order` is how a batch is worked off: "query", "posting" (each posting and page read once
         for all queries that want it; same results), or "auto" by the size of the batch.
+
+        Where the calibration has not seen that recall, the search does the best it knows, and a `RecallWarning` says
+        so, once for each sentence it has to say of this index.
 
         Raises `InputError` for queries or parameters that cannot be used, `CorruptionError` when a posting's checksum
         does not match, `StorageError` when the system refuses a read.
@@ -218,7 +223,12 @@ class Index(JobMethods):
         found = self._engine.search(_batch(query)[:1], k, setting, threads=1, in_flight=1)
         arrays = self._engine.arrays
         full = setting.resolved(arrays.code_bits, k)
-        return explain(found.stats[0], int((found.ids >= 0).sum()), full, k, len(arrays.length), self.calibration)
+        doubts: list[str] = []
+        if params is None and self.calibration is not None:
+            doubts = self.calibration.doubts(target_recall or DEFAULT_TARGET, k)
+        return explain(
+            found.stats[0], int((found.ids >= 0).sum()), full, k, len(arrays.length), self.calibration, doubts
+        )
 
     def params_for(self, target_recall: float, k: int = 10) -> SearchParams:
         """The cheapest parameters that found at least `target_recall` of the true `k` neighbours of queries like those
@@ -242,15 +252,21 @@ class Index(JobMethods):
         return self.calibration.choose(target_recall, k)
 
     def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:
-        if target_recall is not None:
-            if params is not None:
-                raise InputError("params and target_recall were both given: the target decides the params")
+        if target_recall is not None and params is not None:
+            raise InputError("params and target_recall were both given: the target decides the params")
+        if target_recall is not None and self.calibration is None:
             return self.params_for(target_recall, k)
-        if params is None and self.calibration is not None and isinstance(k, int | np.integer) and k >= 1:
-            return self.calibration.choose(DEFAULT_TARGET, int(k), best=True)
         if params is not None and not isinstance(params, SearchParams):
             raise InputError(f"params is a {type(params).__name__}; it must be SearchParams")
-        return params or SearchParams()
+        if params is not None or self.calibration is None or not isinstance(k, int | np.integer) or k < 1:
+            return params or SearchParams()
+        target = DEFAULT_TARGET if target_recall is None else target_recall
+        setting = self.calibration.choose(target, int(k), best=True)
+        for doubt in self.calibration.doubts(target, int(k)):
+            if doubt not in self._doubted:
+                self._doubted.add(doubt)
+                warnings.warn(f"{self.path}: {doubt}", RecallWarning, stacklevel=_outside())
+        return setting
 
     @property
     def open_memory_bytes(self) -> int:
@@ -306,6 +322,7 @@ class Index(JobMethods):
             "pinned_postings": arrays.pinned_postings,
             "parameters": about["parameters"],
             "calibration": about.get("calibration"),
+            "recall_doubts": [] if self.calibration is None else self.calibration.all_doubts(),
         }
 
     def close(self) -> None:
@@ -367,6 +384,14 @@ def _open_built(path: str | Path, memory_limit: int | str | None, memory_budget:
     if memory_budget is None and limit is not None:
         budget = MemoryBudget(max(1, limit - resident_bytes()), automatic=True)
     return _reopen(Path(path), {"memory_budget": budget})
+
+
+def _outside() -> int:
+    """How many calls up, from who asks, the caller of this package is."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "spann":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:

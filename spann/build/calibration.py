@@ -45,6 +45,9 @@ PRUNE_RANK = 16
 COMPARED = 1000
 """Vectors of the collection that queries are compared with."""
 
+APPENDED = 2.0
+"""Postings that are scored for one of `max_postings`, at most, where vectors were appended: some bring another."""
+
 COSINE_NOISE = 1e-6
 """Of 1 - cos in float32, absolute."""
 
@@ -71,8 +74,8 @@ def calibrate_with_own(
     rows = own_rows(vectors.count, queries)
     # The first of them serve every k, and rows that follow each other may be neighbours.
     rows = rows[np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))]
-    own = ids_of(rows).astype(np.int64), rows
-    return _calibrate(path, vectors, vectors.take(rows), own, threads, memory_budget, temporary, progress, checkpoint)
+    queried = vectors.take(rows)
+    return _calibrate(path, vectors, queried, (rows, ids_of), threads, memory_budget, temporary, progress, checkpoint)
 
 
 def recalibrate(
@@ -129,8 +132,11 @@ def recalibrate(
             )
 
 
-Own = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Of queries that are vectors of the collection: their ids, and their rows."""
+IdsOf = Callable[[NDArray[np.int64]], Array]
+"""Ids of rows."""
+
+Own = tuple[NDArray[np.int64], IdsOf]
+"""Of queries that are vectors of the collection: their rows, and what tells ids of rows."""
 
 
 def _asked(
@@ -143,7 +149,7 @@ def _asked(
             raise InputError(f"{reader.path}: base was given without queries: the ids of its vectors are unknown")
         rows = own_rows(vectors.count, count)
         rows = rows[shuffle.permutation(len(rows))]
-        return vectors.take(rows), (_own_ids(reader)(rows).astype(np.int64), rows), f"{len(rows)} of its vectors"
+        return vectors.take(rows), (rows, _own_ids(reader)), f"{len(rows)} of its vectors"
     metric = Metric.parse(reader.attributes["metric"])
     queries = for_metric(queries, metric)
     _check_queries(queries, reader.attributes)
@@ -192,7 +198,7 @@ def _check_queries(queries: VectorSource, about: Mapping[str, Any]) -> None:
         raise InputError(f"{queries.name} holds {queries.count} queries; a calibration needs at least {FEW}")
 
 
-def _own_ids(reader: IndexReader) -> Callable[[NDArray[np.int64]], Array]:
+def _own_ids(reader: IndexReader) -> IdsOf:
     """Ids of rows of the exact store, which the postings hold."""
     about = reader.attributes
     record, id_type = Record.of(about), np.dtype(f"<u{about['id_bytes']}")
@@ -221,20 +227,22 @@ def _calibrate(
     path: Path,
     vectors: VectorSource,
     queries: Array,
-    own: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    own: Own | None,
     threads: int,
     memory_budget: int | str,
     temporary: Where,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any] | None:
-    """`own`: ids of the queries and their rows of `vectors`, where they are from there."""
+    """`own`: the rows of `vectors` that the queries are, where they are from there, and what tells ids of rows."""
     reader = IndexReader.open(path)
     metric = Metric.parse(reader.attributes["metric"])
-    own_rows = None if own is None else own[1]
-    kth = answers(vectors, queries, own_rows, metric, threads, temporary, checkpoint, progress)
-    if not kth:
+    own_rows = None if own is None else own[0]
+    known = answers(vectors, queries, own_rows, metric, threads, temporary, checkpoint, progress)
+    if not known.kth:
         return None
+    queries = queries[known.chosen]
+    own_ids = None if own is None else _ids_of(known.own, own[1])
     engine = Engine(reader, memory_budget=memory_budget)
     try:
         reach = Reach(engine, queries[:FEW])
@@ -246,14 +254,15 @@ def _calibrate(
             lambda q, k, params: engine.search(q, k, params, threads=threads, order="query"),
             Asked(
                 queries,
-                kth,
-                own=None if own is None else own[0],
+                known.kth,
+                own=own_ids,
                 largest_first=metric is Metric.IP,
                 noise=COSINE_NOISE if metric is Metric.COSINE else 0.0,
             ),
             reach=reach.of,
             unlike=unlike,
             postings=len(engine.arrays.length),
+            each=APPENDED if engine.arrays.appended else 1.0,
             entries=float(engine.arrays.length.mean()),
             coded=engine.arrays.code_bits > 0,
             progress=progress,
@@ -261,6 +270,13 @@ def _calibrate(
     finally:
         engine.close()
     return found.to_json()
+
+
+def _ids_of(rows: NDArray[np.int64], ids_of: IdsOf) -> NDArray[np.int64]:
+    """Ids of `rows`, of any shape; -1 stays."""
+    ids = np.full(rows.shape, -1, np.int64)
+    ids[rows >= 0] = ids_of(rows[rows >= 0]).astype(np.int64)
+    return ids
 
 
 class Reach:

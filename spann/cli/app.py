@@ -27,7 +27,7 @@ from spann.cli.search import search
 from spann.cli.text import say
 from spann.cli.truth import truth
 from spann.cli.tune import tune
-from spann.errors import InputError, SpannError
+from spann.errors import InputError, RecallWarning, SpannError
 
 
 class _Interrupted(Exception):
@@ -50,6 +50,7 @@ class _Program(click.Group):
             if sys.stdout is None:
                 raise InputError("standard output is closed; to see nothing, lead it to /dev/null")
             with warnings.catch_warnings():
+                warnings.simplefilter("always", RecallWarning)
                 warnings.showwarning = _show_warning
                 code = super().main(*args, **extra)
         except _Unread:

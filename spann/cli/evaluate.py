@@ -109,6 +109,9 @@ def evaluate(
                 progress=progress,
             )
             report["open_memory_bytes"] = opened.open_memory_bytes
+            doubts = opened.info()["recall_doubts"]
+    for doubt in doubts:
+        say(f"spann: warning: {index}: {doubt}", err=True)
     if plot is not None:
         draw(report, plot)
     if as_json:

@@ -57,7 +57,7 @@ def _info_text(info: dict[str, Any]) -> list[str]:
         "on disk": size(info["disk_bytes"]),
         "memory when open": size(info["open_memory_bytes"]),
         "generation": f"{info['generation']}, {info['appended_postings']} postings appended",
-        "calibrated": _calibration_text(info["calibration"]),
+        "calibrated": "; ".join([_calibration_text(info["calibration"]), *info["recall_doubts"]]),
         "format version": f"{info['format_version']}",
         "created by": info["created_by"],
         **{f"  {name}": "unset" if value is None else str(value) for name, value in info["parameters"].items()},

@@ -106,7 +106,7 @@ def tune(
     with opened:
         if opened.calibration is None:
             raise spann.InputError(f"{index}: the index is not calibrated; leave out --show")
-        found = opened.calibration
+        found, doubts = opened.calibration, opened.info()["recall_doubts"]
         rows = [(k, target, opened.params_for(target, k)) for k in ks for target in targets if found.reaches(target, k)]
     if as_json:
         print_json(
@@ -116,13 +116,14 @@ def tune(
                 "origin": found.origin,
                 "queries": found.queries,
                 "unlike": found.unlike,
+                "doubts": doubts,
                 "settings": [{"k": k, "target_recall": target, **_setting(params)} for k, target, params in rows],
             }
         )
         return
     say(f"{index}: calibrated with {found.queries} queries ({found.origin})")
-    if found.warning:
-        say(f"spann: warning: {found.warning}", err=True)
+    for warning in filter(None, [found.warning, *doubts]):
+        say(f"spann: warning: {warning}", err=True)
     header = ["k", "target recall", "max_postings", "epsilon2", "error_bound"]
     cells = [
         [str(k), f"{target:g}", str(p.max_postings), f"{p.epsilon2:.3g}", f"{p.error_bound:.2f}"]

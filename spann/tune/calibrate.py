@@ -5,28 +5,41 @@ easy queries read less than hard ones), and how much error of the codes re-ranki
 near the product of two shares: of the neighbours that lie in a posting that is scored, and of those that then survive
 re-ranking. So the first two knobs are measured together, with the third wide open, as one ladder of effort; the third
 is measured at one rung; and the settings that the product promises for each recall, at least cost, are measured again
-and kept, with the lower end of a confidence interval. What is between them is interpolated.
+and kept, with the lower end of a confidence interval. Where two of them are so far apart that what lies between them
+is not known, that is measured too (spann/tune/promise.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann.config import SearchParams
-from spann.errors import FormatError, InputError
+from spann.tune.promise import (
+    ENOUGH,
+    NEARLY_ALL,
+    Calibration,
+    Point,
+    are_near,
+    between,
+    between_recalls,
+    cost,
+    neighbours,
+)
 from spann.tune.recall import TIE
 from spann.types import Array, Progress, SearchResult
 
-KS = (1, 10, 100, 1000)
-"""Neighbours wanted for which settings are measured; for others they are interpolated."""
+LADDERS = ((1, 3, 10), (30, 100), (300, 1000))
+"""Neighbours wanted for which settings are measured; for others they are interpolated. Of one row, one ladder of
+searches tells which postings hold the nearest of each."""
+
+KS = tuple(k for ks in LADDERS for k in ks)
 
 STAND_INS = (1, 2)
 """For k 1 each query that is a vector of the collection is asked twice: whether it finds its second neighbour is what
@@ -65,168 +78,18 @@ WIDE = 3.0
 BOUNDS = (0.15, 0.4, 0.7, 1.0, 1.5, 2.0, WIDE)
 """`error_bound`s tried."""
 
-CENTROID_COST, POSTING_COST, ROW_COST = 0.05, 1.2, 0.45
-"""Microseconds of a centroid's distance, with its share of what is then expected of postings, of a posting scored from
-memory, and of a vector scored exactly, with its share of a read from disk: two threads with 8 queries in flight each.
-Fitted to 54 settings, an index has 0.03 to 0.13 (1M SIFT, 10M), 1.0 to 1.6 (SIFT, sentence embeddings of 384
-dimensions). While a posting cost 2 and a centroid nothing, settings that look at many postings to score a fifth of
-them seemed the cheapest, which by these cost up to 1.6 times the least."""
-
 ROUGHLY = 100
 """Queries by which settings are chosen for k up to 10, at least; half as many for larger."""
 
-UNLIKE = 0.2
-"""Difference from which on a warning is due. Between 1000 vectors and 200 queries of their kind 0.1 is chance; held-out
-SIFT and sentences have 0.06 and 0.04."""
+RARE = 0.02
+"""Share of queries that may have begun again with more postings than a setting says, for it to be one."""
 
-ENOUGH = 0.9985
-"""Recall at which the ladder ends."""
-
-NEARLY_ALL = 0.9999
+TRIES = 4
+"""Settings measured for a recall between two that are too far apart, at most."""
 
 Search = Callable[[Array, int, SearchParams], SearchResult]
 Reach = Callable[[int, float], float]
 """From `max_postings` and the share of it that the mean query is to score to `epsilon2`."""
-
-
-def cost(centroids: float, postings: float, distances: float) -> float:
-    """Microseconds of a query, roughly: distances of centroids, postings scored, vectors scored exactly."""
-    return CENTROID_COST * centroids + POSTING_COST * postings + ROW_COST * distances
-
-
-@dataclass(frozen=True)
-class Point:
-    """A setting, the recall it had, and what it cost a query: postings scored, vectors scored exactly, distances of
-    centroids (not known of older indexes)."""
-
-    max_postings: int
-    epsilon2: float
-    error_bound: float
-    recall: float
-    low: float
-    postings: float
-    distances: float
-    centroids: float = 0.0
-
-    @property
-    def cost(self) -> float:
-        return cost(self.centroids, self.postings, self.distances)
-
-    def params(self) -> SearchParams:
-        return SearchParams(max_postings=self.max_postings, epsilon2=self.epsilon2, error_bound=self.error_bound)
-
-
-_COLUMNS = tuple(field.name for field in fields(Point))
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Points of rising recall and cost for each k of `curves`, measured with `queries` queries of `origin`: "base", the
-    collection's own vectors, or "given", queries of the user's. `unlike`, 0 to 1, is how far the distances at which the
-    nearest vectors of queries are expected are distributed otherwise than those of the collection (the largest
-    difference of the two cumulative distributions, Kolmogorov and Smirnov's).
-    """
-
-    origin: str
-    queries: int
-    unlike: float
-    curves: Mapping[int, Sequence[Point]]
-
-    @property
-    def warning(self) -> str:
-        """What is to be said of the queries; empty where they are like the collection."""
-        if self.unlike < UNLIKE:
-            return ""
-        return (
-            f"the queries are unlike the collection (their distances from postings differ by {self.unlike:.2f} of 1): "
-            "settings hold only for such queries"
-        )
-
-    def reaches(self, target: float, k: int) -> bool:
-        """Whether settings for `target` are known."""
-        return target <= min(self.curves[size][-1].low for size in self._around(k))
-
-    def _around(self, k: int) -> tuple[int, int]:
-        """The sizes, of those that are known, between which settings for `k` are interpolated."""
-        known = sorted(self.curves)
-        above = next((x for x in known if x >= k), known[-1])
-        return max((x for x in known if x <= k), default=above), above
-
-    def to_json(self) -> dict[str, Any]:
-        """What the manifest keeps."""
-        return {
-            "origin": self.origin,
-            "queries": self.queries,
-            "unlike": round(self.unlike, 4),
-            "columns": list(_COLUMNS),
-            "curves": {str(k): [_row(point) for point in points] for k, points in self.curves.items()},
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Calibration:
-        """Of what the manifest keeps, a table of numbers (docs/FORMAT.md); `FormatError` where they cannot be."""
-        names = document["columns"]
-
-        def point(row: Sequence[Any]) -> Point:
-            values: dict[str, Any] = {name: math.inf if x is None else x for name, x in zip(names, row, strict=True)}
-            try:
-                found = Point(**{column: value for column, value in values.items() if column in _COLUMNS})
-            except TypeError:
-                raise FormatError(
-                    f"the calibration has the columns {', '.join(names)[:200]}; some are missing"
-                ) from None
-            shares = 0 <= found.recall <= 1 and 0 <= found.low <= 1
-            whole = type(found.max_postings) is int and 1 <= found.max_postings < 1 << 32
-            settings = found.epsilon2 >= 0 and 0 <= found.error_bound < 1e6
-            costs = all(0 <= x < 1e12 for x in (found.postings, found.distances, found.centroids))
-            if not (shares and whole and settings and costs):
-                raise FormatError("the calibration has a setting that cannot be")
-            return found
-
-        curves = {int(k): [point(row) for row in rows] for k, rows in document["curves"].items()}
-        return cls(document["origin"], document["queries"], document["unlike"], dict(sorted(curves.items())))
-
-    def choose(self, target: float, k: int, *, best: bool = False) -> SearchParams:
-        """The cheapest setting whose lower confidence bound is at least `target`, for `k` neighbours.
-
-        `InputError` for a target that no setting reached; with `best`, the best there is."""
-        if not 0 < target < 1:
-            raise InputError(f"target_recall is {target!r}; it must be between 0 and 1, both excluded")
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k is {k!r}; it must be a whole number of at least 1")
-        if best:
-            target = min(target, *(points[-1].low for points in self.curves.values()))
-        below, above = self._around(k)
-        high = self._at(target, above)
-        if below == above:
-            return _scaled(high, k / above) if k > above else high.params()
-        share = (math.log(k) - math.log(below)) / (math.log(above) - math.log(below))
-        return _between(self._at(target, below), high, share).params()
-
-    def near(self, params: SearchParams, k: int) -> Point:
-        """The measured point whose setting is most like `params`, of the k nearest to `k`."""
-
-        def apart(x: float, y: float) -> float:
-            return abs(math.log(min(x, MOST) / min(y, MOST)))
-
-        points = self.curves[min(self.curves, key=lambda known: apart(known, k))]
-        postings, bound = params.max_postings or MOST, max(params.error_bound, BOUNDS[0])
-        return min(points, key=lambda p: apart(p.max_postings, postings) + apart(p.error_bound, bound))
-
-    def _at(self, target: float, k: int) -> Point:
-        points = self.curves[k]
-        if target > points[-1].low:
-            raise InputError(
-                f"target_recall is {target}; the most that settings of this index were seen to reach for k {k} is "
-                f"{points[-1].low:.4f}: give max_postings and error_bound yourself"
-            )
-        after = next(i for i, p in enumerate(points) if p.low >= target)
-        if after == 0:
-            return points[0]
-        low, high = points[after - 1], points[after]
-        missing = [math.log(1 - min(x, NEARLY_ALL)) for x in (low.low, target, high.low)]
-        span = missing[0] - missing[2]
-        return _between(low, high, (missing[0] - missing[1]) / span if span > 0 else 1.0)
 
 
 @dataclass(frozen=True)
@@ -235,7 +98,8 @@ class Asked:
 
     - ``vectors`` (nq, dim); ``kth``: for each k of `KS` and of `STAND_INS` that there is, the distance of the k-th
       neighbour, in the unit of results, (nq,), or fewer where the first queries are enough.
-    - ``own`` (nq,): the ids of queries that are vectors of the collection; neither they nor the distances count them.
+    - ``own`` (nq, m): of queries that are vectors of the collection, the ids of these and of their copies, -1 in the
+      places left over; neither they nor the distances count them.
     - ``largest_first``: distances are products. ``noise``: their error, beside that which grows with them.
     """
 
@@ -253,6 +117,7 @@ def calibrate(
     reach: Reach,
     unlike: float,
     postings: int,
+    each: float,
     entries: float,
     coded: bool,
     progress: Progress | None = None,
@@ -260,50 +125,88 @@ def calibrate(
     """Measures settings on the queries `asked`.
 
     `reach` gives the `epsilon2` for so many postings and a share of them; `unlike` is kept (`Calibration`); `postings`
-    is how many the index has, of `entries` on average, `coded` whether they hold codes. Results and counters of a
+    is how many the index has, `each` how many at most a query scores for one of `max_postings` (more than 1 where
+    vectors were appended), `entries` their mean length, `coded` whether they hold codes. Results and counters of a
     search do not depend on threads, so neither does what is found here.
     """
     report = progress or (lambda stage, done, total: None)
-    sweep = _Sweep(search, asked, reach, postings)
-    curves = {}
-    ks = [k for k in KS if k in asked.kth]
-    for number, k in enumerate(ks, 1):
-        # A search that finds fewer than k vectors begins again with more postings, which is a setting of its own.
-        first = max(FIRST, math.ceil(2 * k / entries))
-        ladders = {fill: _ladder(sweep, k, first, fill, coded) for fill in (FILLS if coded else FILLS[-1:])}
-        # With codes the rungs are measured with too few queries to promise anything.
-        curves[k] = _frontier(_promised(sweep, k, ladders) if coded else ladders[FILLS[-1]])
-        report("calibrate", number, len(ks))
+    sweep = _Sweep(search, asked, reach, postings, each, entries)
+    curves: dict[int, list[Point]] = {}
+    known = [k for k in KS if k in asked.kth]
+    for row in LADDERS:
+        ks = [k for k in row if k in asked.kth]
+        if not ks:
+            continue
+        ladders = {fill: _ladder(sweep, ks, fill, coded) for fill in (FILLS if coded else FILLS[-1:])}
+        bounds: dict[float, _Bound] = {}
+        for k in reversed(ks):
+            points = ladders[FILLS[-1]][k]
+            if coded:  # the rungs are measured with too few queries to promise anything
+                between_others = k != 1 and k != ks[-1]
+                if not between_others:
+                    bounds = _bounds(sweep, k, points)
+                of_k = {fill: ladder[k] for fill, ladder in ladders.items()}
+                points = _promised(sweep, k, of_k, bounds, RECALLS[2:] if between_others else RECALLS)
+            curves[k] = _closed(sweep, k, points)
+            report("calibrate", len(curves), len(known))
+    curves = dict(sorted(curves.items()))
     return Calibration("given" if asked.own is None else "base", len(asked.vectors), unlike, curves)
 
 
 class _Sweep:
-    """Measures a setting on the queries that are enough for k."""
+    """Measures settings, each on the queries that are enough for k."""
 
-    def __init__(self, search: Search, asked: Asked, reach: Reach, postings: int) -> None:
-        self._search, self._asked, self.reach, self.postings = search, asked, reach, postings
-        self.measure = cache(self._measure)  # the first rungs of all ladders are the same
+    def __init__(self, search: Search, asked: Asked, reach: Reach, postings: int, each: float, entries: float) -> None:
+        self._search, self._asked, self.reach = search, asked, reach
+        self.postings, self._each, self._entries = postings, each, entries
+        self.measure = cache(self._measure)  # settings of several recalls may be the same
+        self.rung = cache(self._rung)  # and the first rungs of all ladders are
 
-    def _measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float, *, rough: bool = False) -> Point:
-        """The point of a setting; `rough` with fewer queries, where it is to choose settings by."""
-        ks = [k]
-        if k == 1 and self._asked.own is not None:
-            ks = [j for j in STAND_INS if j in self._asked.kth]
-        count = len(self._asked.kth[k])
-        if rough:
-            count = min(count, max(count // (6 if k == 1 else 3) // len(ks), ROUGHLY if k <= 10 else ROUGHLY // 2))
+    def _measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float) -> Point:
+        """The point of a setting."""
         params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=error_bound)
-        stats, found = self._search_for(k, count, params)
-        recall = found.sum(axis=1) / k
-        if len(ks) > 1:
-            others = [self._search_for(j, count, params, last=True)[1].any(axis=1) for j in ks[1:]]
-            recall = np.mean([recall, *others], axis=0)
-        mean = float(recall.mean())
-        low = _lower(mean, float(recall.var()), count, count * (len(ks) if k == 1 else k))
+        count = len(self._asked.kth[k])
+        found = {j: self._found(j, count, params) for j in self._stand_ins(k)}
+        return self._point(k, params, found[k].stats, [self._share(some, j, last=j > k) for j, some in found.items()])
+
+    def _rung(
+        self, ks: tuple[int, ...], max_postings: int, epsilon2: float, rough: bool, owed: bool
+    ) -> dict[int, Point]:
+        """The points of a setting for each of `ks`, rising, that re-ranks all that may be a neighbour: all by one
+        search, for the most of them that so few postings hold twice as many vectors as.
+
+        A search that finds fewer than k vectors begins again with more postings, which is a setting of its own, and no
+        step of a ladder; unless all are `owed`. `rough` with fewer queries, where it is to choose settings by.
+        """
+        params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=WIDE)
+        for most in reversed(ks):
+            if not owed and max_postings < min(self.postings, math.ceil(2 * most / self._entries)):
+                continue
+            count = len(self._asked.kth[most])
+            if rough:
+                count = min(count, max(count // 3, ROUGHLY if most <= 10 else ROUGHLY // 2))
+            found = self._found(max(self._stand_ins(most)), count, params)
+            anew = found.stats["postings_scored"] > max_postings * self._each
+            if not owed and max_postings < self.postings and anew.mean() > RARE:
+                continue
+            shares = {k: [self._share(found, j, last=j > k) for j in self._stand_ins(k)] for k in ks if k <= most}
+            return {k: self._point(k, params, found.stats, some) for k, some in shares.items()}
+        return {}
+
+    def _stand_ins(self, k: int) -> list[int]:
+        """The neighbours that are asked for where k are: all up to the first of these, and each of the others alone."""
+        if k > 1 or self._asked.own is None:
+            return [k]
+        return [j for j in STAND_INS if j in self._asked.kth]
+
+    def _point(self, k: int, params: SearchParams, stats: Array, asked: Sequence[NDArray[np.float64]]) -> Point:
+        shares = np.mean(asked, axis=0)
+        mean, count = float(shares.mean()), len(shares)
+        low = _lower(mean, float(shares.var()), count, count * (len(asked) if k == 1 else k))
         return Point(
-            max_postings,
-            epsilon2,
-            error_bound,
+            params.max_postings or 0,
+            params.epsilon2,
+            params.error_bound,
             mean,
             low if self._asked.own is None else max(0.0, 1 - EASIER * (1 - low)),
             float(stats["postings_scored"].mean()),
@@ -311,22 +214,42 @@ class _Sweep:
             float(stats["centroid_distances"].mean()),
         )
 
-    def _search_for(
-        self, k: int, count: int, params: SearchParams, *, last: bool = False
-    ) -> tuple[Array, NDArray[np.bool_]]:
-        """Counters of a search for the `k` neighbours of the first `count` queries, and which of its results are among
-        these, at most k of a query (count, k or k + 1); or, with `last`, which are the last of them."""
-        asked, sign = self._asked, -1.0 if self._asked.largest_first else 1.0
-        found = self._search(asked.vectors[:count], k + (asked.own is not None), params)
+    def _found(self, k: int, count: int, params: SearchParams) -> SearchResult:
+        """Results for the first `count` queries, at least k that are not the query's own; these are at -1."""
+        queries, own = self._asked.vectors[:count], self._asked.own
+        if own is None:
+            return self._search(queries, k, params)
+        own = own[:count]
+        copies = (own >= 0).sum(axis=1)
+        parts = {}
+        for number in np.unique(copies).tolist():
+            some = np.flatnonzero(copies == number)
+            parts[number] = some, self._search(queries[some], k + number, params)
+        ids = np.full((count, k + int(copies.max())), -1, np.int64)
+        distances = np.full(ids.shape, np.nan, np.float32)
+        stats = np.empty(count, next(iter(parts.values()))[1].stats.dtype)
+        for number, (some, found) in parts.items():
+            others = found.ids.copy()
+            for place in range(number):
+                others[found.ids == own[some, place, None]] = -1
+            ids[some, : k + number] = others
+            distances[some, : k + number] = found.distances
+            stats[some] = found.stats
+        return SearchResult(ids, distances, stats)
+
+    def _share(self, found: SearchResult, k: int, *, last: bool = False) -> NDArray[np.float64]:
+        """The share of its `k` neighbours that each query found; with `last`, whether it found the last of them."""
+        sign = -1.0 if self._asked.largest_first else 1.0
+        limit = sign * self._asked.kth[k][: len(found.ids), None]
+        near = TIE * np.abs(limit) + self._asked.noise
         distances = sign * found.distances.astype(np.float64)
-        limit = sign * asked.kth[k][:count, None]
-        near = TIE * np.abs(limit) + asked.noise
         within = (found.ids >= 0) & (distances <= limit + near)
         if last:
-            within &= distances >= limit - near
-        if asked.own is not None:
-            within &= found.ids != asked.own[:count, None]
-        return found.stats, within & (np.cumsum(within, axis=1) <= k)
+            alone: NDArray[np.float64] = (within & (distances >= limit - near)).max(axis=1).astype(np.float64)
+            return alone
+        counts: NDArray[np.int64] = within.sum(axis=1)
+        shares: NDArray[np.float64] = np.minimum(counts, k) / k
+        return shares
 
 
 def _lower(mean: float, variance: float, count: int, answers: int) -> float:
@@ -340,40 +263,70 @@ def _lower(mean: float, variance: float, count: int, answers: int) -> float:
     return (mean + z / 2 - spread) / (1 + z)
 
 
-def _ladder(sweep: _Sweep, k: int, first: int, fill: float, coded: bool) -> list[Point]:
-    """Points of rising effort, from `first` postings on, of which `fill` are scored, re-ranking all that may be a
-    neighbour. With codes, others are chosen by them, and measured better."""
-    rungs: list[Point] = []
-    wanted = float(first)
-    while True:
+def _ladder(sweep: _Sweep, ks: Sequence[int], fill: float, coded: bool) -> dict[int, list[Point]]:
+    """For each of `ks` points of rising effort, of which `fill` of the postings are scored, re-ranking all that may be
+    a neighbour. With codes, others are chosen by them, and measured better."""
+    rungs: dict[int, list[Point]] = {k: [] for k in ks}
+
+    def add(points: Mapping[int, Point]) -> None:
+        for k, point in points.items():
+            if not _ended(rungs[k]):
+                rungs[k].append(point)
+
+    wanted = float(FIRST)
+    while not all(map(_ended, rungs.values())):
         count = min(round(wanted), sweep.postings)
-        rungs.append(sweep.measure(k, count, sweep.reach(count, fill), WIDE, rough=coded))
-        if rungs[-1].recall >= ENOUGH:
-            return rungs
+        add(sweep.rung(tuple(ks), count, sweep.reach(count, fill), coded, False))
         if count >= min(sweep.postings, MOST):
-            return [*rungs, sweep.measure(k, count, math.inf, WIDE)]
+            add(sweep.rung(tuple(ks), count, math.inf, False, True))
+            break
         wanted *= STEP
+    return rungs
 
 
-def _promised(sweep: _Sweep, k: int, ladders: Mapping[float, list[Point]]) -> list[Point]:
-    """For each of `RECALLS` the setting that should reach it at least cost, measured, and the last rung."""
-    rungs = ladders[FILLS[-1]]
+def _ended(rungs: Sequence[Point]) -> bool:
+    return bool(rungs) and rungs[-1].recall >= ENOUGH
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """Of an `error_bound`: the share of neighbours that survive re-ranking by it, and vectors scored exactly for each
+    neighbour wanted."""
+
+    share: float
+    distances: float
+
+
+def _bounds(sweep: _Sweep, k: int, rungs: Sequence[Point]) -> dict[float, _Bound]:
+    """What each of `BOUNDS` loses and costs, at the rung nearest to recall 0.95."""
     middle = min(rungs, key=lambda p: abs(p.recall - 0.95))
     # Roughly would not do: what a bound loses may be less than a hundredth, and matters from 0.98 on.
     tried = [sweep.measure(k, middle.max_postings, middle.epsilon2, bound) for bound in BOUNDS]
     most = tried[-1].recall
-    survive = {p.error_bound: (p.recall / most if most else 1.0, p.distances) for p in tried}
+    return {p.error_bound: _Bound(p.recall / most if most else 1.0, p.distances / k) for p in tried}
+
+
+def _promised(
+    sweep: _Sweep,
+    k: int,
+    ladders: Mapping[float, list[Point]],
+    bounds: Mapping[float, _Bound],
+    recalls: Sequence[float],
+) -> list[Point]:
+    """For each of `recalls` the setting that should reach it at least cost, measured, and the last rung. `bounds` may
+    be those of the next larger k: a setting is no worse measured for being chosen a little off."""
     out = []
-    for target in RECALLS:
+    for target in recalls:
         options = []
-        for (fill, ladder), (bound, (share, distances)) in product(ladders.items(), survive.items()):
-            if target / max(share, 1e-9) <= ladder[-1].recall:
-                rung = _reaching(ladder, target / share)
-                options.append((cost(rung.centroids, rung.postings, distances), rung.max_postings, fill, bound))
+        for (fill, ladder), (bound, kept) in product(ladders.items(), bounds.items()):
+            if target / max(kept.share, 1e-9) <= ladder[-1].recall:
+                rung = _reaching(ladder, target / kept.share)
+                spent = cost(rung.centroids, rung.postings, kept.distances * k)
+                options.append((spent, rung.max_postings, fill, bound))
         if options:
             _, postings, fill, bound = min(options)
             out.append(sweep.measure(k, postings, sweep.reach(postings, fill), bound))
-    last = rungs[-1]
+    last = ladders[FILLS[-1]][-1]
     return [*out, sweep.measure(k, last.max_postings, last.epsilon2, last.error_bound)]
 
 
@@ -384,52 +337,33 @@ def _reaching(rungs: list[Point], recall: float) -> Point:
         return rungs[0]
     low, high = rungs[after - 1], rungs[after]
     logs = [math.log(1 - min(x, NEARLY_ALL)) for x in (low.recall, recall, high.recall)]
-    return _between(low, high, (logs[0] - logs[1]) / (logs[0] - logs[2]) if logs[0] > logs[2] else 1.0)
+    return between(low, high, (logs[0] - logs[1]) / (logs[0] - logs[2]) if logs[0] > logs[2] else 1.0)
 
 
-def _frontier(points: list[Point]) -> list[Point]:
+def _closed(sweep: _Sweep, k: int, points: list[Point]) -> list[Point]:
+    """The points of a curve, with some more between those that are too far apart to make settings of for a recall."""
+    curve = _frontier(points)
+    for target in RECALLS:
+        for _ in range(TRIES):
+            low, high = neighbours(curve, target)
+            if are_near(low, high):
+                break
+            tried = between_recalls(low, high, target)
+            epsilon2 = tried.epsilon2
+            if math.isinf(epsilon2) and not math.isinf(high.epsilon2):
+                epsilon2 = sweep.reach(tried.max_postings, FILLS[-1])
+            found = sweep.measure(k, tried.max_postings, epsilon2, tried.error_bound)
+            grown = _frontier([*curve, found])
+            if grown == curve:
+                break
+            curve = grown
+    return curve
+
+
+def _frontier(points: Iterable[Point]) -> list[Point]:
     """Those that no other one beats in both recall and cost, by rising cost."""
     kept: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost, -p.low)):
         if not kept or point.low > kept[-1].low:
             kept.append(point)
     return kept
-
-
-def _between(a: Point, b: Point, share: float) -> Point:
-    """`share` of the way from `a` to `b`: settings geometrically, what they gave and cost linearly."""
-
-    def geometric(x: float, y: float) -> float:
-        if math.isinf(x) or math.isinf(y):
-            return y if share > 0 else x
-        return float(math.exp((1 - share) * math.log(x) + share * math.log(y)))
-
-    def linear(x: float, y: float) -> float:
-        return (1 - share) * x + share * y
-
-    return Point(
-        math.ceil(geometric(a.max_postings, b.max_postings) - 1e-9),
-        geometric(a.epsilon2, b.epsilon2),
-        geometric(a.error_bound, b.error_bound),
-        linear(a.recall, b.recall),
-        linear(a.low, b.low),
-        linear(a.postings, b.postings),
-        linear(a.distances, b.distances),
-        linear(a.centroids, b.centroids),
-    )
-
-
-def _scaled(point: Point, factor: float) -> SearchParams:
-    """For more neighbours than were measured: as many postings more, wherever they are."""
-    return point.params().with_(max_postings=min(math.ceil(point.max_postings * factor), 2**31), epsilon2=math.inf)
-
-
-def _row(point: Point) -> list[float | int | None]:
-    return [_short(getattr(point, column)) for column in _COLUMNS]
-
-
-def _short(value: float) -> float | int | None:
-    """Four digits, which is more than is known; null is infinity, which JSON has not."""
-    if isinstance(value, int):
-        return value
-    return None if math.isinf(value) else float(f"{value:.4g}") if value < 0.9 else round(value, 5)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from spann.config import SearchParams
-from spann.tune.calibrate import Calibration
+from spann.tune.promise import Calibration
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Explanation:
       and ``bytes_read``.
     - ``navigate_us``, ``score_us``, ``rerank_us`` of computing, ``read_us`` with reads under way, ``total_us``.
     - ``predicted``: recall, postings and vectors scored that the calibration saw with such a setting, or None.
+    - ``doubts``: why the recall that was asked for may not be had.
     """
 
     k: int
@@ -46,6 +48,7 @@ class Explanation:
     rerank_us: float
     total_us: float
     predicted: dict[str, float] | None
+    doubts: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,14 +73,21 @@ class Explanation:
                 f"predicted  recall {self.predicted['recall']:.3f}; on average {self.predicted['postings']:.0f} "
                 f"postings and {self.predicted['vectors']:.0f} vectors exactly"
             )
+        lines += [f"doubt      {doubt}" for doubt in self.doubts]
         return "\n".join(lines)
 
 
 def explain(
-    stats: np.void, found: int, params: SearchParams, k: int, postings: int, calibration: Calibration | None
+    stats: np.void,
+    found: int,
+    params: SearchParams,
+    k: int,
+    postings: int,
+    calibration: Calibration | None,
+    doubts: Sequence[str] = (),
 ) -> Explanation:
     """The explanation of a query that cost `stats` (a record of `QUERY_STATS`) and found `found` vectors with `params`,
-    resolved, in an index of `postings` postings."""
+    resolved, in an index of `postings` postings; with the `doubts` that there are of its recall."""
     most = params.max_postings or postings
     scored = int(stats["postings_scored"])
     if scored >= min(most, postings):
@@ -113,4 +123,5 @@ def explain(
         rerank_us=float(stats["rerank_ns"]) / 1e3,
         total_us=float(stats["total_ns"]) / 1e3,
         predicted=predicted,
+        doubts=tuple(doubts),
     )

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from spann.config import SearchParams
 from spann.search import Effort
-from spann.tune.calibrate import Calibration
+from spann.tune.promise import Calibration
 
 RANGE_BOUND = 0.75
 """`error_bound` of a range, at least, and at least that for `LEAST` neighbours: settings for k neighbours read the

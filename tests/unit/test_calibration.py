@@ -7,11 +7,12 @@ import pytest
 
 import spann
 from spann.build import answers
-from spann.errors import InputError
+from spann.errors import FormatError, InputError, RecallWarning
 from spann.storage import IndexReader
 from spann.testing import clustered, exact_neighbours
 from spann.tune import Calibration, calibrate
 from spann.tune.calibrate import Asked
+from spann.tune.promise import Point
 from spann.types import QUERY_STATS, Metric, SearchResult
 from spann.vectors import for_metric, open_source
 
@@ -142,12 +143,19 @@ def calibrated_for_k_1(missed, *, own, failing=1.0, queries=200):
     asked = Asked(
         np.zeros((queries, 8), np.float32),
         {j: np.full(queries, float(j)) for j in (1, 2)},
-        own=np.zeros(queries, np.int64) if own else None,
+        own=np.zeros((queries, 1), np.int64) if own else None,
         largest_first=False,
         noise=0.0,
     )
     found = calibrate(
-        search, asked, reach=lambda count, fill: np.inf, unlike=0.0, postings=6, entries=10.0, coded=False
+        search,
+        asked,
+        reach=lambda count, fill: np.inf,
+        unlike=0.0,
+        postings=6,
+        each=1.0,
+        entries=10.0,
+        coded=False,
     )
     return found.curves[1][0]
 
@@ -268,14 +276,180 @@ def test_answers_come_from_all_parts_of_the_collection(tmp_path, monkeypatch, me
     asked = source.take(rows) if own else queries
     monkeypatch.setattr(answers, "PART_ROWS", 400)
     seen = []
-    kth = answers.answers(
+    found = answers.answers(
         source, asked, rows if own else None, Metric.parse(metric), 2, tmp_path, None, lambda *at: seen.append(at)
     )
     assert seen[-1] == ("truth", 3000, 3000)
-    assert {k: len(distances) for k, distances in kth.items()} == {1: 300, 2: 300, 10: 300, 100: 200, 1000: 100}
-    ids, distances = exact_neighbours(base, asked, 1001, metric)
-    others = ids != rows[:, None] if own else np.arange(1001) < np.full((300, 1), 1000)
-    others[others.all(axis=1), -1] = False  # under ip a vector need not be among its own nearest
-    expected = distances[others].reshape(300, 1000)
-    for k, found in kth.items():
-        np.testing.assert_allclose(found, expected[: len(found), k - 1], rtol=1e-5, atol=1e-6)
+    every = len(np.unique(asked, axis=0)) if own else 300
+    few = {1: every, 2: every, 3: every, 10: every, 30: 200, 100: 200, 300: 100, 1000: 100}
+    assert {k: len(distances) for k, distances in found.kth.items()} == few
+    assert len(found.chosen) == every
+    ids, distances = exact_neighbours(base, asked[found.chosen], 1300, metric)
+    for query, copies in enumerate(found.own):
+        others = distances[query, ~np.isin(ids[query], copies)]
+        for k, kth in found.kth.items():
+            if query < len(kth):
+                np.testing.assert_allclose(kth[query], others[k - 1], rtol=1e-5, atol=1e-6)
+    if own:
+        for query, copies in zip(asked[found.chosen[:20]], found.own, strict=False):
+            alike = np.flatnonzero((source.take(np.arange(3000)) == query).all(axis=1))
+            listed = set(copies[copies >= 0])
+            assert listed == set(alike) or (metric == "ip" and listed < set(alike))
+    else:
+        assert found.own.shape == (300, 0)
+
+
+def test_copies_are_asked_for_once_and_are_not_their_own_neighbours(tmp_path):
+    """Of 300 vectors ten times each, with a length of its own under cosine."""
+    originals = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    base = np.repeat(originals, 10, axis=0)
+    rows = np.arange(0, 3000, 5)
+    for metric, scale in (("l2", 1), ("ip", 1), ("cosine", np.linspace(1, 2, 3000, dtype=np.float32)[:, None])):
+        source = open_source(base * scale)
+        directory = tmp_path / metric
+        directory.mkdir()
+        found = answers.answers(
+            source, source.take(rows), rows, Metric.parse(metric), 1, directory, None, lambda *at: None
+        )
+        assert len(found.chosen) == 300
+        if metric != "ip":
+            np.testing.assert_array_equal(
+                np.sort(found.own, axis=1)[np.argsort(found.own[:, 0])], np.arange(3000).reshape(300, 10)
+            )
+        _, distances = exact_neighbours(originals, originals, 300, metric)
+        others = (
+            distances[:, 1:]
+            if metric != "ip"
+            else np.sort(np.where(np.eye(300, dtype=bool), -np.inf, originals @ originals.T), axis=1)[:, ::-1]
+        )
+        for k in (1, 10, 100):
+            expected = others[: len(found.kth[k]), (k - 1) // 10]
+            np.testing.assert_allclose(found.kth[k], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_where_all_are_copies_they_are_asked_as_they_are(tmp_path):
+    base = np.repeat(np.eye(4, 8, dtype=np.float32), 1000, axis=0)
+    rows = np.arange(0, 4000, 8)
+    found = answers.answers(open_source(base), base[rows], rows, Metric.L2, 1, tmp_path, None, lambda *at: None)
+    np.testing.assert_array_equal(found.own, rows[:, None])
+    assert (found.kth[100] == 0).all()
+
+
+def new_to_copies(rng):
+    originals = rng.standard_normal((800, 32)).astype(np.float32)
+    return np.repeat(originals[:500], 8, axis=0), originals[500:], {"code_bits": 4}, (3, 10)
+
+
+def long_and_short(rng):
+    rows = rng.standard_normal((4300, 32)) * np.exp(rng.standard_normal((4300, 1)))
+    return *np.split(rows.astype(np.float32), [4000]), {"code_bits": 4, "max_replicas": 4}, (10, 30)
+
+
+def in_four_dimensions(rng):
+    return *np.split(rng.random((8300, 4)).astype(np.float32), [8000]), {"code_bits": 0}, (30, 200)
+
+
+@pytest.mark.parametrize(
+    ("make", "metric"), [(new_to_copies, "l2"), (long_and_short, "ip"), (in_four_dimensions, "l2")]
+)
+def test_promises_hold_where_data_is_hard(tmp_path, make, metric):
+    base, queries, how, ks = make(np.random.default_rng(5))
+    params = spann.BuildParams(calibration_queries=300, **how)
+    with spann.build(base, tmp_path / "i", metric=metric, params=params, memory_budget="none") as index:
+        for k in ks:
+            _, distances = exact_neighbours(base, queries, k, metric)
+            for target in (0.8, 0.95):
+                found = index.search(queries, k, target_recall=target)
+                far = distances[:, -1:] if metric == "ip" else -distances[:, -1:]
+                near = found.distances if metric == "ip" else -found.distances
+                assert (near >= far - 1e-5 * abs(far)).mean() > target - 0.02
+
+
+def point(low, postings, epsilon2=0.5, recall=None):
+    return Point(postings, epsilon2, 1.0, low if recall is None else recall, low, postings / 2, 10.0, 10.0)
+
+
+def calibration(*points, stale=""):
+    return Calibration("base", 500, 0.0, {10: points, 100: points}, stale)
+
+
+def test_no_setting_is_made_across_a_cliff():
+    far, near = calibration(point(0.7, 10), point(0.999, 160)), calibration(point(0.9, 10), point(0.96, 40))
+    assert far.choose(0.95, 10).max_postings == 160
+    assert 10 < near.choose(0.93, 10).max_postings < 40
+
+
+def test_between_limited_and_unlimited_none_is_limited():
+    found = calibration(point(0.9, 10, np.inf), point(0.96, 40, 0.1)).choose(0.93, 10)
+    assert found.epsilon2 == np.inf
+
+
+def test_doubts_are_of_what_was_seen():
+    low = calibration(point(0.8, 10), point(0.9, 40, recall=0.93))
+    assert low.doubts(0.9, 10) == []
+    assert low.doubts(0.92, 10) == []  # only too few queries to promise it
+    assert low.doubts(0.95, 30) == ["recall 0.95 for k 10 cannot be had: no setting was seen to reach more than 0.930"]
+    old = calibration(point(0.8, 10), point(0.9, 40), stale="others came")
+    assert old.doubts(0.8, 10) == ["others came"] == old.doubts(0.9, 100)
+
+
+@pytest.fixture
+def out_of_reach(coded, tmp_path):
+    """An index whose calibration has seen no more than 0.9."""
+    import shutil
+
+    path = shutil.copytree(coded, tmp_path / "i")
+    with spann.open(path) as index:
+        most = calibration(point(0.8, 10), point(0.9, 40))
+        index.calibration = most
+        yield index
+
+
+def test_a_recall_that_cannot_be_had_is_told_once(out_of_reach, data):
+    index, queries = out_of_reach, data[1][:3]
+    with pytest.warns(RecallWarning, match=r"recall 0\.95 for k 10 cannot be had: .* 0\.900"):
+        index.search(queries, 10)
+    index.search(queries, 10)  # a warning would be an error here
+    index.search(queries, 10, target_recall=0.9)
+    index.search(queries, 10, spann.SearchParams())
+    with pytest.warns(RecallWarning, match=r"recall 0\.99 for k 100 cannot be had") as told:
+        index.search(queries, 100, target_recall=0.99)
+    assert told[0].filename == __file__
+    assert "recall 0.95 for k 10 cannot be had" in str(index.explain(queries[0]))
+    assert index.explain(queries[0], target_recall=0.9).doubts == ()
+    assert index.info()["recall_doubts"][0].startswith("recall 0.99 for k 10 cannot be had")
+    with pytest.raises(InputError, match=r"seen to reach for k 10 is 0\.9"):
+        index.params_for(0.95)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"curves": {}},
+        {"curves": {"10": []}},
+        {"curves": {"ten": []}},
+        {"curves": {"10": [[1]]}},
+        {"curves": []},
+        {"columns": []},
+        {"columns": None},
+        {"origin": "elsewhere"},
+        {"queries": -1},
+        {"unlike": []},
+    ],
+    ids=str,
+)
+def test_a_calibration_that_is_damaged(change):
+    document = calibration(point(0.8, 10), point(0.9, 40)).to_json()
+    assert Calibration.from_json(document).to_json() == document
+    with pytest.raises(FormatError, match="calibration is damaged"):
+        Calibration.from_json(document | change)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("max_postings", 0), ("max_postings", 1.5), ("epsilon2", -1), ("low", 2), ("low", None)]
+)
+def test_a_point_that_is_damaged(column, value):
+    document = calibration(point(0.8, 10), point(0.9, 40)).to_json()
+    document["curves"]["10"][1][document["columns"].index(column)] = value
+    with pytest.raises(FormatError, match="calibration is damaged"):
+        Calibration.from_json(document)
