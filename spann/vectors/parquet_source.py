@@ -182,10 +182,9 @@ class ParquetSource(VectorSource):
         if self._at[0] != group or self._at[1] > number:
             self._at, self._stream = (group, 0), self._decode(self._groups[group])
         while key not in self._kept:
-            piece = next(self._stream, None)
-            if piece is None:
+            piece, one = next(self._stream, None), self._groups[group]
+            if piece is None or len(piece) < min(self._step, one.rows - self._at[1] * self._step):
                 self._at = (-1, 0)
-                one = self._groups[group]
                 raise InputError(f"row group {one.number} of {one.name} has fewer rows than the file says")
             self._kept[self._at] = piece
             self._at = group, self._at[1] + 1

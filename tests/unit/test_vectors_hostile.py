@@ -357,3 +357,17 @@ def test_mutants_of_every_format(tmp_path: Path) -> None:
         rng = random.Random(number)
         outcomes.add(inputs.execute(inputs.mutate(rng.choice(corpus), tmp_path / "work", rng)))
     assert outcomes == {"read", "refused"}
+
+
+def test_row_groups_with_fewer_rows_than_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spann.vectors import parquet_source
+
+    def more(name: str, file: Any) -> Any:
+        return [parquet_source._Group(name, file, 0, 0, 700)]
+
+    convert(open_source(X), tmp_path / "x.parquet")
+    monkeypatch.setattr(parquet_source, "_groups", more)
+    with open_source(tmp_path / "x.parquet") as source:
+        for use in (lambda: source.take(np.array([699])), lambda: source.read(0, 700)):
+            with pytest.raises(InputError, match=r"row group 0 of .* has fewer rows than the file says"):
+                use()
