@@ -71,7 +71,7 @@ def _calibration_text(calibration: dict[str, Any] | None) -> str:
     if calibration is None:
         return "no"
     whose = "of the collection" if calibration["origin"] == "base" else "given"
-    return f"for k {', '.join(calibration['curves'])}, with {calibration['queries']} queries {whose}"
+    return f"for k {', '.join(sorted(calibration['curves'], key=int))}, with {calibration['queries']} queries {whose}"
 
 
 def _histogram(histogram: dict[str, list[int]]) -> list[str]:

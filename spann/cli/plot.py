@@ -110,7 +110,7 @@ def draw_index(info: dict[str, Any], path: Path) -> None:
         place.set_ylabel("postings")
     if calibration:
         recall, postings = (calibration["columns"].index(name) for name in ("recall", "postings"))
-        for k, rows in calibration["curves"].items():
+        for k, rows in sorted(calibration["curves"].items(), key=lambda curve: int(curve[0])):
             axes[2].plot([row[postings] for row in rows], [row[recall] for row in rows], marker=".", label=f"k {k}")
         axes[2].set_xscale("log")
         axes[2].set_xlabel("postings scored")

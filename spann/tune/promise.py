@@ -109,14 +109,14 @@ class Calibration:
     def doubts(self, target: float, k: int) -> list[str]:
         """Why `target` may not be had for `k` neighbours: a sentence for each.
 
-        Where the best setting had that recall, but too few queries were asked to promise it, there is no doubt: of a
-        few hundred vectors there are no more, and nearly all of them are looked at.
+        Where the best setting may have that recall, but too few queries were asked to promise it, there is no doubt: of
+        a few hundred vectors there are no more, and nearly all of them are looked at.
         """
         said = [self.stale] if self.stale else []
-        size, most = min(((size, self.curves[size][-1].recall) for size in self._around(k)), key=lambda found: found[1])
-        if most < target:
+        size, best = min(((size, self.curves[size][-1]) for size in self._around(k)), key=lambda found: found[1].recall)
+        if best.recall + (best.recall - best.low) < target:
             said.append(
-                f"recall {target:g} for k {size} cannot be had: no setting was seen to reach more than {most:.3f}"
+                f"recall {target:g} for k {size} cannot be had: no setting was seen to have more than {best.recall:.3f}"
             )
         return said
 

@@ -66,7 +66,7 @@ def test_refusals(refused: Refused, data: Path, tuned: Path) -> None:
 def test_info_tells_and_draws(run: Run, tuned: Path, tmp_path: Path) -> None:
     shown = run("info", tuned / "i")
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("calibrated ")]
-    assert line.endswith(" for k 1, 10, 100, 1000, with 200 queries of the collection")
+    assert line.endswith(" for k 1, 3, 10, 30, 100, 300, 1000, with 200 queries of the collection")
     pytest.importorskip("matplotlib")
     assert run("info", tuned / "i", "--plot", tmp_path / "i.png").exit_code == 0
     assert (tmp_path / "i.png").read_bytes()[:4] == b"\x89PNG"

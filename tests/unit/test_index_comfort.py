@@ -230,4 +230,4 @@ def test_in_a_notebook(index):
     text = index._repr_html_()
     assert text.startswith("<table>")
     assert "5,000 of dimension 16" in text
-    assert "k 1, 10, 100, 1000" in text
+    assert "k 1, 3, 10, 30, 100, 300, 1000" in text
