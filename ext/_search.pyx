@@ -104,6 +104,8 @@ cdef extern from "search.h" nogil:
                            int64_t *, float *, spann_query_stats *, spann_failure *)
     int spann_searcher_expected(spann_searcher *, const spann_search_params *, const void *, size_t, size_t, float *,
                                 spann_failure *)
+    int spann_searcher_nearest(spann_searcher *, const spann_search_params *, const void *, size_t, size_t, uint32_t *,
+                               spann_failure *)
     ctypedef struct spann_batch:
         pass
     spann_batch *spann_batch_new(const spann_index *, const spann_search_params *, const void *, size_t, size_t,
@@ -329,6 +331,16 @@ cdef class Searcher:
         with nogil:
             status = spann_searcher_expected(self.searcher, &params.params, &queries[0, 0], queries.shape[1],
                                              queries.shape[0], &out[0, 0], &failure)
+        return status, failure.system_error, failure.exact, failure.where
+
+    def nearest(self, Params params, const unsigned char[:, ::1] queries, uint32_t[::1] out):
+        """The number of the nearest centroid of each query; returns as `run`."""
+        cdef spann_failure failure
+        cdef int status
+        memset(&failure, 0, sizeof(failure))
+        with nogil:
+            status = spann_searcher_nearest(self.searcher, &params.params, &queries[0, 0], queries.shape[1],
+                                            queries.shape[0], &out[0], &failure)
         return status, failure.system_error, failure.exact, failure.where
 
 

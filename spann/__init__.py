@@ -25,6 +25,7 @@ from spann.errors import (
 )
 from spann.index import Index, append, build, calibrate, plan, verify
 from spann.index import open_index as open
+from spann.jobs import join
 from spann.types import Metric, SearchResult
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "append",
     "build",
     "calibrate",
+    "join",
     "open",
     "plan",
     "verify",

@@ -307,3 +307,16 @@ int spann_searcher_expected(spann_searcher *s, const spann_search_params *params
     }
     return status;
 }
+
+int spann_searcher_nearest(spann_searcher *s, const spann_search_params *params, const void *queries,
+                           size_t query_bytes, size_t n, uint32_t *centroids, spann_failure *failure) {
+    *failure = (spann_failure){0};
+    if (spann_context_start(&s->context, params, failure)) return -1;
+    int status = prepare(s, params);
+    for (size_t i = 0; i < n && status == SPANN_OK; i++) {
+        spann_query_stats stats;
+        status = spann_query_begin(&s->context, &s->slots[0].query, (const char *)queries + i * query_bytes, &stats);
+        if (status == SPANN_OK) centroids[i] = (uint32_t)s->context.navigator.found.items[0].row;
+    }
+    return status;
+}

@@ -154,6 +154,10 @@ int spann_searcher_run(spann_searcher *s, const spann_search_params *params, con
 int spann_searcher_expected(spann_searcher *s, const spann_search_params *params, const void *queries,
                             size_t query_bytes, size_t n, float *expected, spann_failure *failure);
 
+/* For each of n queries the number of the nearest centroid that `navigate` candidates of the graph lead to. */
+int spann_searcher_nearest(spann_searcher *s, const spann_search_params *params, const void *queries,
+                           size_t query_bytes, size_t n, uint32_t *centroids, spann_failure *failure);
+
 /* Posting-major search of n queries: every posting and every page of the exact store is read once for all of them. The
  * work is a row of phases; all threads take part in one before the next begins. Results are those of
  * spann_searcher_run. A read is counted to the first query that it serves. */

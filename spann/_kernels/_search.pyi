@@ -100,6 +100,9 @@ class Searcher:
     def expected(
         self, params: Params, queries: NDArray[np.uint8], out: NDArray[np.float32]
     ) -> tuple[int, int, int, int]: ...
+    def nearest(
+        self, params: Params, queries: NDArray[np.uint8], out: NDArray[np.uint32]
+    ) -> tuple[int, int, int, int]: ...
 
 class Batch:
     def __init__(

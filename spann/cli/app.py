@@ -22,6 +22,7 @@ from spann.cli.convert import convert
 from spann.cli.demo import demo
 from spann.cli.evaluate import evaluate
 from spann.cli.inspect import config, info, verify
+from spann.cli.jobs import assign, dedup, join, knn_graph
 from spann.cli.options import DebugOption, State
 from spann.cli.search import search
 from spann.cli.text import say
@@ -125,7 +126,10 @@ def cli() -> None:
     """
 
 
-for _command in (build, plan, append, tune, search, info, verify, truth, evaluate, convert, config, demo):
+for _command in (
+    *(build, plan, append, tune, search, knn_graph, dedup, join, assign),
+    *(info, verify, truth, evaluate, convert, config, demo),
+):
     cli.add_command(_command)
 
 

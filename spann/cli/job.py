@@ -14,14 +14,17 @@ from spann.cli.options import COUNT, Decorator, progress_option, quiet_option
 from spann.cli.progress import progress_report
 from spann.cli.text import say
 from spann.errors import InputError
-from spann.jobs import PART_ROWS, OutputFolder, Shape, Shard, describe
+from spann.jobs import PART_ROWS, OutputFolder, Shard
+from spann.jobs.output import Description
 from spann.jobs.parts import Part
-from spann.jobs.search import Answer, answer_parts
-from spann.types import Progress
 from spann.vectors.sinks import WRITERS, check_path
 
 PARTS = ".parts"
 """What the name of a single file of output has at its end while it is made, in parts, in a folder beside it."""
+
+
+TABLES = (".parquet", ".jsonl")
+"""Files that have columns."""
 
 
 class FolderPath(type(Path())):  # type: ignore[misc]
@@ -115,62 +118,45 @@ def job_options(layout: bool = True) -> Decorator:
 
 
 def checked_output(output: Path, options: JobOptions, kinds: Sequence[str] = tuple(WRITERS)) -> None:
-    """Refuses, before any work is done, an output that cannot be."""
+    """Refuses, before any work is done, an output that cannot be; `kinds` are the extensions of files that can."""
     if is_folder(output):
         return
     check_path(output, kinds)
-    if options.layout == "long" and output.suffix.lower() not in (".parquet", ".jsonl"):
-        raise InputError(f"{output}: --layout long is for .parquet, .jsonl and folders")
+    if options.layout == "long" and output.suffix.lower() not in TABLES:
+        raise InputError(f"{output}: --layout long is for {', '.join(TABLES)} and folders")
     if options.shard.of > 1:
         raise InputError(f"{output} is one file: --shard is for a folder, which machines fill together (-o OUT/)")
 
 
 def run_job(
-    kind: str,
+    job: Description,
     parts: Sequence[Part],
-    answer: Answer,
     output: Path,
     options: JobOptions,
-    *,
-    k: int,
-    shape: Shape,
-    block_rows: int,
+    work: Callable[[OutputFolder], int],
     finish: Callable[[list[Path], Path], None],
-    progress: Progress | None,
-    **settings: Any,
 ) -> dict[str, Any]:
-    """Answers what is missing, and ends the output if all is there; returns what is to be told of it. `finish` makes
-    one file of the parts; the bytes of the output depend on `settings`."""
+    """Does what is missing of a job, and ends the output if all is there; returns what is to be told of it. `work`
+    makes the parts that are missing in a folder and returns how many vectors those are of, `finish` makes one file of
+    them all."""
     start = time.perf_counter()
     one = not is_folder(output)
-    folder_path = Path(f"{output}{PARTS}") if one else output
-    job = describe(kind, parts, k=k, shape=shape, **settings)
-    folder = OutputFolder.open(folder_path, job, len(parts), restart=options.restart)
+    folder = OutputFolder.open(Path(f"{output}{PARTS}") if one else output, job, len(parts), restart=options.restart)
     there = len(parts) - len(folder.missing(Shard()))
     if there and not options.quiet and options.progress_form == "text":
         say(f"spann: going on: {there} of {len(parts)} parts are there", err=True)
-    answered = answer_parts(
-        parts,
-        folder,
-        k,
-        answer,
-        stage=kind,
-        shape=shape,
-        shard=options.shard,
-        block_rows=block_rows,
-        progress=progress,
-    )
+    done = work(folder)
     complete = folder.finish({"rows": sum(part.rows for part in parts)})
     if one:
         finish([folder.file(number) for number in range(len(parts))], output)
         folder.remove()
     seconds = time.perf_counter() - start
     return {
-        "rows": answered,
+        "rows": done,
         "parts": len(parts),
         "complete": complete,
         "seconds": seconds,
-        "rate": answered / seconds,
+        "rate": done / seconds,
         "output": str(output),
     }
 

@@ -186,8 +186,10 @@ def metric_option(default: str | None) -> Decorator:
     )
 
 
-def k_option() -> Decorator:
-    return click.option("-k", type=COUNT, default=10, metavar="K", help="Neighbours of each query. Default: 10.")
+def k_option(default: int = 10) -> Decorator:
+    return click.option(
+        "-k", type=COUNT, default=default, metavar="K", help=f"Neighbours of each query. Default: {default}."
+    )
 
 
 memory_budget_option = click.option(

@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 import spann
-from spann.cli.job import PARTS, JobOptions, checked_output, is_folder, run_job, tell
+from spann.cli.job import PARTS, TABLES, JobOptions, checked_output, is_folder, run_job, tell
 from spann.cli.text import print_json, say
 from spann.config import SearchParams
 from spann.elements import memory_dtype
 from spann.errors import InputError
-from spann.jobs import Shape, answer_queries, find_parts, share_memory
+from spann.jobs import Shape, answer_parts, answer_queries, describe, find_parts, share_memory
 from spann.storage import IndexReader
 from spann.types import Metric
+from spann.vectors.containers import library_of
 
 
 def column_options(command: Any) -> Any:
@@ -67,12 +68,12 @@ def search_job(
             raise InputError(f"--carry {carry}: a column of that name, {name!r}, is in the output already")
         columns[name] = name
     checked_output(output, options)
-    if columns and not is_folder(output) and output.suffix.lower() not in (".parquet", ".jsonl"):
-        raise InputError(f"{output}: columns of the queries are for .parquet, .jsonl and folders")
+    if columns and not is_folder(output) and output.suffix.lower() not in TABLES:
+        raise InputError(f"{output}: columns of the queries are for {', '.join(TABLES)} and folders")
     parts = find_parts(queries, columns, options.part_rows)
     about = IndexReader.open(path).attributes
     row_bytes = int(about["dim"]) * memory_dtype(str(about["dtype"])).itemsize
-    if columns or any(part.path.suffix.lower() == ".parquet" for part in parts) or is_folder(output):
+    with library_of(".parquet", "the output in parts"):
         import pyarrow.parquet  # noqa: F401 - before the memory is shared out
     parquet = any(".parquet" in part.path.name for part in parts)
     memory = share_memory(options.memory_limit, row_bytes, k, parquet=parquet)
@@ -87,22 +88,25 @@ def search_job(
 
             Merged(files, k, shape, worst).write(target)
 
+        answer = answer_queries(index.search, k, params=setting, **how)
+        limits = {name: how[name] for name in ("radius", "inner")}
         report = run_job(
-            "search",
+            describe("search", about, parts, k=k, shape=shape, params=setting, columns=columns, **limits),
             parts,
-            answer_queries(index.search, k, params=setting, **how),
             output,
             options,
-            k=k,
-            shape=shape,
-            block_rows=memory.block_rows,
-            finish=finish,
-            progress=progress,
-            index=about["checksum"],
-            params=setting,
-            radius=how.get("radius"),
-            inner=how.get("inner"),
-            columns=columns,
+            lambda folder: answer_parts(
+                parts,
+                folder,
+                k,
+                answer,
+                stage="search",
+                shape=shape,
+                shard=options.shard,
+                block_rows=memory.block_rows,
+                progress=progress,
+            ),
+            finish,
         )
     if as_json:
         print_json({"k": k, **report})

@@ -1,19 +1,22 @@
 """Jobs: what goes through a whole collection or any number of queries, in bounded memory, and goes on where it was
 killed."""
 
-from spann.jobs.collection import Collection
+from spann.jobs.groups import Duplicates
 from spann.jobs.memory import JobMemory, share_memory
-from spann.jobs.methods import JobMethods
+from spann.jobs.methods import JobMethods, Joined, join
 from spann.jobs.output import OutputFolder, Shape, Shard
+from spann.jobs.own import OwnVectors
 from spann.jobs.parts import PART_ROWS, find_parts, own_parts
 from spann.jobs.search import answer_own, answer_parts, answer_queries, describe
 
 __all__ = [
     "PART_ROWS",
-    "Collection",
+    "Duplicates",
     "JobMemory",
     "JobMethods",
+    "Joined",
     "OutputFolder",
+    "OwnVectors",
     "Shape",
     "Shard",
     "answer_own",
@@ -21,6 +24,7 @@ __all__ = [
     "answer_queries",
     "describe",
     "find_parts",
+    "join",
     "own_parts",
     "share_memory",
 ]

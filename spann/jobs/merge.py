@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from spann.errors import InputError
+from spann.jobs.graph import Neighbours, RowOrder, write_csr
 from spann.jobs.output import Shape
 from spann.jobs.tables import parquet_writer, read_neighbours
+from spann.storage import IndexReader
 from spann.types import Array
 from spann.vectors.formats import BIN_HEADER
 from spann.vectors.sinks import write_whole
@@ -38,12 +40,7 @@ class Merged:
         write_whole(path, lambda file: writer(file, str(path)))
 
     def _parquet(self, file: BinaryIO, name: str) -> None:
-        with parquet_writer(file, pq.read_schema(self.parts[0]), self.shape.own) as writer:
-            for part in self.parts:
-                with pq.ParquetFile(part) as source:
-                    for group in range(source.num_row_groups):
-                        table = source.read_row_group(group)
-                        writer.write_table(table, row_group_size=max(1, len(table)))
+        _copy(file, self.parts, self.shape.own)
 
     def _jsonl(self, file: BinaryIO, name: str) -> None:
         for part in self.parts:
@@ -82,3 +79,28 @@ class Merged:
 def _text(value: Any) -> str:
     """Of what JSON has no form for."""
     return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def write_graph(merged: Merged, path: Path, reader: IndexReader) -> None:
+    """Writes what is `merged`, neighbours of all vectors of the index, as a graph of scipy's."""
+    order = RowOrder(reader)
+
+    def found() -> Neighbours:
+        for part in merged.parts:
+            yield from read_neighbours(part, merged.k, merged.shape, merged.worst)
+
+    write_csr(path, found, int(reader.attributes["count"]), merged.k, order)
+
+
+def merge_tables(parts: Sequence[Path], path: Path, plain: Sequence[str]) -> None:
+    """Writes the tables of the `parts`, in order, to `path`; columns in `plain` have no dictionary."""
+    write_whole(path, lambda file: _copy(file, parts, plain))
+
+
+def _copy(file: BinaryIO, parts: Sequence[Path], plain: Sequence[str]) -> None:
+    with parquet_writer(file, pq.read_schema(parts[0]), plain) as writer:
+        for part in parts:
+            with pq.ParquetFile(part) as source:
+                for group in range(source.num_row_groups):
+                    table = source.read_row_group(group)
+                    writer.write_table(table, row_group_size=max(1, len(table)))

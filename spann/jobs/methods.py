@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.config import SearchParams
+from spann.config import SearchParams, thread_count
+from spann.elements import unpack
 from spann.errors import InputError
-from spann.jobs.collection import Collection
-from spann.jobs.search import search_batches
+from spann.jobs.ahead import ahead
+from spann.jobs.clusters import own_clusters
+from spann.jobs.graph import Neighbours, RowOrder, as_csr, check_mode, gather
+from spann.jobs.groups import Duplicates, check_keep, duplicates_of, find_pairs
+from spann.jobs.own import OwnVectors
+from spann.jobs.pairs import Pairs
+from spann.jobs.parts import Block
+from spann.jobs.search import Answer, answer_own, answer_queries, search_batches
 from spann.search import Engine
 from spann.storage import IndexReader
-from spann.types import Array, SearchResult
+from spann.types import Array, Metric, Progress, SearchResult
+
+OWN_BLOCK = 1 << 16
+"""Vectors of the collection that are searched for in one call."""
 
 
 class JobMethods:
@@ -25,6 +36,8 @@ class JobMethods:
     _engine: Engine
     path: Path
     count: int
+    element: str
+    metric: Metric
     search: Callable[..., SearchResult]
     _setting: Callable[[int, SearchParams | None, float | None], SearchParams]
 
@@ -33,6 +46,13 @@ class JobMethods:
     ) -> SearchParams:
         """The parameters that a `search` with these arguments goes by."""
         return self._setting(k, params, target_recall)
+
+    def _opened(self) -> IndexReader:
+        """What is at the path, to read what a search does not keep open; `InputError` if it is another index by now."""
+        reader = IndexReader.open(self.path)
+        if reader.attributes["checksum"] != self._reader.attributes["checksum"]:
+            raise InputError(f"{self.path}: the index was replaced since it was opened: open it again")
+        return reader
 
     def vectors(self, batch: int = 65_536) -> Iterator[tuple[NDArray[np.int64], Array]]:
         """All vectors of the collection with their ids, `batch` at a time: ids (n,) and vectors (n, dim). They come in
@@ -47,7 +67,7 @@ class JobMethods:
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be at least 1")
-        return Collection(self._reader).blocks(batch)
+        return OwnVectors(self._opened()).blocks(batch)
 
     def search_batches(self, batches: Iterable[Array], k: int = 10, **options: Any) -> Iterator[SearchResult]:
         """A result for each of `batches`, arrays (n, dim) of queries, in order. While one is searched the next is got
@@ -64,3 +84,152 @@ class JobMethods:
         1000
         """
         return search_batches(self.search, batches, k, **options)
+
+    def knn_graph(
+        self,
+        k: int = 15,
+        *,
+        include_self: bool = False,
+        mode: str = "distance",
+        target_recall: float | None = None,
+        params: SearchParams | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """The `k` nearest neighbours of every vector of the collection among the others, or, with `include_self`, among
+        all. Row i is the vector that was row i of what the index was built of, whatever ids it has.
+
+        `mode` is "distance" for a scipy.sparse CSR matrix (count, count) of distances, "connectivity" for one of ones,
+        "arrays" for rows of neighbours (count, k) int64, nearest first, and distances (count, k) float32, which is what
+        UMAP takes as ``precomputed_knn`` where `include_self`. All of it is in memory: `spann knn-graph` writes any
+        size to disk. Other arguments are those of `search`.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> neighbours, distances = index.knn_graph(k=2, mode="arrays")
+        >>> sorted(neighbours[500].tolist()), distances[0].tolist()
+        ([499, 501], [1.0, 2.0])
+        """
+        check_mode(mode)
+        setting = self.setting(k + (not include_self), params, target_recall)
+        answer = (answer_queries if include_self else answer_own)(self.search, k, params=setting, threads=threads)
+        rows, distances = gather(self._answers(answer, "knn-graph", progress), self.count, k, RowOrder(self._opened()))
+        return (rows, distances) if mode == "arrays" else as_csr(rows, distances, mode)
+
+    def _answers(self, answer: Answer, stage: str, progress: Progress | None) -> Neighbours:
+        """Of all vectors of the collection, a block at a time."""
+        collection, done = OwnVectors(self._opened()), 0
+        for ids, vectors in ahead(collection.blocks(OWN_BLOCK)):
+            near, distances = answer(Block(vectors, keys=ids))
+            yield ids, near, distances
+            done += len(ids)
+            if progress:
+                progress(stage, done, collection.count)
+
+    @property
+    def centroids(self) -> Array:
+        """The centroids of the clusters, (centroids, dim) float32, or bool of bits. Without codes they are vectors of
+        the collection; with codes means, under cosine of vectors of length 1.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> index.centroids.shape
+        (140, 1)
+        """
+        stored = self._opened().read("centroids/vectors")
+        coded = bool(self._reader.attributes.get("code_bits", 0))
+        vectors = stored if coded else unpack(stored, self.element)
+        return vectors if vectors.dtype == np.bool_ else vectors.astype(np.float32)
+
+    def assign(self, vectors: Array | None = None, *, threads: int | None = None) -> NDArray[np.int64]:
+        """The number of the cluster of each vector, a row of `centroids`: of `vectors` (n, dim) that of the nearest
+        centroid, as the navigation graph finds it, (n,); without, of the vectors of the collection the one that each is
+        in, (count,), by the row that it was of what the index was built of.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann")
+        >>> clusters = index.assign()
+        >>> bool(np.abs(index.centroids[clusters] - line).max() < 20)
+        True
+        >>> index.assign(line[:5]).shape
+        (5,)
+        """
+        if vectors is not None:
+            rows = np.asarray(vectors)
+            return self._engine.nearest_centroids(rows[None] if rows.ndim == 1 else rows, threads)
+        collection = OwnVectors(self._opened())
+        out = np.empty(collection.count, np.int64)
+        out[RowOrder(self._opened()).rows(collection.ids())] = own_clusters(collection)
+        return out
+
+    def duplicates(
+        self, radius: float, *, keep: str = "first", threads: int | None = None, progress: Progress | None = None
+    ) -> Duplicates:
+        """Groups of vectors of the collection that are within `radius` of each other, in the unit of the metric, or
+        connected by such; the smaller it is, the faster. `keep` says which of a group stays: "first", of the smallest
+        id, or "medoid", the one nearest to the mean. Not under ip. Raises `InputError`.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> line[::10] += np.float32(0.75)  # 0.75 is near 1, 10.75 near 11, and so on
+        >>> index = spann.build(line, "line.spann")
+        >>> found = index.duplicates(radius=0.5)
+        >>> found.filtered[:3].tolist(), found.duplicate_ratio
+        ([1, 11, 21], 0.1)
+        >>> found.rethreshold(0.2).filtered.tolist()
+        []
+        """
+        check_keep(keep)
+        collection = OwnVectors(self._opened())
+        pairs = Pairs(collection, self.centroids, self.metric, radius)
+        postings = range(len(collection.centroid_of))
+        told = None if progress is None else lambda done: progress("dedup", done, len(postings))
+        edges = find_pairs(pairs, postings, thread_count(threads), told)
+        return duplicates_of(collection, edges, float(radius), keep, self.metric)
+
+
+def join(
+    left: JobMethods,
+    right: JobMethods,
+    k: int = 1,
+    *,
+    radius: float | None = None,
+    target_recall: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Joined:
+    """The `k` nearest vectors in the index `right` of every vector in the index `left`, at most `radius` away where
+    that is given. All of it is in memory: `spann join` writes any size to disk. Other arguments are those of `search`.
+
+    >>> import numpy as np, spann
+    >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+    >>> left, right = spann.build(line[:10] + np.float32(0.1), "left.spann"), spann.build(line, "right.spann")
+    >>> joined = spann.join(left, right)
+    >>> dict(zip(joined.ids.tolist(), joined.neighbours[:, 0].tolist()))[7]
+    7
+    """
+    setting = right.setting(k, None, target_recall)
+    answer = answer_queries(right.search, k, params=setting, threads=threads, radius=radius)
+    found = list(left._answers(answer, "join", progress))
+    ids, near, distances = (np.concatenate([part[i] for part in found]) for i in range(3))
+    order = np.argsort(ids, kind="stable")
+    return Joined(ids[order], near[order], distances[order])
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Vectors of one index with their nearest of another: ``ids`` (n,) int64, ascending, ``neighbours`` (n, k) int64,
+    nearest first, -1 where there are fewer, and ``distances`` (n, k) float32."""
+
+    ids: NDArray[np.int64]
+    neighbours: NDArray[np.int64]
+    distances: Array
+
+    def columns(self) -> dict[str, Array]:
+        """A row for each pair: `id`, `rank` from 0, `neighbor`, `distance`."""
+        row, rank = np.nonzero(self.neighbours >= 0)
+        found = self.neighbours[row, rank], self.distances[row, rank]
+        return {"id": self.ids[row], "rank": rank, "neighbor": found[0], "distance": found[1]}

@@ -40,10 +40,12 @@ LAYOUTS = ("wide", "long")
 
 @dataclass(frozen=True)
 class Shape:
-    """Columns of an output: those that name a query, and the names of ids and distances of its neighbours."""
+    """Columns of an output: the one that names a query, and those of its neighbours, `ids` of lists, `one` of single
+    ones."""
 
     key: str = "query"
     ids: str = "ids"
+    one: str = "id"
     layout: str = "wide"
 
     def __post_init__(self) -> None:
@@ -53,7 +55,7 @@ class Shape:
     @property
     def own(self) -> tuple[str, ...]:
         """Names that no other column may have."""
-        return (self.key, self.ids, "distances") if self.layout == "wide" else (self.key, "rank", "id", "distance")
+        return (self.key, self.ids, "distances") if self.layout == "wide" else (self.key, "rank", self.one, "distance")
 
 
 @dataclass(frozen=True)

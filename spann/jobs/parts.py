@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
 from spann.errors import InputError, MissingError, StorageError
-from spann.jobs.collection import Collection
+from spann.jobs.own import OwnVectors
 from spann.types import Array
 from spann.vectors import check_finite, data_set, open_queries
 from spann.vectors.containers import library_of
@@ -126,7 +126,7 @@ class FilePart:
 class OwnPart:
     """Rows `start` to `stop` (exclusive) of the collection of an index."""
 
-    collection: Collection
+    collection: OwnVectors
     start: int
     stop: int
 
@@ -150,7 +150,7 @@ class OwnPart:
             yield Block(vectors, keys=ids)
 
 
-def own_parts(collection: Collection, part_rows: int = PART_ROWS) -> list[OwnPart]:
+def own_parts(collection: OwnVectors, part_rows: int = PART_ROWS) -> list[OwnPart]:
     """All vectors of a collection, cut every `part_rows` rows."""
     ends = range(part_rows, collection.count + part_rows, part_rows)
     return [OwnPart(collection, end - part_rows, min(end, collection.count)) for end in ends]

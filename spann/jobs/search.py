@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spann.config import SearchParams
 from spann.errors import InputError
 from spann.jobs.ahead import ahead
-from spann.jobs.output import OutputFolder, Shape, Shard
+from spann.jobs.output import Description, OutputFolder, Shape, Shard
 from spann.jobs.parts import Block, Part
 from spann.types import QUERY_STATS, Array, Progress, SearchResult
 
@@ -65,10 +65,15 @@ def answer_own(search: Search, k: int, **how: Any) -> Answer:
     return answer
 
 
-def describe(kind: str, parts: Sequence[Part], **settings: Any) -> Mapping[str, Any]:
-    """What a job is, for the folder of its output."""
+def describe(kind: str, about: Mapping[str, Any], parts: Sequence[Part], **settings: Any) -> Description:
+    """What a job is, on the index that `about`, its attributes, describes, for the folder of its output."""
     inputs = [[Path(part.name).name, part.rows, part.fingerprint()] for part in parts]
-    return {"job": kind, "inputs": inputs, **{name: _plain(value) for name, value in settings.items()}}
+    return {
+        "job": kind,
+        "index": about["checksum"],
+        "inputs": inputs,
+        **{name: _plain(value) for name, value in settings.items()},
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -80,7 +80,7 @@ def neighbours_schema(shape: Shape, others: Any = None) -> Any:
     """Of a table of neighbours; `others` is the schema of the columns that come besides."""
     key, besides = pa.field(shape.key, pa.int64()), [] if others is None else list(others)
     if shape.layout == "long":
-        found = [("rank", pa.int32()), ("id", pa.int64()), ("distance", pa.float32())]
+        found = [("rank", pa.int32()), (shape.one, pa.int64()), ("distance", pa.float32())]
     else:
         found = [(shape.ids, pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))]
     return pa.schema([key, *besides, *(pa.field(name, kind) for name, kind in found)])

@@ -37,6 +37,9 @@ MAX_IN_FLIGHT = 256
 DEPTH = 64
 """Reads a thread has under way at most."""
 
+NEAREST_ROWS = 1024
+"""Queries whose nearest centroids a thread looks for at a time."""
+
 NO_PRUNING = 1e6
 """An `epsilon2` that prunes nothing, but has what pruning goes by worked out."""
 
@@ -186,6 +189,24 @@ class Engine:
         out = np.empty((len(rows), postings), np.float32)
         self._raise_for(*self._searcher().expected(self._native(full, 1, postings, math.inf, 1), rows, out))
         return np.sqrt(np.maximum(out, 0), dtype=np.float64)
+
+    def nearest_centroids(self, queries: Array, threads: int | None = None) -> NDArray[np.int64]:
+        """The number of the centroid nearest to each of `queries`, (nq,), as the graph finds it."""
+        rows = self._checked(queries)
+        self._check_open()
+        full = SearchParams(max_postings=1).resolved(self.arrays.code_bits, 1)
+        native, out = self._native(full, 1, 1, math.inf, 1), np.empty(len(rows), np.uint32)
+        starts = iter(range(0, len(rows), NEAREST_ROWS))
+
+        def work() -> tuple[int, int, int, int]:
+            status = (0, 0, 0, 0)
+            while status[0] == 0 and (start := next(starts, None)) is not None:
+                part = slice(start, start + NEAREST_ROWS)
+                status = self._searcher().nearest(native, rows[part], out[part])
+            return status
+
+        self._on_threads(work, min(thread_count(threads), -(-len(rows) // NEAREST_ROWS)))
+        return out.astype(np.int64)
 
     def _native(self, full: SearchParams, k: int, postings: int, radius: float, in_flight: int) -> _search.Params:
         return _search.Params(

@@ -14,6 +14,7 @@ import spann
 from spann import neighbors, types, vectors
 
 LIBRARIES = {
+    "spann.jobs.methods.JobMethods.duplicates": ("scipy",),
     "spann.neighbors.KNeighborsTransformer": ("scipy",),
     "spann.types.SearchResult.to_arrow": ("pyarrow",),
     "spann.types.SearchResult.to_pandas": ("pandas",),
@@ -71,10 +72,11 @@ def test_what_is_public_has_an_example():
     public = {name: getattr(spann, name) for name in spann.__all__}
     functions = [found for found in public.values() if inspect.isfunction(found)]
     methods = [spann.Index.search, spann.Index.search_async, spann.Index.search_range, spann.Index.iterate]
-    methods += [spann.Index.explain, spann.Index.params_for, spann.Index.info]
+    methods += [spann.Index.explain, spann.Index.params_for, spann.Index.info, spann.Index.search_batches]
+    methods += [spann.Index.vectors, spann.Index.knn_graph, spann.Index.duplicates, spann.Index.assign]
     others = [vectors.open_source, vectors.convert, vectors.read_ids, vectors.read_truth]
     others += [neighbors.KNeighborsTransformer, types.SearchResult]
-    assert len(functions) == 6  # append, build, calibrate, open, plan, verify
+    assert len(functions) == 7  # append, build, calibrate, join, open, plan, verify
     for one in [*functions, *methods, *others]:
         assert f"{one.__module__}.{one.__qualname__}" in EXAMPLES, one
 

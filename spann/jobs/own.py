@@ -47,7 +47,7 @@ class Checked:
         return rows[start - first * layout.chunk_rows :][: stop - start]
 
 
-class Collection:
+class OwnVectors:
     """The collection in an index, `count` rows. With codes, row i is row i of the exact store; without, the
     representatives of centroids come first, then the primaries of all postings. Keeps 30 bytes for each posting.
 
@@ -74,6 +74,9 @@ class Collection:
             self._led_ids, self._led = Checked(reader, "centroids/ids"), Checked(reader, "centroids/vectors")
         self.first: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self._primaries, dtype=np.int64)]) + self.led
         """The row of the first primary of each posting; (postings + 1,)."""
+        self.centroid_of: NDArray[np.int64] = _centroid_of(reader, len(self._length))
+        """The centroid of each posting; (postings,)."""
+        self._leading = _first_postings(self.centroid_of, self.led)
         if self.first[-1] != self.count:
             raise CorruptionError(f"{self.path}: postings hold {self.first[-1]} vectors; the index has {self.count}")
 
@@ -97,6 +100,20 @@ class Collection:
             first = int(rows[run[0]])
             out[run] = self.read(first, int(rows[run[-1]]) + 1)[1][rows[run] - first]
         return out
+
+    def cell(self, posting: int) -> tuple[NDArray[np.int64], Array]:
+        """Rows (n,) and vectors (n, dim) of the primaries of a posting; without codes, of the representative of its
+        centroid, too, if it is the centroid's first posting."""
+        start, stop = int(self.first[posting]), int(self.first[posting + 1])
+        rows = np.arange(start, stop)
+        if self._exact is not None:
+            return rows, unpack(self._exact.read(start, stop), self.element)
+        vectors = self.read(start, stop)[1]
+        leads = np.flatnonzero(self._leading == posting)
+        if len(leads):
+            led = [self.read(int(lead), int(lead) + 1)[1] for lead in leads]
+            rows, vectors = np.concatenate([leads, rows]), np.concatenate([*led, vectors])
+        return rows, vectors
 
     def ids(self) -> NDArray[np.int64]:
         """The ids of all rows, (count,)."""
@@ -147,3 +164,22 @@ class Collection:
             for posting in run.tolist():
                 yield posting, data[int(self._start[posting]) - page * PAGE : int(self._end[posting]) - page * PAGE]
             at = end
+
+
+def _centroid_of(reader: IndexReader, postings: int) -> NDArray[np.int64]:
+    directory, arrays = "postings/directory", reader.arrays()
+    appended = np.empty(0, np.uint32)
+    if f"{directory}/appended" in arrays:
+        appended = reader.read(f"{directory}/appended")
+    own = np.arange(postings - len(appended))
+    if f"{directory}/chain" in arrays:
+        own = np.searchsorted(reader.read(f"{directory}/chain").astype(np.int64), own, side="right") - 1
+    return np.concatenate([own, appended.astype(np.int64)])
+
+
+def _first_postings(centroid_of: NDArray[np.int64], led: int) -> NDArray[np.int64]:
+    """The posting with which each of the first `led` centroids is read; (led,)."""
+    leading = np.zeros(led, np.int64)
+    for posting in range(len(centroid_of) - 1, -1, -1) if led else ():
+        leading[centroid_of[posting]] = posting
+    return leading

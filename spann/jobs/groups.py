@@ -1,0 +1,288 @@
+"""Groups of vectors that are near each other, and which of each group to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.errors import InputError
+from spann.jobs.forest import EDGE, components, forest
+from spann.jobs.output import OutputFolder, Shard
+from spann.jobs.own import OwnVectors
+from spann.jobs.pairs import Pairs
+from spann.jobs.parts import Block
+from spann.types import Array, Metric, Progress
+from spann.vectors.sinks import write_whole
+
+KEEP = ("first", "medoid")
+"""Which of a group is kept: that of the smallest id, or the one nearest to the mean of all."""
+
+MOST_EDGES = 1 << 20
+"""Pairs that are gathered before only a forest of them is kept."""
+
+_MEDOID_ROWS = 1 << 14
+
+Choose = Callable[[Sequence[NDArray[np.int64]]], list[int]]
+"""Of groups, each of places of its members, which member of each is kept."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Vectors within `radius` of each other, directly or through others of their group. The names are those of semhash.
+
+    - ``ids`` (count,) int64, ascending: all vectors of the collection.
+    - ``group`` (count,) int64: the id of the vector that is kept of the group that each is in; its own where it is in
+      none.
+    - ``radius``: in the unit of the metric.
+    """
+
+    ids: NDArray[np.int64]
+    radius: float
+    keep: str
+    _edges: NDArray[np.void]
+    _choose: Choose
+    group: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, ids: NDArray[np.int64], radius: float, keep: str, edges: NDArray[np.void], choose: Choose
+    ) -> Duplicates:
+        """`edges` are places of `ids`, which ascend."""
+        lowest = components(edges, len(ids))
+        if keep == "medoid":
+            members = np.flatnonzero(np.bincount(lowest, minlength=len(ids))[lowest] > 1)
+            members = members[np.argsort(lowest[members], kind="stable")]
+            ends = np.flatnonzero(np.diff(lowest[members])) + 1
+            groups = np.split(members, ends) if len(members) else []
+            for group, chosen in zip(groups, choose(groups), strict=True):
+                lowest[group] = chosen
+        return cls(ids, radius, keep, edges, choose, ids[lowest])
+
+    @property
+    def selected(self) -> NDArray[np.int64]:
+        """Ids of the vectors that are kept, ascending."""
+        return np.asarray(self.ids[self.group == self.ids])
+
+    @property
+    def filtered(self) -> NDArray[np.int64]:
+        """Ids of the others."""
+        return np.asarray(self.ids[self.group != self.ids])
+
+    @property
+    def duplicate_ratio(self) -> float:
+        """The share of vectors that are filtered."""
+        return float((self.group != self.ids).mean())
+
+    @property
+    def exact_duplicate_ratio(self) -> float:
+        """The share of vectors that would be filtered at radius 0."""
+        return int((self._edges["distance"] == 0).sum()) / len(self.ids)
+
+    def rethreshold(self, radius: float) -> Duplicates:
+        """The same within a smaller `radius`, at once: nothing is searched."""
+        if not 0 <= radius <= self.radius:
+            raise InputError(f"radius is {radius!r}; it must be from 0 to {self.radius}, for which pairs were found")
+        edges = self._edges[self._edges["distance"] <= np.float32(radius)]
+        return Duplicates.of(self.ids, radius, self.keep, edges, self._choose)
+
+    def columns(self) -> dict[str, Array]:
+        """A row for each vector: `id`; `group`, the id of the one kept; `keep`, whether it is that; and the `nearest`
+        other one with its `distance`, id -1 and infinity where none is within the radius."""
+        a, b = (np.concatenate([self._edges[x], self._edges[y]]) for x, y in ("ab", "ba"))
+        distance = np.concatenate([self._edges["distance"]] * 2)
+        order = np.lexsort((b, distance, a))
+        at, first = np.unique(a[order], return_index=True)
+        nearest, far = np.full(len(self.ids), -1, np.int64), np.full(len(self.ids), np.inf, np.float32)
+        nearest[at], far[at] = self.ids[b[order][first]], distance[order][first]
+        keep = self.group == self.ids
+        return {"id": self.ids, "group": self.group, "keep": keep, "nearest": nearest, "distance": far}
+
+    def report(self) -> dict[str, Any]:
+        """Counts, ready for JSON."""
+        _, sizes = np.unique(self.group, return_counts=True)
+        groups = sizes[sizes > 1]
+        return {
+            "vectors": len(self.ids),
+            "radius": self.radius,
+            "groups": len(groups),
+            "filtered": int((groups - 1).sum()),
+            "duplicate_ratio": self.duplicate_ratio,
+            "exact_duplicate_ratio": self.exact_duplicate_ratio,
+            "largest_group": int(groups.max(initial=0)),
+        }
+
+    def to_arrow(self) -> Any:
+        """`columns` as a pyarrow.Table, with null for a nearest one that is not there. Needs pyarrow."""
+        import pyarrow as pa
+
+        columns = self.columns()
+        none = columns["nearest"] < 0
+        return pa.table(
+            {
+                name: pa.array(values, mask=none if name in ("nearest", "distance") else None)
+                for name, values in columns.items()
+            }
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes `to_arrow` to a Parquet file, whole or not at all. Needs pyarrow."""
+        from spann.jobs.tables import parquet_writer
+
+        table = self.to_arrow()
+
+        def write(file: BinaryIO) -> None:
+            with parquet_writer(file, table.schema, ("id", "group", "distance")) as writer:
+                writer.write_table(table, row_group_size=1 << 20)
+
+        write_whole(path, write)
+
+    def to_pandas(self) -> Any:
+        """`columns` as a pandas.DataFrame. Needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.columns())
+
+
+def check_keep(keep: str) -> None:
+    if keep not in KEEP:
+        raise InputError(f"keep is {keep!r}; it must be one of {', '.join(KEEP)}")
+
+
+def find_pairs(
+    pairs: Pairs, postings: range, threads: int, told: Callable[[int], None] | None = None
+) -> NDArray[np.void]:
+    """The forest of all pairs of the cells of `postings`; `told` hears of the postings that are done."""
+    held, size, limit = [np.empty(0, EDGE)], 0, MOST_EDGES
+    for stop, found in pairs.of(postings.start, postings.stop, threads):
+        held.append(found)
+        size += len(found)
+        if size > limit:
+            held = [forest(np.concatenate(held))]
+            size = len(held[0])
+            limit = max(MOST_EDGES, 2 * size)
+        if told:
+            told(stop)
+    return forest(np.concatenate(held))
+
+
+def duplicates_of(
+    collection: OwnVectors, edges: NDArray[np.void], radius: float, keep: str, metric: Metric
+) -> Duplicates:
+    """What pairs of rows of the `collection` make of it."""
+    ids = collection.ids()
+    order = np.argsort(ids, kind="stable")
+    place = np.empty(len(ids), np.int64)
+    place[order] = np.arange(len(ids))
+    moved = edges.copy()
+    a, b = place[edges["a"]], place[edges["b"]]
+    moved["a"], moved["b"] = np.minimum(a, b), np.maximum(a, b)
+    medoids = _Medoids(collection, order, metric)
+    return Duplicates.of(ids[order], radius, keep, moved, medoids)
+
+
+@dataclass(frozen=True)
+class _Medoids:
+    """The member of each group nearest to its mean; `rows` (count,) of the collection are those of the places."""
+
+    collection: OwnVectors
+    rows: NDArray[np.int64]
+    metric: Metric
+
+    def __call__(self, groups: Sequence[NDArray[np.int64]]) -> list[int]:
+        return [self._one(group) for group in groups]
+
+    def _one(self, group: NDArray[np.int64]) -> int:
+        order = np.argsort(self.rows[group])
+        members = group[order]
+        rows = self.rows[members]
+        pieces = [rows[start : start + _MEDOID_ROWS] for start in range(0, len(rows), _MEDOID_ROWS)]
+        mean = sum(self._vectors(piece).sum(axis=0) for piece in pieces) / len(rows)
+        sqdist = np.concatenate([np.square(self._vectors(piece) - mean).sum(axis=1) for piece in pieces])
+        best = np.flatnonzero(sqdist == sqdist.min())
+        return int(members[best].min())
+
+    def _vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        vectors = self.collection.take(rows).astype(np.float64)
+        if self.metric is Metric.COSINE:
+            vectors /= np.linalg.norm(vectors, axis=1)[:, None]
+        return vectors
+
+
+@dataclass(frozen=True)
+class PostingPart:
+    """The cells of some postings of a collection."""
+
+    collection: OwnVectors
+    postings: range
+
+    @property
+    def name(self) -> str:
+        return f"{self.collection.path}, postings from {self.postings.start} on"
+
+    @property
+    def rows(self) -> int:
+        return int(self.collection.first[self.postings.stop] - self.collection.first[self.postings.start])
+
+    def fingerprint(self) -> str:
+        return self.collection.checksum
+
+    def schema(self) -> None:
+        return None
+
+    def blocks(self, rows: int) -> Iterator[Block]:
+        raise NotImplementedError("cells are read by their neighbourhood")
+
+
+def posting_parts(collection: OwnVectors, part_rows: int) -> list[PostingPart]:
+    """All postings, in parts of about `part_rows` vectors."""
+    first, parts, start = collection.first, [], 0
+    postings = len(first) - 1
+    while start < postings:
+        stop = int(np.searchsorted(first, first[start] + part_rows, side="right")) - 1
+        stop = min(max(stop, start + 1), postings)
+        parts.append(PostingPart(collection, range(start, stop)))
+        start = stop
+    return parts
+
+
+def dedup_parts(
+    pairs: Pairs, parts: Sequence[PostingPart], folder: OutputFolder, threads: int, progress: Progress | None
+) -> int:
+    """Writes the pairs of the parts that are missing; returns how many vectors those have."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    mine = folder.missing(Shard())
+    total, before = sum(parts[number].rows for number in mine), 0
+    for number in mine:
+        part = parts[number]
+        start = int(pairs.collection.first[part.postings.start])
+
+        def told(stop: int, done: int = before - start) -> None:
+            if progress:
+                progress("dedup", int(pairs.collection.first[stop]) + done, total)
+
+        with folder.writing(number) as path:
+            edges = find_pairs(pairs, part.postings, threads, told)
+            pq.write_table(pa.table({name: edges[name] for name in EDGE.names or ()}), path)
+        before += part.rows
+    return total
+
+
+def read_pairs(files: Sequence[Path]) -> NDArray[np.void]:
+    """The forest of the pairs in all files."""
+    import pyarrow.parquet as pq
+
+    held = np.empty(0, EDGE)
+    for file in files:
+        table = pq.read_table(file)
+        edges = np.empty(len(table), EDGE)
+        for name in EDGE.names or ():
+            edges[name] = table[name].to_numpy()
+        held = forest(np.concatenate([held, edges]))
+    return held

@@ -1,0 +1,241 @@
+"""All pairs of vectors within a radius: the collection joined with itself, cell by cell.
+
+A cell is what a posting holds. Vectors x of a cell around the centroid p and y of one around q can only be near each
+other if one of them is near the plane that parts p from q: where both are more than half of the radius from it, each on
+its own side, the way from x to y is longer. So x is compared with all of the cell of q if x is at most half of the
+radius from that plane, or beyond it, and y likewise; of two vectors within the radius at least one is. That holds
+whatever cell a vector was put in. Only which centroids are looked at is cut short: those nearest to p, until so many in
+a row have no vector that near.
+
+Distances of candidates come from one product of matrices, around the centroid; what that leaves open, and what is
+returned, is worked out in double precision.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from spann.errors import InputError
+from spann.jobs.forest import EDGE, forest
+from spann.jobs.own import OwnVectors
+from spann.types import Array, Metric
+
+AT_ONCE = 128
+"""Centroids that are looked at together: where no vector is near the plane of any, those beyond are passed over."""
+
+CACHE_BYTES = 128 << 20
+"""Of cells that are kept: those of a neighbourhood are read by all cells of it."""
+
+TASK_CELLS = 32
+"""Cells that a thread takes at a time."""
+
+DENSE = 1 << 12
+"""Pairs of two cells from which on only a spanning tree of them is kept at once."""
+
+_ROUNDING = 4e-6
+"""Of squared lengths: how wrong float32 makes a squared distance, with room."""
+
+_EXACT_PAIRS = 1 << 13
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The different vectors of a posting: ``rows`` (n,) of the first of each, ``raw`` (n, dim) as they are and ``x``
+    where distances are Euclidean, float32; ``copies`` (m, 2): rows of a vector and of one that is its copy."""
+
+    rows: NDArray[np.int64]
+    raw: Floats
+    x: Floats
+    copies: NDArray[np.int64]
+
+
+class Pairs:
+    """Finds the pairs of a `collection` within `radius`, in the unit of `metric`. Threads may share it."""
+
+    def __init__(self, collection: OwnVectors, centroids: Array, metric: Metric, radius: float) -> None:
+        """`centroids` (centroids, dim) are in the working space where there are codes, else vectors."""
+        if metric is Metric.IP:
+            raise InputError(
+                f"{collection.path}: under ip a large product does not mean that vectors are alike; pairs within a "
+                "radius need an index under l2, cosine or hamming"
+            )
+        if not (np.isfinite(radius) and radius >= 0):
+            raise InputError(f"radius is {radius!r}; it must be a number of at least 0")
+        self.collection, self.metric, self.radius = collection, metric, float(radius)
+        self.sqradius = {Metric.L2: radius**2, Metric.COSINE: 2 * radius, Metric.HAMMING: radius}[metric]
+        self._centroids = centroids.astype(np.float32) if collection.led == 0 else self._working(centroids)
+        self._sqnorm = np.einsum("ij,ij->i", self._centroids, self._centroids)
+        order = np.argsort(collection.centroid_of, kind="stable")
+        ends = np.searchsorted(collection.centroid_of[order], np.arange(len(centroids) + 1))
+        self._postings = order, ends
+        self._cells: OrderedDict[int, Cell] = OrderedDict()
+        self._lock, self._held = Lock(), 0
+
+    def of(self, first: int, stop: int, threads: int) -> Iterator[tuple[int, NDArray[np.void]]]:
+        """For runs of the postings `first` to `stop` (exclusive), in order, the last of each and the pairs of its cells
+        with any other, as records of `EDGE`: of those a forest that connects what they connect, along the shortest."""
+        tasks = [range(start, min(start + TASK_CELLS, stop)) for start in range(first, stop, TASK_CELLS)]
+        with threadpool_limits(1), ThreadPoolExecutor(threads, "spann-pairs") as pool:
+            coming = [pool.submit(self._task, task) for task in tasks[: 2 * threads]]
+            for number, task in enumerate(tasks):
+                found = coming.pop(0).result()
+                if number + 2 * threads < len(tasks):
+                    coming.append(pool.submit(self._task, tasks[number + 2 * threads]))
+                yield task.stop, found
+
+    def _task(self, postings: range) -> NDArray[np.void]:
+        homes = self.collection.centroid_of[postings.start : postings.stop]
+        nearest = self._sqnorm - 2 * (self._centroids[homes] @ self._centroids.T)
+        found = [edges for posting, near in zip(postings, nearest, strict=True) for edges in self._cell(posting, near)]
+        return forest(np.concatenate([np.empty(0, EDGE), *found]))
+
+    def _cell(self, posting: int, nearest: Floats) -> Iterator[NDArray[np.void]]:
+        cell, home = self.cell(posting), int(self.collection.centroid_of[posting])
+        if len(cell.copies):
+            edges = np.zeros(len(cell.copies), EDGE)
+            edges["a"], edges["b"] = cell.copies[:, 0], cell.copies[:, 1]
+            yield edges
+        if not len(cell.rows):
+            return
+        center = self._centroids[home]
+        mine = cell.x - center
+        for other in self._postings_of(home):
+            if other >= posting:
+                yield from self._compare(cell, mine, np.arange(len(mine)), self.cell(other), center, other == posting)
+        for centroids, near in self._planes(mine, home, nearest):
+            for column in np.flatnonzero(near.any(axis=0)):
+                rows = np.flatnonzero(near[:, column])
+                for other in self._postings_of(int(centroids[column])):
+                    yield from self._compare(cell, mine, rows, self.cell(other), center, False)
+
+    def _planes(
+        self, mine: Floats, home: int, nearest: Floats
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """Other centroids (m,), from near to far, and which of the cell's vectors (n, m) are near the plane between."""
+        count, done = len(nearest), 0
+        sqnorm = np.einsum("ij,ij->i", mine, mine)
+        reach = float(np.sqrt(self.sqradius)) / 2
+        chosen = np.empty(0, np.int64)
+        while done + 1 < count:
+            wanted = min(count, max(done + AT_ONCE + 1, 4 * AT_ONCE if done else AT_ONCE + 1))
+            if wanted > len(chosen):
+                wanted = min(count, 2 * wanted)
+                chosen = np.argpartition(nearest, wanted - 1)[:wanted]
+                chosen = chosen[np.lexsort((chosen, nearest[chosen]))]
+                chosen = chosen[chosen != home]
+            some = chosen[done : done + AT_ONCE]
+            if not len(some):
+                return
+            between = self._centroids[some] - self._centroids[home]
+            sqdist = np.maximum(np.einsum("ij,ij->i", between, between), 1e-30)
+            # Of x from the plane: (|x - q|^2 - |x - p|^2) / 2 |q - p|, with p the origin.
+            away = (sqdist - 2 * (mine @ between.T)) / (2 * np.sqrt(sqdist))
+            slack = _ROUNDING * (sqdist + sqnorm.max()) / np.sqrt(sqdist)
+            near = away <= reach + slack
+            if not near.any():
+                return
+            yield some, near
+            done += len(some)
+
+    def _compare(
+        self, cell: Cell, mine: Floats, rows: NDArray[np.int64], other: Cell, center: Floats, same: bool
+    ) -> Iterator[NDArray[np.void]]:
+        if not len(other.rows):
+            return
+        x, y = mine[rows], other.x - center
+        a, b = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", y, y)
+        sqdist = a[:, None] + b - 2 * (x @ y.T)
+        slack = _ROUNDING * (a[:, None] + b)
+        near = sqdist <= self.sqradius + slack
+        if same:
+            near &= np.arange(len(y)) > rows[:, None]
+        i, j = np.nonzero(near)
+        if not len(i):
+            return
+        if len(i) > DENSE:
+            # Those that are within the radius for certain connect what they connect with few of them.
+            sure = sqdist[i, j] <= self.sqradius - slack[i, j]
+            few = forest(_edges(i[sure], len(rows) + j[sure], np.maximum(sqdist[i, j][sure], 0)))
+            i = np.concatenate([i[~sure], few["a"]])
+            j = np.concatenate([j[~sure], few["b"] - len(rows)])
+        distance = self._distance(cell.raw, rows[i], other.raw, j)
+        within = distance.astype(np.float32) <= np.float32(self.radius)
+        yield _edges(cell.rows[rows[i[within]]], other.rows[j[within]], distance[within])
+
+    def _distance(self, a: Floats, i: NDArray[np.int64], b: Floats, j: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of rows `i` of `a` from rows `j` of `b`, in the unit of the metric."""
+        out = np.empty(len(i))
+        for start in range(0, len(i), _EXACT_PAIRS):
+            part = slice(start, start + _EXACT_PAIRS)
+            x, y = a[i[part]].astype(np.float64), b[j[part]].astype(np.float64)
+            if self.metric is Metric.COSINE:
+                # Of vectors of length 1 half of the squared difference is 1 - cos, without cancellation.
+                x /= np.linalg.norm(x, axis=1)[:, None]
+                y /= np.linalg.norm(y, axis=1)[:, None]
+            difference = x - y
+            square = np.einsum("ij,ij->i", difference, difference)
+            out[part] = {Metric.L2: np.sqrt(square), Metric.COSINE: square / 2, Metric.HAMMING: square}[self.metric]
+        return out
+
+    def _postings_of(self, centroid: int) -> Sequence[int]:
+        order, ends = self._postings
+        found: list[int] = order[ends[centroid] : ends[centroid + 1]].tolist()
+        return found
+
+    def cell(self, posting: int) -> Cell:
+        """The cell of a posting, kept for those that come after."""
+        with self._lock:
+            if posting in self._cells:
+                self._cells.move_to_end(posting)
+                return self._cells[posting]
+        cell = self._read(posting)
+        with self._lock:
+            if posting not in self._cells:
+                self._cells[posting] = cell
+                self._held += _bytes(cell)
+                while self._held > CACHE_BYTES and len(self._cells) > 1:
+                    self._held -= _bytes(self._cells.popitem(last=False)[1])
+        return cell
+
+    def _read(self, posting: int) -> Cell:
+        rows, vectors = self.collection.cell(posting)
+        as_bytes = np.ascontiguousarray(vectors).view(np.dtype((np.void, vectors.shape[1] * vectors.itemsize)))
+        if not len(rows):
+            empty = np.empty((0, self.collection.dim), np.float32)
+            return Cell(rows, empty, empty, np.empty((0, 2), np.int64))
+        _, first, inverse = np.unique(as_bytes.reshape(-1), return_index=True, return_inverse=True)
+        original = first[inverse.reshape(-1)]
+        copy = np.flatnonzero(original != np.arange(len(rows)))
+        kept = np.sort(first)
+        raw = vectors[kept].astype(np.float32)
+        return Cell(rows[kept], raw, self._working(raw), np.stack([rows[original[copy]], rows[copy]], axis=1))
+
+    def _working(self, vectors: Array) -> Floats:
+        """Where the distance is Euclidean."""
+        x = vectors.astype(np.float32)
+        if self.metric is not Metric.COSINE:
+            return x
+        length = np.linalg.norm(x.astype(np.float64), axis=1)
+        unit: Floats = (x / length[:, None]).astype(np.float32)
+        return unit
+
+
+def _edges(a: Any, b: Any, distance: Any) -> NDArray[np.void]:
+    edges = np.zeros(len(a), EDGE)
+    edges["a"], edges["b"], edges["distance"] = np.minimum(a, b), np.maximum(a, b), distance
+    return edges
+
+
+def _bytes(cell: Cell) -> int:
+    return cell.raw.nbytes + (0 if cell.x is cell.raw else cell.x.nbytes) + 24 * len(cell.rows)
