@@ -9,6 +9,8 @@
 [0, 1, 2]
 """
 
+import logging
+
 from spann._version import __version__
 from spann.build import Plan
 from spann.config import BuildParams, SearchParams
@@ -21,12 +23,15 @@ from spann.errors import (
     RecallWarning,
     RepeatWarning,
     SpannError,
+    SpannWarning,
     StorageError,
 )
 from spann.index import Index, append, build, calibrate, plan, verify
 from spann.index import open_index as open
 from spann.jobs import join
-from spann.types import Metric, SearchResult
+from spann.types import Metric, RangeResult, SearchResult
+
+logging.getLogger("spann").addHandler(logging.NullHandler())  # silent until a program asks for the log
 
 __all__ = [
     "BuildParams",
@@ -38,11 +43,13 @@ __all__ = [
     "Metric",
     "MissingError",
     "Plan",
+    "RangeResult",
     "RecallWarning",
     "RepeatWarning",
     "SearchParams",
     "SearchResult",
     "SpannError",
+    "SpannWarning",
     "StorageError",
     "__version__",
     "append",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import tomllib
 from dataclasses import dataclass, field, fields, replace
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 from spann.elements import memory_dtype, stored_bytes
 from spann.errors import InputError, SpannError
+from spann.processors import processor_count
 from spann.system import read_small, reason
 from spann.types import Metric
 
@@ -286,9 +286,10 @@ def parse_size(value: Any, name: str, *words: str) -> int:
 
 
 def thread_count(threads: int | None) -> int:
-    """`threads`, or the processors this process may use; `InputError` outside 1 to `MAX_THREADS`."""
+    """`threads`, or the processors this process may use, within the quota of a container; `InputError` outside 1 to
+    `MAX_THREADS`."""
     if threads is None:
-        return len(os.sched_getaffinity(0))
+        return processor_count()
     if isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= threads <= MAX_THREADS:
         raise InputError(f"threads is {threads!r}; it must be a whole number from 1 to {MAX_THREADS}")
     return int(threads)

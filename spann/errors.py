@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 
-class RepeatWarning(UserWarning):
+class SpannWarning(UserWarning):
+    """Base of all warnings: something was done, or not, in a way that the caller may not expect."""
+
+
+class RepeatWarning(SpannWarning):
     """A build or an append was asked for that is done already, and nothing was done."""
+
+
+class UnlikeWarning(SpannWarning):
+    """Queries lie otherwise than what a calibration was made with, so settings may find more or less than it says."""
+
+
+class RecallWarning(SpannWarning):
+    """A recall that is asked for was not seen to be had: says what was, and what helps."""
 
 
 class SpannError(Exception):
@@ -50,7 +62,3 @@ class StorageError(SpannError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
-
-
-class RecallWarning(UserWarning):
-    """A recall that is asked for was not seen to be had: says what was, and what helps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import warnings
@@ -15,10 +16,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.io import log_backend
 from spann._version import __version__
 from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate, resident_bytes
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
-from spann.errors import InputError, RecallWarning, RepeatWarning
+from spann.errors import InputError, RecallWarning, RepeatWarning, UnlikeWarning
 from spann.jobs import JobMethods
 from spann.search import (
     RANGE_CANDIDATES,
@@ -35,10 +37,15 @@ from spann.storage import IndexReader, Problem, on_current
 from spann.system import given_path
 from spann.tune import LEAST, Calibration, Explanation, explain, range_effort
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
-from spann.vectors import GivenIds, VectorSource, as_ids, open_queries, open_source, plain
+from spann.vectors import GivenIds, VectorSource, as_ids, as_queries, open_queries, open_source
 
 Vectors = str | Path | Array | VectorSource
 """What vectors can be given as: the path of a file (see `spann.vectors.open_source`), an array, or an open source."""
+
+Queries = Array | Sequence[Any] | str | Path
+"""What queries can be given as: numbers in an array or in lists, what becomes an array, or the path of a file."""
+
+log = logging.getLogger(__name__)
 
 DEFAULT_TARGET = 0.95
 """Recall that a search aims at where nothing else is said."""
@@ -64,7 +71,7 @@ class Index(JobMethods):
 
     def search(
         self,
-        queries: Array,
+        queries: Queries,
         k: int = 10,
         params: SearchParams | None = None,
         *,
@@ -80,12 +87,15 @@ class Index(JobMethods):
         How much is read follows from `target_recall`, the share of true neighbours wanted (see `params_for`), or is
         said by `params`; without either, the target is 0.95 where the index is calibrated.
 
-        `queries` is (nq, dim), or (dim,) for one query, of the index's dtype: float32 where it holds bfloat16, and
-        bfloat16 wherever that is float32; of binary vectors bool, or uint8 with 8 bits in each, (nq, dim / 8).
-        Distances are in the metric's own unit: Euclidean for l2, 1 - cos for cosine, the inner product for ip, bits for
-        hamming. With `radius`, only vectors at most so far away count (under ip: of product at least `radius`), with
-        `inner` only those farther than that (under ip: of smaller product), as in `search_range`. Fewer than k vectors
-        come back only where there are fewer: then id -1 and distance inf (-inf for ip) in the places left over.
+        `queries` is (nq, dim), or (dim,) for one query: an array, lists, a tensor on the CPU, a column of lists, or the
+        path of a file. Numbers become those of the index: float64 is rounded to float32, and for an index of integers
+        they must be whole. Queries of binary vectors are bool, 0 and 1, or 8 bits in each uint8, (nq, dim / 8).
+
+        Distances are in the metric's own unit: Euclidean for l2 (not squared), 1 - cos for cosine, the inner product
+        for ip, bits for hamming. With `radius`, only vectors at most so far away count (under ip: of product at least
+        `radius`), with `inner` only those farther than that (under ip: of smaller product), as in `search_range`. Fewer
+        than k vectors come back only where there are fewer: then id -1 and distance inf (-inf for ip) in the places
+        left over. No queries, (0, dim), have an empty result.
 
         `threads` defaults to the processors this process may use; each works on `in_flight` queries at once (by default
         8, where there are as many), so that the disk is busy while it computes: 1 gives the lowest latency, more the
@@ -115,11 +125,11 @@ class Index(JobMethods):
             )
 
         if radius is None and inner is None:
-            return search(_batch(queries), k)
+            return search(self._batch(queries), k)
         within = Within.checked(radius, inner, self.metric is Metric.IP)
-        return search_within(search, _batch(queries), k, within, self.count)
+        return search_within(search, self._batch(queries), k, within, self.count)
 
-    async def search_async(self, queries: Array, k: int = 10, **options: Any) -> SearchResult:
+    async def search_async(self, queries: Queries, k: int = 10, **options: Any) -> SearchResult:
         """`search` on a thread of its own, so that the event loop of a server goes on.
 
         >>> import asyncio
@@ -135,7 +145,7 @@ class Index(JobMethods):
 
     def search_range(
         self,
-        queries: Array,
+        queries: Queries,
         radius: float,
         *,
         inner: float | None = None,
@@ -144,7 +154,9 @@ class Index(JobMethods):
         threads: int | None = None,
     ) -> RangeResult:
         """All vectors at most `radius` from each query, in the metric's own unit; under ip, of product at least
-        `radius`. `inner` leaves out those that are not farther (under ip: not of smaller product), as copies are.
+        `radius`. Under l2 it is a Euclidean distance: where faiss or hnswlib, which square distances, have 0.09, the
+        radius here is 0.3. `inner` leaves out those that are not farther (under ip: not of smaller product), as copies
+        are.
 
         Other arguments and errors are those of `search`. At most a million for each query.
 
@@ -172,11 +184,11 @@ class Index(JobMethods):
             return self._engine.search(some, k, roomy, radius=radius, efforts=efforts, threads=threads)
 
         owed = not efforts and self._engine.arrays.code_bits == 0
-        return search_range(search, _batch(queries), within, self.count, owed=owed)
+        return search_range(search, self._batch(queries), within, self.count, owed=owed)
 
     def iterate(
         self,
-        query: Array,
+        query: Queries,
         batch: int = 10,
         *,
         params: SearchParams | None = None,
@@ -196,7 +208,7 @@ class Index(JobMethods):
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be at least 1")
-        row = plain(query, "query")
+        row = self._batch(query)
         return iterate(
             lambda some, k: self._engine.search(some, k, self._setting(k, params, target_recall), threads=1),
             row[0] if row.ndim == 2 and len(row) == 1 else row,
@@ -205,7 +217,7 @@ class Index(JobMethods):
         )
 
     def explain(
-        self, query: Array, k: int = 10, params: SearchParams | None = None, *, target_recall: float | None = None
+        self, query: Queries, k: int = 10, params: SearchParams | None = None, *, target_recall: float | None = None
     ) -> Explanation:
         """What a search for one query (dim,) does: postings considered, scored and read, why it stopped, reads and
         times of its stages, and what the calibration predicted. Prints as a table; `to_json` for programs.
@@ -220,7 +232,7 @@ class Index(JobMethods):
         ...
         """
         setting = self._setting(k, params, target_recall)
-        found = self._engine.search(_batch(query)[:1], k, setting, threads=1, in_flight=1)
+        found = self._engine.search(self._batch(query)[:1], k, setting, threads=1, in_flight=1)
         arrays = self._engine.arrays
         full = setting.resolved(arrays.code_bits, k)
         doubts: list[str] = []
@@ -250,6 +262,9 @@ class Index(JobMethods):
                 f"{self.path}: the index is not calibrated, so no target_recall can be given; `spann tune` does that"
             )
         return self.calibration.choose(target_recall, k)
+
+    def _batch(self, queries: Queries) -> Array:
+        return as_queries(queries, self.dtype, self.element, self.dim, str(self.path))
 
     def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:
         if target_recall is not None and params is not None:
@@ -405,12 +420,15 @@ def _reopen(path: Path, options: dict[str, Any]) -> Index:
         reader.close()  # all that is searched is open by now
         return index
 
-    return on_current(path, index_of)
-
-
-def _batch(queries: Array) -> Array:
-    rows = plain(queries, "queries")
-    return rows[None] if rows.ndim == 1 else rows
+    index = on_current(path, index_of)
+    about = index._engine.arrays
+    log_backend()
+    log.info(
+        "%s: opened; %d of %d postings are pinned, %d bytes of memory in all; io is %s",
+        *(path, about.pinned_postings, len(about.length), index.open_memory_bytes),
+        "direct" if index._engine.direct else "buffered",
+    )
+    return index
 
 
 @contextmanager
@@ -528,7 +546,7 @@ def append(
     grown = _open_built(path, memory_limit, memory_budget)
     stale = (grown.info()["calibration"] or {}).get("stale")
     if stale:
-        warnings.warn(f"{path}: {stale}", UserWarning, stacklevel=2)
+        warnings.warn(f"{path}: {stale}", UnlikeWarning, stacklevel=2)
     return grown
 
 
@@ -573,7 +591,10 @@ def calibrate(
             restart=restart,
             progress=progress,
         )
-    return open_index(path, memory_budget=memory_budget)
+    index = open_index(path, memory_budget=memory_budget)
+    if index.calibration is not None and index.calibration.warning:
+        warnings.warn(f"{path}: {index.calibration.warning}", UnlikeWarning, stacklevel=2)
+    return index
 
 
 def plan(

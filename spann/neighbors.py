@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spann.config import BuildParams, SearchParams
 from spann.errors import InputError
 from spann.index import Index, build
-from spann.types import Array
+from spann.types import Array, Metric
 from spann.vectors import check_finite, narrowed, plain
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class KNeighborsTransformer:
         What the graph holds: distances (in the metric's own unit), or ones.
     n_neighbors : int
         Neighbours of each sample; in mode "distance" one more, for a sample is its own nearest.
-    metric : "l2", "cosine" or "euclidean", which is l2
+    metric : "l2" (also "euclidean") or "cosine" (1 - cos)
         Not "ip", which is no distance.
     path : str, optional
         Where the index goes, and stays; by default a temporary directory that goes with the object.
@@ -98,9 +98,11 @@ class KNeighborsTransformer:
         """
         if self.mode not in MODES:
             raise InputError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
-        metric = "l2" if self.metric == "euclidean" else self.metric
-        if metric not in ("l2", "cosine"):
-            raise InputError(f"metric is {self.metric!r}; it must be one of l2, euclidean, cosine")
+        metric = Metric.parse(self.metric)
+        if metric not in (Metric.L2, Metric.COSINE):
+            raise InputError(
+                f"metric is {self.metric!r}; it must be l2 (euclidean) or cosine (1 - cos): others are no distances"
+            )
         if self.path is None:
             directory = tempfile.mkdtemp(prefix="spann-")
             weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
@@ -109,7 +111,7 @@ class KNeighborsTransformer:
             place = Path(self.path)
         x = plain(X, "X")
         self.mean_: NDArray[np.float64] | None = None
-        if metric == "l2" and x.dtype == np.float64 and x.ndim == 2 and len(x):
+        if metric is Metric.L2 and x.dtype == np.float64 and x.ndim == 2 and len(x):
             check_finite(x, 0, "X")
             self.mean_ = x.mean(axis=0)
         self.index_: Index = build(

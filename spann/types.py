@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann.errors import InputError
+from spann.frames import arrow_table, html_table, pandas_frame, polars_frame, rows, short
 
 Array = NDArray[Any]
 
@@ -43,13 +46,34 @@ class Metric(Enum):
 
     @classmethod
     def parse(cls, value: Metric | str) -> Metric:
+        """The metric of a name, in any case: one of the values, or what other libraries call it (`METRIC_NAMES`).
+
+        >>> import spann
+        >>> spann.Metric.parse("Euclidean"), spann.Metric.parse("dot")
+        (<Metric.L2: 'l2'>, <Metric.IP: 'ip'>)
+        """
         if isinstance(value, cls):
             return value
-        try:
-            return cls(value)
-        except ValueError:
-            known = ", ".join(m.value for m in cls)
-            raise InputError(f"metric {value!r} is unknown; it must be one of {known}") from None
+        name = value.strip().lower().replace("-", "_").replace(" ", "_") if isinstance(value, str) else ""
+        if name in METRIC_NAMES:
+            return cls(METRIC_NAMES[name])
+        message = f"metric {value!r} is unknown; it must be one of {', '.join(m.value for m in cls)}"
+        if name in _SQUARES:
+            message += ": distances under l2 are Euclidean, not their squares, and the order is the same"
+        elif close := difflib.get_close_matches(name, METRIC_NAMES, 1):
+            message += f". Did you mean {close[0]!r}?"
+        raise InputError(message)
+
+
+METRIC_NAMES = {
+    **{metric.value: metric.value for metric in Metric},
+    **dict.fromkeys(("euclidean",), "l2"),
+    **dict.fromkeys(("cos", "angular"), "cosine"),
+    **dict.fromkeys(("dot", "dotproduct", "dot_product", "inner_product", "innerproduct"), "ip"),
+}
+"""What each name of a metric means."""
+
+_SQUARES = ("l2sq", "sqeuclidean", "l2_squared", "squared_l2")
 
 
 ELEMENT_TYPES = ("uint8", "int8", "float16", "float32")
@@ -60,7 +84,7 @@ def element_type(dtype: Any, where: str) -> np.dtype[Any]:
     """The little-endian native dtype of `dtype`; `InputError` naming `where` if vectors cannot have it."""
     found: np.dtype[Any] = np.dtype(dtype)
     if found.name not in ELEMENT_TYPES or found.byteorder == ">":
-        known = ", ".join(ELEMENT_TYPES)
+        known = ", ".join((*ELEMENT_TYPES, "bfloat16", "bool"))
         raise InputError(
             f"{where}: element type {found.str} ({found.name}) is not supported; "
             f"it must be one of {known}, little endian"
@@ -95,7 +119,7 @@ from disk; 4 KiB pages read in all, those of them of the exact store, and reads;
 and centroids scored."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SearchResult:
     """Neighbours of a batch of queries.
 
@@ -104,11 +128,17 @@ class SearchResult:
       product for ip (largest first), bits for hamming; inf (-inf for ip) where the id is -1.
     - ``stats`` (nq,) records of `QUERY_STATS`.
 
-    Unpacks as ``ids, distances = result``.
+    Unpacks as ``ids, distances = result``. ``len(result)`` is the number of queries, ``result[i]`` the ids and
+    distances that query i found, ``result[i:j]`` the result of these queries.
 
     >>> import numpy as np, spann
     >>> index = spann.build(np.arange(1000, dtype=np.float32)[:, None], "line.spann")
-    >>> result = index.search(np.float32([[7.1], [500.4]]), k=2)
+    >>> result = index.search(np.float32([[7.25], [500.25]]), k=2)
+    >>> result
+    SearchResult(2 queries, k=2; query 0: ids [7, 8], distances [0.25, 0.75])
+    >>> ids, distances = result[1]
+    >>> ids.tolist(), distances.tolist()
+    ([500, 501], [0.25, 0.75])
     >>> result.columns()["id"].tolist(), result.columns()["query"].tolist()
     ([7, 8, 500, 501], [0, 0, 1, 1])
     >>> float(result.stats["postings_scored"].mean())
@@ -122,11 +152,42 @@ class SearchResult:
     def __iter__(self) -> Iterator[Array]:
         return iter((self.ids, self.distances))
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, query: SupportsIndex) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
+    @overload
+    def __getitem__(self, query: slice) -> SearchResult: ...
+    def __getitem__(self, query: SupportsIndex | slice) -> Any:
+        if isinstance(query, slice):
+            return SearchResult(self.ids[query], self.distances[query], self.stats[query])
+        return self.of(_position(query, len(self)))
+
+    def __repr__(self) -> str:
+        about = f"{_counted(len(self), 'query', 'queries')}, k={self.ids.shape[1]}"
+        return f"SearchResult({about}{_first_found(self)})"
+
+    def of(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids and distances that one query found."""
+        found = self.ids[query] >= 0
+        return self.ids[query][found], self.distances[query][found]
+
     def columns(self) -> dict[str, Array]:
         """A row for each neighbour that was found: `query`, `rank` (from 0) and `id` int64, `distance` float32."""
         query, rank = np.nonzero(self.ids >= 0)
         found = self.ids[query, rank], self.distances[query, rank]
         return {"query": query, "rank": rank, "id": found[0], "distance": found[1]}
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """`columns` as a dictionary for each row.
+
+        >>> import numpy as np, spann
+        >>> index = spann.build(np.arange(1000, dtype=np.float32)[:, None], "line.spann")
+        >>> index.search(np.float32([[7.25]]), k=2).to_list()[1]
+        {'query': 0, 'rank': 1, 'id': 8, 'distance': 0.75}
+        """
+        return rows(self.columns())
 
     def to_pandas(self) -> Any:
         """`columns` as a pandas.DataFrame. Needs pandas.
@@ -138,7 +199,11 @@ class SearchResult:
         0      0     0   7      0.25
         1      0     1   8      0.75
         """
-        return _pandas(self.columns())
+        return pandas_frame(self.columns())
+
+    def to_polars(self) -> Any:
+        """`columns` as a polars.DataFrame. Needs polars."""
+        return polars_frame(self.columns())
 
     def to_arrow(self) -> Any:
         """`columns` as a pyarrow.Table. Needs pyarrow.
@@ -148,16 +213,26 @@ class SearchResult:
         >>> index.search(np.float32([[7.25]]), k=2).to_arrow()["id"].to_pylist()
         [7, 8]
         """
-        return _arrow(self.columns())
+        return arrow_table(self.columns())
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """`columns` for libraries that take Arrow streams, as ``polars.DataFrame(result)``. Needs pyarrow."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{_counted(len(self), 'query', 'queries')}, k {self.ids.shape[1]}", self.columns())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RangeResult:
     """All vectors near enough to each of a batch of queries, in one array: those of query i are at positions
     ``limits[i]`` to ``limits[i + 1]`` (exclusive), nearest first.
 
     - ``limits`` (nq + 1,) int64; ``ids`` (n,) int64; ``distances`` (n,) float32 in the metric's own unit.
     - ``stats`` (nq,) records of `QUERY_STATS`, of all searches that a query took.
+
+    Unpacks as ``limits, distances, ids = result``, the order that faiss has. ``len(result)`` is the number of queries,
+    ``result[i]`` the ids and distances of query i, ``result[i:j]`` the result of these queries.
     """
 
     limits: NDArray[np.int64]
@@ -165,8 +240,28 @@ class RangeResult:
     distances: NDArray[np.float32]
     stats: NDArray[np.void]
 
+    def __iter__(self) -> Iterator[Array]:
+        return iter((self.limits, self.distances, self.ids))
+
     def __len__(self) -> int:
         return len(self.limits) - 1
+
+    @overload
+    def __getitem__(self, query: SupportsIndex) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
+    @overload
+    def __getitem__(self, query: slice) -> RangeResult: ...
+    def __getitem__(self, query: SupportsIndex | slice) -> Any:
+        if not isinstance(query, slice):
+            return self.of(_position(query, len(self)))
+        chosen = range(len(self))[query]
+        parts = [np.arange(self.limits[i], self.limits[i + 1]) for i in chosen]
+        limits = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        places = np.concatenate([np.zeros(0, np.int64), *parts])
+        return RangeResult(limits, self.ids[places], self.distances[places], self.stats[query])
+
+    def __repr__(self) -> str:
+        about = f"{_counted(len(self), 'query', 'queries')}, {_counted(len(self.ids), 'neighbour', 'neighbours')}"
+        return f"RangeResult({about}{_first_found(self)})"
 
     def of(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Ids and distances of one query."""
@@ -180,22 +275,44 @@ class RangeResult:
         rank = np.arange(len(self.ids)) - np.repeat(self.limits[:-1], counts)
         return {"query": query, "rank": rank, "id": self.ids, "distance": self.distances}
 
+    def to_list(self) -> list[dict[str, Any]]:
+        """`columns` as a dictionary for each row."""
+        return rows(self.columns())
+
     def to_pandas(self) -> Any:
         """`columns` as a pandas.DataFrame. Needs pandas."""
-        return _pandas(self.columns())
+        return pandas_frame(self.columns())
+
+    def to_polars(self) -> Any:
+        """`columns` as a polars.DataFrame. Needs polars."""
+        return polars_frame(self.columns())
 
     def to_arrow(self) -> Any:
         """`columns` as a pyarrow.Table. Needs pyarrow."""
-        return _arrow(self.columns())
+        return arrow_table(self.columns())
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """`columns` for libraries that take Arrow streams. Needs pyarrow."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{_counted(len(self), 'query', 'queries')}, all within a radius", self.columns())
 
 
-def _pandas(columns: dict[str, Array]) -> Any:
-    import pandas
+def _position(query: SupportsIndex, count: int) -> int:
+    """The number of a query; from the end where it is negative."""
+    at = operator.index(query)
+    if not -count <= at < count:
+        raise IndexError(f"query {at} is not there: the result has {_counted(count, 'query', 'queries')}")
+    return at % count
 
-    return pandas.DataFrame(columns)
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
-def _arrow(columns: dict[str, Array]) -> Any:
-    import pyarrow
-
-    return pyarrow.table(columns)
+def _first_found(result: SearchResult | RangeResult) -> str:
+    if not len(result):
+        return ""
+    ids, distances = result.of(0)
+    return f"; query 0: ids {short(ids)}, distances {short(distances)}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import logging
 import os
 from dataclasses import dataclass
 
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 
 from spann._kernels import _io
 from spann.errors import InputError, StorageError
+
+log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "uring", "pool", "sync")
 """Ways of reading: io_uring, threads that block in pread, pread alone; auto is the first of them that is to be had."""
@@ -45,6 +49,13 @@ def chosen_backend(backend: str = "auto") -> str:
     code, number = _io.open_close(_number(backend), 1)
     _raise_for(code, backend)
     return BACKENDS[number]
+
+
+@functools.cache
+def log_backend() -> None:
+    """Tells once, in the log, where io_uring was wanted and is refused."""
+    if os.environ.get("SPANN_IO", "auto") == "auto" and "uring" not in backends():
+        log.warning("io_uring is not to be had here, so files are read by a pool of threads, which is slower")
 
 
 def read_many(

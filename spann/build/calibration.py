@@ -195,7 +195,10 @@ def _check_queries(queries: VectorSource, about: Mapping[str, Any]) -> None:
             f"{about['dtype']} of dimension {about['dim']}"
         )
     if queries.count < FEW:
-        raise InputError(f"{queries.name} holds {queries.count} queries; a calibration needs at least {FEW}")
+        raise InputError(
+            f"{queries.name} holds {queries.count} queries; a calibration needs at least {FEW}: give more, or "
+            "none, and vectors of the index are taken"
+        )
 
 
 def _own_ids(reader: IndexReader) -> IdsOf:

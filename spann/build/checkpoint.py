@@ -9,6 +9,7 @@ the stages that take a few seconds, or seconds that do not grow with the collect
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ MARK_SHARE = 0.05
 """Of the time, at most, that marks take where it is slow: the next is due so much later."""
 
 FILE = "checkpoint"
+
+log = logging.getLogger(__name__)
 
 Mark = dict[str, Any]
 
@@ -55,6 +58,11 @@ class Checkpoint:
     def begun(self) -> bool:
         """Whether there is something to go on from."""
         return bool(self._marks)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those that are marked, in the order in which they were first."""
+        return tuple(self._marks)
 
     def of(self, stage: str) -> Mark | None:
         """The last mark of the stage."""
@@ -159,6 +167,8 @@ def gone_on_with(
     `Checkpoint` does; `restart` gives up what is there, of whatever work it is."""
     writer.keep = files.exists(writer.temporary / FILE)  # until it is known what it is of
     checkpoint = open_checkpoint(writer.temporary, about, names, command=command, restart=restart)
+    if checkpoint.begun:
+        log.info("%s goes on where an earlier run stopped; marked are: %s", command, ", ".join(checkpoint.stages))
     try:
         writer.clear(but=[name for stage, name in arrays.items() if checkpoint.of(stage)])
         yield checkpoint

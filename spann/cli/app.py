@@ -54,6 +54,9 @@ class _Program(click.Group):
                 warnings.simplefilter("always", RecallWarning)
                 warnings.showwarning = _show_warning
                 code = super().main(*args, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            code = error.exit_code
         except _Unread:
             _drop_output()
             code = 141
@@ -66,6 +69,9 @@ class _Program(click.Group):
             _drop_output()
         # A command that ends by `ctx.exit` hands its code back here.
         sys.exit(code if isinstance(code, int) else 0)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -113,9 +119,9 @@ def _report(error: Exception) -> tuple[int, str]:
 @click.group(
     cls=_Program,
     params=[DebugOption()],
-    # A missing command is an error like any other, not a page of help.
-    no_args_is_help=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    # Each option can be given by a variable: --threads of `spann build` is SPANN_BUILD_THREADS.
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPANN"},
 )
 @click.version_option(spann.__version__, prog_name="spann", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -126,9 +132,10 @@ def cli() -> None:
     """
 
 
+# In the order of work, in which the help lists them.
 for _command in (
-    *(build, plan, append, tune, search, knn_graph, dedup, join, assign),
-    *(info, verify, truth, evaluate, convert, config, demo),
+    *(demo, plan, build, search, tune, append, knn_graph, dedup, join, assign),
+    *(info, verify, truth, evaluate, convert, config),
 ):
     cli.add_command(_command)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from spann.cli.options import COUNT, FILE, Command, json_option, quiet_option, t
 from spann.cli.plot import check_plot, draw
 from spann.cli.progress import progress_report
 from spann.cli.text import print_json, runs_table, say, summary
-from spann.config import BuildParams, SearchParams
+from spann.config import BuildParams, SearchParams, thread_count
 from spann.errors import ExistsError
 from spann.testing import clustered
 from spann.tune import evaluate, exact_search
@@ -30,7 +29,7 @@ _K = 10
 _POSTINGS = (4, 8, 16, 32, 64, 128)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Show on made-up data what an index finds at what cost.")
 @click.option("--rows", type=COUNT, default=100_000, hidden=True)
 @click.option(
     "--dtype", type=click.Choice(["float32", "uint8"]), default="float32", help="Element type. Default: float32."
@@ -61,7 +60,7 @@ def demo(
     """Make 100,000 clustered vectors, build an index of them, and show what it finds at what cost."""
     if plot is not None:
         check_plot(plot)
-    workers = threads or len(os.sched_getaffinity(0))
+    workers = thread_count(threads)
     with ExitStack() as stack:
         directory = _new_directory(keep) if keep else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         progress = stack.enter_context(progress_report(quiet))

@@ -22,6 +22,7 @@ from spann.cli.options import (
     order_option,
     parameters,
     quiet_option,
+    recall_list,
     search_options,
 )
 from spann.cli.plot import check_plot, draw
@@ -42,6 +43,13 @@ from spann.vectors import open_queries, read_truth
     callback=number_list,
     metavar="N,N,...",
     help="Postings that one query may score: a run for each. Default: 64, with codes 128.",
+)
+@click.option(
+    "--target-recall",
+    callback=recall_list,
+    metavar="R,R,...",
+    help="Recall that a search aims at: a run for each, with the settings that the calibration has for it. Default: as "
+    "--max-postings says.",
 )
 @search_options
 @io_option
@@ -68,6 +76,7 @@ def evaluate(
     truth: Path,
     k: int,
     max_postings: tuple[int, ...] | None,
+    target_recall: tuple[float, ...] | None,
     io: str,
     memory_budget: str,
     in_flight: int | None,
@@ -89,12 +98,18 @@ def evaluate(
     if plot is not None:
         check_plot(plot)
     params, _ = parameters(SearchParams, config, **options)
+    given = [name for name, value in options.items() if value is not None]
+    if target_recall and (given or max_postings or config):
+        what = given[0].replace("_", "-") if given else "max-postings" if max_postings else "config"
+        raise click.UsageError(f"--target-recall and --{what} were both given: the target decides the settings")
     settings = [params.with_(max_postings=count) for count in max_postings or (params.max_postings,)]
     known = read_truth(truth)
     with open_queries(queries, max_rows=max_rows) as source:
         vectors = source.read(0, source.count)
         opening = spann.open(index, io=io, memory_budget=memory_budget, check=not no_check)
         with opening as opened, progress_report(quiet) as progress:
+            if target_recall:
+                settings = [opened.params_for(target, k) for target in target_recall]
             report = measure(
                 opened,
                 vectors,
@@ -110,6 +125,8 @@ def evaluate(
             )
             report["open_memory_bytes"] = opened.open_memory_bytes
             doubts = opened.info()["recall_doubts"]
+    for number, run in enumerate(report["runs"]):
+        run["settings"]["target_recall"] = target_recall[number // len(threads)] if target_recall else None
     for doubt in doubts:
         say(f"spann: warning: {index}: {doubt}", err=True)
     if plot is not None:

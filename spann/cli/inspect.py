@@ -60,7 +60,7 @@ def _info_text(info: dict[str, Any]) -> list[str]:
         "calibrated": "; ".join([_calibration_text(info["calibration"]), *info["recall_doubts"]]),
         "format version": f"{info['format_version']}",
         "created by": info["created_by"],
-        **{f"  {name}": "unset" if value is None else str(value) for name, value in info["parameters"].items()},
+        **{f"  {name}": "default" if value is None else str(value) for name, value in info["parameters"].items()},
     }
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]

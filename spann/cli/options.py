@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -86,12 +87,23 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params.append(DebugOption())
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """The first sentence, whole, where click would cut it."""
+        return inspect.cleandoc(self.short_help or self.help or "").replace("\n", " ").partition(". ")[0].rstrip(".")
+
 
 def number_list(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """Callback of an option whose value is whole numbers of at least 1, separated by commas: 16,32,64."""
     if value is None:
         return None
     return tuple(int(COUNT(part, param, ctx)) for part in value.split(","))
+
+
+def recall_list(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Callback of an option whose value is recalls, separated by commas: 0.9,0.95."""
+    if value is None:
+        return None
+    return tuple(float(RECALL(part, param, ctx)) for part in value.split(","))
 
 
 threads_option = click.option(
@@ -177,12 +189,23 @@ def max_rows_option(what: str) -> Decorator:
     )
 
 
+class _MetricChoice(click.Choice[str]):
+    """The name of a metric, or what other libraries call it: the value is the name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return Metric.parse(value).value
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
 def metric_option(default: str | None) -> Decorator:
     return click.option(
         "--metric",
-        type=click.Choice([metric.value for metric in Metric]),
+        type=_MetricChoice([metric.value for metric in Metric]),
         default=default,
-        help="Euclidean distance, 1 - cosine, inner product, or, of binary vectors, bits that differ. Default: l2.",
+        help="Euclidean distance, 1 - cosine, inner product, or, of binary vectors, bits that differ. euclidean, "
+        "angular and dot are known, too. Default: l2.",
     )
 
 

@@ -32,7 +32,7 @@ from spann.cli.options import (
     threads_option,
 )
 from spann.cli.search_job import column_options, is_job, search_job
-from spann.cli.text import print_json, put_lines, say
+from spann.cli.text import print_json, put_lines, say, table
 from spann.config import SearchParams
 from spann.errors import InputError, StorageError
 from spann.system import reason
@@ -61,7 +61,7 @@ LONGEST_LINE = 4 << 20
     callback=output_path,
     metavar="OUT",
     help="Where ids and distances go: .npz, .ibin, .jsonl or .parquet by extension, a folder of Parquet parts as OUT/, "
-    "- for JSON lines on standard output. Needed unless --json or --explain is given.",
+    "- for JSON lines on standard output. Default: a table of the first.",
 )
 @click.option(
     "--target-recall",
@@ -133,14 +133,14 @@ def search(
     from standard input, each an array of numbers or an object with one under "vector", and answers each in a line, as
     they come.
     """
-    if output is None and not as_json and not explain:
-        raise click.UsageError("nowhere to put the results: give -o OUT, or --json for the statistics alone")
+    if queries == _STREAM and output is None:
+        output = _STREAM
     if output == _STREAM and as_json:
         raise click.UsageError("-o - and --json would both write to standard output: give one of them")
     if explain and (radius is not None or inner is not None):
         raise click.UsageError("--explain tells of a search without --radius and --inner: leave them out")
     if queries == _STREAM and (output != _STREAM or explain):
-        raise click.UsageError("queries from standard input are answered on standard output: give -o -")
+        raise click.UsageError("queries from standard input are answered on standard output, without --explain")
     job = JobOptions.take(options)
     params = _given(config, target_recall, options)
     columns = query_id is not None or carry is not None
@@ -196,13 +196,34 @@ def search(
         return
     if as_json:
         print_json(_report(result, k, seconds, output))
-    else:
-        latency, pages = result.stats["total_ns"].mean() / 1e6, result.stats["pages_read"].mean()
-        say(
-            f"{len(result.ids)} queries in {seconds:.3f} s ({len(result.ids) / seconds:.0f} per second), "
-            f"{latency:.2f} ms and {pages:.1f} pages each",
-            err=output == _STREAM,
-        )
+        return
+    if output is None:
+        say(*_first_found(result), "")
+    # In another order than query by query, the time of one is that of its batch.
+    latency = f"{result.stats['total_ns'].mean() / 1e6:.2f} ms and " if order == "query" else ""
+    say(
+        f"{len(result.ids)} queries in {seconds:.3f} s ({len(result.ids) / seconds:.0f} per second), "
+        f"{latency}{result.stats['pages_read'].mean():.1f} pages each",
+        err=output == _STREAM,
+    )
+
+
+SHOWN_QUERIES, SHOWN_NEIGHBOURS = 10, 5
+
+
+def _first_found(result: SearchResult) -> list[str]:
+    """Lines of a table of the first neighbours of the first queries, each an id with its distance."""
+    rows = [
+        [str(query), *(f"{one} ({far:.4g})" for one, far in zip(*result[query], strict=True))]
+        for query in range(min(SHOWN_QUERIES, len(result)))
+    ]
+    width = 1 + min(SHOWN_NEIGHBOURS, max(len(row) - 1 for row in rows))
+    header = ["query", *(f"{rank}. id (distance)" for rank in range(1, width))]
+    lines = table(header, [(row + [""] * width)[:width] for row in rows])
+    k = result.ids.shape[1]
+    if len(result) > len(rows) or k >= width:
+        lines.append(f"{len(rows)} of {len(result)} queries, {width - 1} of {k} neighbours; -o OUT keeps all")
+    return lines
 
 
 def _given(config: Path | None, target_recall: float | None, options: dict[str, Any]) -> SearchParams | None:

@@ -76,7 +76,9 @@ def runs_table(report: dict[str, Any]) -> list[str]:
     """Lines of what `spann.tune.evaluate` returned, one for each run."""
     runs = report["runs"]
     k = runs[0]["settings"]["k"]
+    aimed = any(run["settings"].get("target_recall") for run in runs)
     header = [
+        *(["target"] if aimed else []),
         "postings",
         "threads",
         f"recall@{k}",
@@ -95,6 +97,7 @@ def runs_table(report: dict[str, Any]) -> list[str]:
         settings, latency, cost = run["settings"], run["latency_ms"], run["per_query"]
         rows.append(
             [
+                *([f"{settings['target_recall']:g}"] if aimed else []),
                 str(settings["max_postings"] or "default"),
                 str(settings["threads"]),
                 f"{run['recall']:.4f}",

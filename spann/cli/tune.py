@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from spann.cli.options import (
 from spann.cli.progress import progress_report
 from spann.cli.text import print_json, say, table
 from spann.config import SearchParams
+from spann.errors import UnlikeWarning
 
 TARGETS = "0.8,0.9,0.95,0.98,0.99"
 
@@ -90,7 +92,8 @@ def tune(
     if show:
         opened = spann.open(index, memory_budget="none")
     else:
-        with progress_report(quiet, progress_form) as progress:
+        with progress_report(quiet, progress_form) as progress, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnlikeWarning)  # it is said below, of what is shown as well
             source = None if queries is None else spann.vectors.open_queries(queries, max_rows=max_rows)
             opened = spann.calibrate(
                 index,

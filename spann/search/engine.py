@@ -156,7 +156,7 @@ class Engine:
             raise InputError(f"in_flight is {in_flight!r}; it must be a whole number from 1 to {MAX_IN_FLIGHT}")
         if order not in ORDERS:
             raise InputError(f"order is {order!r}; it must be one of {', '.join(ORDERS)}")
-        workers = min(thread_count(threads), len(rows))
+        workers = min(thread_count(threads), max(1, len(rows)))
         self._check_open()
         full = params.resolved(self.arrays.code_bits, k)
         postings = min(full.max_postings or 1, len(self.arrays.length))
@@ -164,6 +164,8 @@ class Engine:
         native = self._native(full, k, postings, math.inf if radius is None else radius, at_once)
         native.set_efforts([(e.count, min(e.max_postings, len(self.arrays.length)), e.epsilon2) for e in efforts])
         found = _Output.of(rows, k)
+        if len(rows) == 0:
+            return SearchResult(found.ids, found.distances, found.stats)
         block = 0 if efforts else self._batch_block(native, len(rows), postings, order)
         if block == 0:
             self._query_major(found, native, workers)
@@ -310,10 +312,9 @@ class Engine:
         queries = in_memory(queries, self.element)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise InputError(f"queries have shape {queries.shape}; {self.path} needs (queries, {self.dim})")
-        if queries.dtype != self.dtype:
+        wide = self.dtype == np.float16 and queries.dtype == np.float32
+        if queries.dtype != self.dtype and not wide:
             raise InputError(f"queries are {queries.dtype}; {self.path} holds {self.element} and needs {self.dtype}")
-        if len(queries) == 0:
-            raise InputError("there are no queries: at least 1 is needed")
         check_finite(queries, 0, "queries")
         if self.metric is Metric.COSINE or self.dtype.kind == "f":
             check_lengths(queries, 0, "queries", directions=self.metric is Metric.COSINE)
@@ -321,7 +322,7 @@ class Engine:
             queries = queries.astype(np.float32)
         if self.element == "bit":
             queries = pack(queries, self.element)
-        return as_bytes(queries).reshape(len(queries), -1)
+        return as_bytes(queries).reshape(len(queries), -1 if len(queries) else 0)
 
     def _raise_for(self, status: int, system_error: int, exact: int, where: int) -> None:
         if status == 0:

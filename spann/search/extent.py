@@ -97,6 +97,9 @@ def _count(stats: NDArray[np.void], queries: NDArray[np.int64], result: SearchRe
 def search_range(search: Search, queries: Array, within: Within, count: int, *, owed: bool) -> RangeResult:
     """All of `count` vectors that are `within`, of each of `queries` (nq, dim), as far as `search` finds them;
     `owed` where it goes on until it has as many as it is asked for."""
+    if not len(queries):
+        nothing = search(queries, 1)
+        return RangeResult(np.zeros(1, np.int64), nothing.ids[:, 0], nothing.distances[:, 0], nothing.stats)
     most = min(count, MAX_K)
     found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [
         (np.empty(0, np.int64), np.empty(0, np.float32))

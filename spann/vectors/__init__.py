@@ -4,6 +4,7 @@ from spann.vectors.checks import SMALLEST_SQNORM, check_finite, check_lengths, c
 from spann.vectors.conversion import convert
 from spann.vectors.formats import open_queries, open_source
 from spann.vectors.ids import GivenIds, IdList, as_ids, read_ids
+from spann.vectors.queries import as_queries
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results
 from spann.vectors.sources import ArraySource, StoredSource, VectorSource, for_metric
@@ -18,6 +19,7 @@ __all__ = [
     "Truth",
     "VectorSource",
     "as_ids",
+    "as_queries",
     "check_finite",
     "check_lengths",
     "check_nonzero",

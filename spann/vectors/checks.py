@@ -66,6 +66,8 @@ def check_lengths(block: Array, first_row: int, name: str, *, directions: bool) 
     if directions:
         check_nonzero(block, first_row, name)
     norms = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+    if len(norms) == 0:
+        return 0.0
     if float(norms.max()) > LARGEST_SQNORM:
         row = int(np.argmax(norms > LARGEST_SQNORM))
         raise InputError(

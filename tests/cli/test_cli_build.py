@@ -105,7 +105,7 @@ def test_unusable_input_is_2(refused: Refused, data: Path, tmp_path: Path) -> No
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "odd.toml").write_text("[build]\nmax_replicas = 100\n")
     (tmp_path / "unknown.toml").write_text("[build]\nreplicas = 100\n")
-    (tmp_path / "metric.toml").write_text('[build]\nmetric = "dot"\n')
+    (tmp_path / "metric.toml").write_text('[build]\nmetric = "jaccard"\n')
     base, out = data / "base.npy", tmp_path / "i"
     for args, message in [
         (("build", tmp_path / "none.npy", out), "none.npy does not exist"),
@@ -115,7 +115,7 @@ def test_unusable_input_is_2(refused: Refused, data: Path, tmp_path: Path) -> No
         (("build", base, out, "--config", tmp_path / "none.toml"), "configuration file"),
         (("build", base, out, "--config", tmp_path / "odd.toml"), "odd.toml: [build] max_replicas is 100"),
         (("build", base, out, "--config", tmp_path / "unknown.toml"), "[build] has no parameter 'replicas'"),
-        (("build", base, out, "--config", tmp_path / "metric.toml"), "metric 'dot' is unknown"),
+        (("build", base, out, "--config", tmp_path / "metric.toml"), "metric 'jaccard' is unknown"),
         (("build", base, out, "--ids", tmp_path / "none.npy"), "none.npy does not exist"),
         (("build", base, out, "--ids", tmp_path / "text.npy"), "text.npy does not start with a valid .npy header"),
         (

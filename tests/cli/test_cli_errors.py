@@ -70,15 +70,16 @@ def test_debug_shows_the_traceback(run: Callable[..., click.testing.Result], arg
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "Missing command. (see spann --help)"),
         (("frobnicate",), "No such command 'frobnicate'"),
         (("--frobnicate",), "No such option"),
         (("build",), "Missing argument 'BASE'. (see spann build --help)"),
-        (("build", "a", "b", "--metric", "dot"), "'dot' is not one of 'l2', 'cosine', 'ip'"),
+        (
+            ("build", "a", "b", "--metric", "cosin"),
+            "metric 'cosin' is unknown; it must be one of l2, cosine, ip, hamming. Did",
+        ),
         (("build", "a", "b", "--code-bits", "many"), "'many' is not a valid integer"),
         (("eval", "a", "b", "c", "--max-postings", "8,x"), "'x' is not a valid integer"),
         (("eval", "a", "b", "c", "--threads", "0"), "0 is not in the range x>=1"),
-        (("search", "a", "b"), "give -o OUT, or --json"),
         (("search", "a", "b", "-o", "-", "--json"), "give one of them"),
         (("truth", "a", "b"), "Missing option '-o'"),
     ],
@@ -156,3 +157,25 @@ def test_shells_complete(tmp_path: Path) -> None:
     assert "complete -o nosort -F _spann_completion spann" in asked(_SPANN_COMPLETE="bash_source")
     found = asked(_SPANN_COMPLETE="bash_complete", COMP_WORDS="spann se", COMP_CWORD="1")
     assert found.split() == ["plain,search"]
+
+
+def test_without_a_command_the_help_is_shown(run: Callable[..., click.testing.Result]) -> None:
+    result = run()
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert result.stdout == run("--help").stdout
+
+
+def test_commands_are_listed_in_the_order_of_work(run: Callable[..., click.testing.Result]) -> None:
+    _, _, listed = run("--help").stdout.partition("Commands:\n")
+    names = [line.split()[0] for line in listed.splitlines() if not line.startswith("   ")]
+    assert names[:5] == ["demo", "plan", "build", "search", "tune"]
+    assert set(names) == set(cli.commands)
+    assert "..." not in listed, "a line of help was cut"
+
+
+def test_options_come_from_the_environment(
+    run: Callable[..., click.testing.Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPANN_PLAN_MAX_ROWS", "many")
+    result = run("plan", "x.npy")
+    assert (result.exit_code, "'--max-rows'" in result.stderr) == (2, True)

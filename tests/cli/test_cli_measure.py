@@ -16,7 +16,7 @@ from click.testing import Result
 import spann
 from spann.cli.plot import PANELS, curves
 from spann.config import PRESETS, BuildParams, SearchParams, load_toml, preset_file
-from spann.testing import exact_neighbours
+from spann.testing import clustered, exact_neighbours
 from spann.tune.evaluate import PER_QUERY
 from spann.vectors import read_truth, write_truth
 
@@ -250,3 +250,24 @@ def test_a_folder_of_vectordbbench_serves_every_command(run: Run, data: Path, tm
     np.testing.assert_array_equal(np.load(tmp_path / "t.npz")["ids"], known)
     result = run("eval", index, folder, folder, "--max-postings", 1000, "--json", "-q")
     assert json.loads(result.stdout)["runs"][0]["recall"] == 1.0
+
+
+def test_eval_at_recalls(run: Run, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, queries = clustered(3000, 16, 40, 1)
+    np.save(tmp_path / "b.npy", base)
+    np.save(tmp_path / "q.npy", queries)
+    spann.build(base, tmp_path / "i", params=BuildParams(calibration_queries=300)).close()
+    assert run("truth", tmp_path / "b.npy", tmp_path / "q.npy", "-o", tmp_path / "t.ibin", "-q").exit_code == 0
+    args = ("eval", tmp_path / "i", tmp_path / "q.npy", tmp_path / "t.ibin", "-q", "--target-recall", "0.8,0.95")
+    runs = json.loads(run(*args, "--threads", "1,2", "--json").stdout)["runs"]
+    assert [(one["settings"]["target_recall"], one["settings"]["threads"]) for one in runs] == [
+        (0.8, 1), (0.8, 2), (0.95, 1), (0.95, 2)
+    ]  # fmt: skip
+    with spann.open(tmp_path / "i") as index:
+        assert runs[2]["settings"]["max_postings"] == index.params_for(0.95, 10).max_postings
+    lines = run(*args).stdout.splitlines()
+    assert lines[0].split()[:2] == ["target", "postings"]
+    assert [line.split()[0] for line in lines[1:]] == ["0.8", "0.95"]
+    assert "the target decides the settings" in refused(2, *args, "--max-postings", "8")
+    assert "--target-recall and --rerank were both given" in refused(2, *args, "--rerank", "8")
+    assert "is not in the range 0<x<1" in refused(2, *args[:-1], "0.9,1")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import spann
 from spann.cli import cli
 from spann.testing import exact_neighbours
 from spann.vectors import read_truth
@@ -241,3 +242,29 @@ def test_targets_need_a_calibration_and_no_settings(refused: Refused, data: Path
     assert "is not calibrated" in refused(2, *args)
     assert "both given" in refused(2, *args, "--max-postings", 5)
     assert "answered on standard output" in refused(2, "search", data / "index.spann", "-", "-o", "x.npz")
+
+
+def test_without_a_place_for_results_the_first_are_shown(run: Run, data: Path, tmp_path: Path) -> None:
+    result = run("search", data / "index.spann", data / "queries.npy")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["query", *(word for i in range(1, 6) for word in (f"{i}.", "id", "(distance)"))]
+    with spann.open(data / "index.spann") as index:
+        ids, distances = index.search(np.load(data / "queries.npy"), 10)[3]
+    assert lines[4].split()[:3] == ["3", str(ids[0]), f"({distances[0]:.4g})"]
+    assert lines[11] == "10 of 20 queries, 5 of 10 neighbours; -o OUT keeps all"
+    assert lines[13].startswith("20 queries in ")
+    assert " ms and " not in lines[13]
+    few = run("search", data / "index.spann", data / "queries.npy", "--max-rows", 2, "-k", 3, "--order", "query")
+    lines = few.stdout.splitlines()
+    assert len(lines) == 5
+    assert " ms and " in lines[4]
+    none = run("search", data / "index.spann", data / "queries.npy", "--max-rows", 1, "--radius", 1e-6).stdout
+    assert none.splitlines()[1].split() == ["0"]
+
+
+def test_queries_from_a_pipe_are_answered_there(data: Path) -> None:
+    queries = np.load(data / "queries.npy")[:2].tolist()
+    text = "".join(json.dumps(query) + "\n" for query in queries)
+    result = CliRunner().invoke(cli, ["search", str(data / "index.spann"), "-", "-k", "2"], input=text)
+    assert [json.loads(line)["query"] for line in result.stdout.splitlines()] == [0, 1]

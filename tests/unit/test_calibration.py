@@ -215,7 +215,9 @@ def test_tuning_with_queries_from_elsewhere(calibrated, data, elsewhere, tmp_pat
         assert recall(found.ids, truth) < 0.9
         own = before.search(data[1], 10, spann.SearchParams(max_postings=30))
     files = content(path)
-    with spann.calibrate(path, elsewhere[:400]) as after:
+    with pytest.warns(spann.SpannWarning, match="unlike the collection"):
+        after = spann.calibrate(path, elsewhere[:400])
+    with after:
         assert after.info()["generation"] == 1
         assert (after.calibration.origin, after.calibration.queries) == ("given", 400)
         assert after.calibration.unlike > 0.3
@@ -238,7 +240,9 @@ def test_tuning_without_codes_needs_the_vectors(tmp_path, data, elsewhere):
         spann.calibrate(tmp_path / "i", base=data[0][:3000])
     with pytest.raises(InputError, match=r"3001 x 24 float32; .* was made of 3000 x 24 float32"):
         spann.calibrate(tmp_path / "i", elsewhere, base=data[0][:3001])
-    with spann.calibrate(tmp_path / "i", elsewhere, base=data[0][:3000]) as index:
+    with pytest.warns(spann.SpannWarning, match="unlike the collection"):
+        index = spann.calibrate(tmp_path / "i", elsewhere, base=data[0][:3000])
+    with index:
         assert index.params_for(0.9).max_postings > 0
 
 

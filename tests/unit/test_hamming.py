@@ -247,8 +247,8 @@ def test_what_contradicts_is_refused(tmp_path, path):
             call(np.zeros((3, 4097), np.uint8), tmp_path / "i", metric="hamming")
     assert not (tmp_path / "i").exists()
     with spann.open(path) as index:
-        with pytest.raises(InputError, match=r"queries are float32; .* holds bit and needs bool"):
-            index.search(QUERY_BITS.astype(np.float32))
+        with pytest.raises(InputError, match=r"query 0 has \d at place 0; .* holds bits, so queries are .* 0 to 1"):
+            index.search(QUERY_BITS.astype(np.float32) + 2)
         with pytest.raises(InputError, match=r"queries have shape \(100, 248\); .* needs \(queries, 256\)"):
             index.search(QUERIES[:, :31])
 

@@ -192,7 +192,7 @@ def test_bad_input_is_refused() -> None:
         (lambda: exact_search(source, queries[:, :3], 1, "l2"), "queries have dimension 3 and array has 4"),
         (lambda: exact_search(source, queries.astype(np.uint8), 1, "l2"), "queries are uint8 and array is float32"),
         (lambda: exact_search(source, queries[:0], 1, "l2"), r"shape \(0, 4\)"),
-        (lambda: exact_search(source, queries, 1, "dot"), "metric 'dot' is unknown"),
+        (lambda: exact_search(source, queries, 1, "jaccard"), "metric 'jaccard' is unknown"),
         (
             lambda: exact_search(source, queries, 1, "l2", threads=0),
             "threads is 0; it must be a whole number from 1 to 1024",

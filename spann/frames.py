@@ -1,0 +1,65 @@
+"""Columns of results as tables of other libraries, each of which is imported when it is asked for."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from spann.errors import InputError
+
+Columns = Mapping[str, NDArray[Any]]
+
+SHOWN_ROWS = 10
+"""Rows of a table in a notebook; more are counted."""
+
+
+def pandas_frame(columns: Columns) -> Any:
+    return _library("pandas").DataFrame(dict(columns))
+
+
+def arrow_table(columns: Columns) -> Any:
+    return _library("pyarrow").table(dict(columns))
+
+
+def polars_frame(columns: Columns) -> Any:
+    return _library("polars").DataFrame(dict(columns))
+
+
+def rows(columns: Columns) -> list[dict[str, Any]]:
+    """A dictionary of Python numbers for each row."""
+    values = [column.tolist() for column in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def html_table(caption: str, columns: Columns) -> str:
+    """The first rows, and how many there are."""
+    count = len(next(iter(columns.values())))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    shown = rows({name: column[:SHOWN_ROWS] for name, column in columns.items()})
+    body = "".join("<tr>" + "".join(f"<td>{_number(value)}</td>" for value in row.values()) + "</tr>" for row in shown)
+    more = f"{html.escape(caption)}; the first {len(shown)} of {count} rows" if count > len(shown) else caption
+    return f"<table><caption>{more}</caption><tr>{head}</tr>{body}</table>"
+
+
+def short(values: NDArray[Any], most: int = 5) -> str:
+    """The first values of an array: [1, 2, 3, ...]."""
+    first = [_number(value) for value in values[:most].tolist()]
+    return f"[{', '.join([*first, '...'] if len(values) > most else first)}]"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _library(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise InputError(f"results as a table of {name} need {name}: pip install {name}") from None
