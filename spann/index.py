@@ -343,6 +343,7 @@ class Index(JobMethods):
     def close(self) -> None:
         """Closes the posting files. No search may be running."""
         self._engine.close()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -415,12 +416,7 @@ def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:
 
 
 def _reopen(path: Path, options: dict[str, Any]) -> Index:
-    def index_of(reader: IndexReader) -> Index:
-        index = Index(reader, Engine(reader, **options), options)
-        reader.close()  # all that is searched is open by now
-        return index
-
-    index = on_current(path, index_of)
+    index = on_current(path, lambda reader: Index(reader, Engine(reader, **options), options))
     about = index._engine.arrays
     log_backend()
     log.info(

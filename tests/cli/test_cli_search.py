@@ -98,7 +98,6 @@ def test_limits_of_distance(run: Run, refused: Refused, data: Path, tmp_path: Pa
 def test_search_refuses(refused: Refused, data: Path, tmp_path: Path) -> None:
     index, queries, out = data / "index.spann", data / "queries.npy", tmp_path / "r.npz"
     np.save(tmp_path / "narrow.npy", np.zeros((2, 3), np.float32))
-    np.save(tmp_path / "bytes.npy", np.zeros((2, 16), np.uint8))
     np.save(tmp_path / "nan.npy", np.full((2, 16), np.nan, np.float32))
     for args, message in [
         ((tmp_path / "none", queries, "-o", out), "no index at"),
@@ -109,7 +108,6 @@ def test_search_refuses(refused: Refused, data: Path, tmp_path: Path) -> None:
         ((index, queries, "-o", out, "--epsilon2", -1), "epsilon2 is -1.0"),
         ((index, queries, "-o", out, "--max-postings", 0), "max_postings is 0"),
         ((index, tmp_path / "narrow.npy", "-o", out), "3"),
-        ((index, tmp_path / "bytes.npy", "-o", out), "uint8"),
         ((index, tmp_path / "nan.npy", "-o", out), "nan"),
     ]:
         assert message in refused(2, "search", *args)
