@@ -7,7 +7,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,20 @@ from numpy.typing import NDArray
 
 from spann._kernels.io import log_backend
 from spann._version import __version__
-from spann.build import Plan, append_index, build_index, limit_bytes, plan_build, recalibrate, resident_bytes
+from spann.build import (
+    APPEND_STAGES,
+    Plan,
+    append_index,
+    build_index,
+    limit_bytes,
+    plan_build,
+    recalibrate,
+    resident_bytes,
+)
 from spann.config import BuildParams, SearchParams, parse_size, thread_count
 from spann.errors import InputError, RecallWarning, RepeatWarning, UnlikeWarning
 from spann.jobs import JobMethods
+from spann.progress import reporting
 from spann.search import (
     RANGE_CANDIDATES,
     Effort,
@@ -448,7 +458,7 @@ def build(
     memory_limit: int | str | None = None,
     overwrite: bool = False,
     restart: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     memory_budget: int | str | None = None,
 ) -> Index:
     """Builds an index of `vectors` (count, dim) at `path` and opens it.
@@ -460,9 +470,10 @@ def build(
     replaced only with `overwrite`, and only once the new one is complete. `memory_limit`, in bytes or as "1GiB" (by
     default half of the memory available), bounds the resident memory of the process, with the index that is
     returned: it has as many codes in memory as that leaves room for, or as `memory_budget` says (see `open`). What
-    cannot fit there or on the disk is refused before it starts: see `plan`. A build that was interrupted goes on where
-    the same call finds it, and ends with the same bytes; `restart` begins anew. Raises `InputError`, `ExistsError`,
-    `MissingError`, `StorageError`.
+    cannot fit there or on the disk is refused before it starts: see `plan`. `progress` is True for bars on a terminal
+    or in a notebook, or a function that is called with stage, done and total. A build that was interrupted goes on
+    where the same call finds it, and ends with the same bytes; `restart` begins anew. Raises `InputError`,
+    `ExistsError`, `MissingError`, `StorageError`.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -473,19 +484,25 @@ def build(
     """
     path = given_path(path)
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
-    with _opened(vectors) as source:
+    with _opened(vectors) as source, ExitStack() as shown:
+        wanted, made = Metric.parse(metric), _build_params(params)
+        told: dict[str, Any] = {}
+        if progress is True:
+            limit = limit_bytes(_limit(memory_limit))
+            planned = plan_build(source, wanted, made, threads=thread_count(threads), limit=limit)
+            told = {"stages": planned.stages, "seconds": planned.seconds}
         built = build_index(
             source,
             path,
-            Metric.parse(metric),
-            _build_params(params),
+            wanted,
+            made,
             created_by=f"spann {__version__}",
             ids=source.own_ids() if ids is None else as_ids(ids),
             threads=threads,
             memory_limit=_limit(memory_limit),
             overwrite=overwrite,
             restart=restart,
-            progress=progress,
+            progress=shown.enter_context(reporting(progress, **told)),
         )
     if not built:
         warnings.warn(f"{path}: was built of these vectors already, in the same way", RepeatWarning, stacklevel=2)
@@ -501,7 +518,7 @@ def append(
     memory_limit: int | str | None = None,
     restart: bool = False,
     again: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     memory_budget: int | str | None = None,
 ) -> Index:
     """Adds `vectors` (count, dim) to the index at `path`, in a new generation of it, and opens that.
@@ -521,7 +538,7 @@ def append(
     """
     path = given_path(path)
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
-    with _opened(vectors) as source:
+    with _opened(vectors) as source, reporting(progress, stages=APPEND_STAGES) as report:
         appended = append_index(
             source,
             path,
@@ -531,7 +548,7 @@ def append(
             memory_limit=_limit(memory_limit),
             restart=restart,
             again=again,
-            progress=progress,
+            progress=report,
         )
     if not appended:
         warnings.warn(
@@ -554,7 +571,7 @@ def calibrate(
     count: int | None = None,
     threads: int | None = None,
     restart: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     memory_budget: int | str = "auto",
 ) -> Index:
     """Calibrates the index at `path` anew, in a new generation of it, and opens that.
@@ -576,6 +593,7 @@ def calibrate(
     with (
         nullcontext() if queries is None else _opened(queries, open_queries) as asked,
         nullcontext() if base is None else _opened(base) as collection,
+        reporting(progress) as report,
     ):
         recalibrate(
             path,
@@ -585,7 +603,7 @@ def calibrate(
             created_by=f"spann {__version__}",
             threads=thread_count(threads),
             restart=restart,
-            progress=progress,
+            progress=report,
         )
     index = open_index(path, memory_budget=memory_budget)
     if index.calibration is not None and index.calibration.warning:
@@ -630,7 +648,7 @@ def _limit(value: int | str | None) -> int | None:
     return None if value is None else parse_size(value, "memory_limit")
 
 
-def verify(path: str | Path, progress: Progress | None = None) -> list[Problem]:
+def verify(path: str | Path, progress: Progress | bool | None = None) -> list[Problem]:
     """Everything that is wrong with the index at `path`, by reading all of it; empty when nothing is.
 
     Raises `MissingError` when there is no index, `FormatError` when it cannot be read at all.
@@ -641,5 +659,6 @@ def verify(path: str | Path, progress: Progress | None = None) -> list[Problem]:
     >>> spann.verify("line.spann")
     []
     """
-    tell = None if progress is None else lambda done, total: progress("verify", done, total)
-    return on_current(given_path(path), lambda reader: verify_index(reader, tell), lambda problems: not problems)
+    with reporting(progress) as report:
+        tell = None if report is None else lambda done, total: report("verify", done, total)
+        return on_current(given_path(path), lambda reader: verify_index(reader, tell), lambda problems: not problems)

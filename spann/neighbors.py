@@ -1,7 +1,6 @@
 """Neighbour graphs for scikit-learn: what `sklearn.neighbors.KNeighborsTransformer` does, from an index on disk.
 
-Its parameters have scikit-learn's names. It inherits from nothing there, so that scikit-learn is needed only by those
-who use it: what a pipeline asks of an estimator are these methods.
+Its parameters have scikit-learn's names. Only this module needs scikit-learn: pip install 'spann-index[neighbors]'.
 """
 
 from __future__ import annotations
@@ -10,26 +9,26 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from spann.config import BuildParams, SearchParams
 from spann.errors import InputError
 from spann.index import Index, build
-from spann.types import Array, Metric
-from spann.vectors import check_finite, narrowed, plain
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from spann.types import ELEMENT_TYPES, Array, Metric
+from spann.vectors import narrowed
 
 MODES = ("distance", "connectivity")
 
 
-class KNeighborsTransformer:
+class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Stands where scikit-learn's class of this name does, in a pipeline before an estimator with
-    ``metric="precomputed"``. It needs scipy, and scikit-learn only where that is used with it.
+    ``metric="precomputed"``.
 
     Parameters
     ----------
@@ -76,20 +75,6 @@ class KNeighborsTransformer:
         self.search_params = search_params
         self.threads = threads
 
-    _NAMES = ("mode", "n_neighbors", "metric", "path", "build_params", "search_params", "threads")
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters by name, as scikit-learn asks for them to clone an estimator."""
-        return {name: getattr(self, name) for name in self._NAMES}
-
-    def set_params(self, **params: Any) -> Self:
-        """Changes parameters; `InputError` for an unknown name."""
-        for name, value in params.items():
-            if name not in self._NAMES:
-                raise InputError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self._NAMES)}")
-            setattr(self, name, value)
-        return self
-
     def fit(self, X: Array, y: Any = None) -> Self:
         """Builds the index of `X` (samples, features).
 
@@ -109,10 +94,9 @@ class KNeighborsTransformer:
             place = Path(directory) / "index.spann"
         else:
             place = Path(self.path)
-        x = plain(X, "X")
+        x = self._valid(X, reset=True)
         self.mean_: NDArray[np.float64] | None = None
         if metric is Metric.L2 and x.dtype == np.float64 and x.ndim == 2 and len(x):
-            check_finite(x, 0, "X")
             self.mean_ = x.mean(axis=0)
         self.index_: Index = build(
             self._single(x, spread=True),
@@ -123,17 +107,14 @@ class KNeighborsTransformer:
             overwrite=True,
         )
         self.n_samples_fit_: int = len(self.index_)
-        self.n_features_in_: int = self.index_.dim
         return self
 
     def transform(self, X: Array) -> csr_matrix:
         """The graph (samples of `X`, samples of fit), CSR, nearest first in each row."""
-        from scipy.sparse import csr_matrix
-
+        check_is_fitted(self)
+        x = self._valid(X, reset=False)
         k = self.n_neighbors + (self.mode == "distance")
-        ids, distances = self.index_.search(
-            self._single(plain(X, "X"), spread=False), k, self.search_params, threads=self.threads
-        )
+        ids, distances = self.index_.search(self._single(x, spread=False), k, self.search_params, threads=self.threads)
         found = ids >= 0
         data = distances[found] if self.mode == "distance" else np.ones(int(found.sum()), np.float32)
         starts = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
@@ -143,9 +124,19 @@ class KNeighborsTransformer:
         """`fit`, then `transform` of the same samples."""
         return self.fit(X).transform(X)
 
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the columns of the graph."""
-        return np.array([f"kneighborstransformer{i}" for i in range(self.n_samples_fit_)], dtype=object)
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # distances are float32
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_samples_fit_
+
+    def _valid(self, X: Any, *, reset: bool) -> Array:
+        """`X` as an array of a type that an index can hold, or float64; errors are those of scikit-learn."""
+        x: Array = validate_data(self, X, reset=reset, dtype="numeric")
+        return x if x.dtype.name in (*ELEMENT_TYPES, "float64") else x.astype(np.float64)
 
     def _single(self, x: Array, *, spread: bool) -> Array:
         """Samples as the index takes them."""

@@ -2,8 +2,8 @@
 
 from spann.build.append import APPEND_STAGES, append_index
 from spann.build.calibration import recalibrate
-from spann.build.pipeline import STAGES, build_index
-from spann.build.plan import Plan, limit_bytes, plan_build, resident_bytes
+from spann.build.pipeline import build_index
+from spann.build.plan import STAGES, Plan, limit_bytes, plan_build, resident_bytes
 
 __all__ = [
     "APPEND_STAGES",

@@ -56,14 +56,6 @@ from spann.vectors import IdList, VectorSource, for_metric
 
 T = TypeVar("T")
 
-STAGES = (
-    *("scan", "partition", "cluster", "refine", "graph", "assign", "balance", "layout", "arrange", "write"),
-    *("truth", "calibrate", "publish"),
-)
-"""What `build_index` does, in the order progress is reported, but for "graph", which is made beside others where there
-are threads: "refine" only where centroids are means, "balance" only where there are replicas, "arrange" only where
-there is an exact store."""
-
 TEMPORARY_FILES = {
     "partition": ("regions-vectors", "regions-rows"),
     "cluster": ("tree-vectors", "tree-rows", "leaves", "means"),
@@ -262,7 +254,7 @@ def _build(
             queries = params.calibration_count(source.count)
             if queries:
                 writer.complete(about, features=features)
-                about["calibration"] = calibrate_with_own(
+                found = calibrate_with_own(
                     as_path(writer.work),
                     vectors,
                     lambda positions: names.of(vectors.rows_of(positions)),
@@ -273,6 +265,8 @@ def _build(
                     report,
                     checkpoint,
                 )
+                if found is not None:  # too few vectors say nothing
+                    about["calibration"] = found
     writer.publish(about, features=features)
     report("publish", 1, 1)
 

@@ -26,6 +26,14 @@ from spann.system import available_memory
 from spann.types import Metric
 from spann.vectors import VectorSource, for_metric
 
+STAGES = (
+    *("scan", "partition", "cluster", "refine", "graph", "assign", "balance", "layout", "arrange", "write"),
+    *("truth", "calibrate", "publish"),
+)
+"""What `build_index` does, in the order progress is reported, but for "graph", which is made beside others where there
+are threads: "refine" only where centroids are means, "balance" only where there are replicas, "arrange" only where
+there is an exact store."""
+
 LIMIT_SHARE = 0.5
 """Of the memory available when a build starts: its limit where none is given."""
 
@@ -100,7 +108,8 @@ class Plan:
 
     `disk_bytes` of the index, `temporary_bytes` at most besides, `memory_bytes` resident at most with `threads`
     threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none. The limit
-    leaves room for the former beside the build, or not: the calibration `pins` all codes, which saves it time.
+    leaves room for the former beside the build, or not: the calibration `pins` all codes, which saves it time. The
+    build has these `stages`, each of which is reported as progress.
     """
 
     count: int
@@ -118,6 +127,7 @@ class Plan:
     open_memory_bytes: int
     open_memory_least: int
     pins: bool
+    stages: tuple[str, ...]
 
 
 def limit_bytes(given: int | None) -> int:
@@ -199,7 +209,15 @@ def plan_build(
         open_memory_bytes=open_memory,
         open_memory_least=kept + checksums,
         pins=pins,
+        stages=_stages(params, queries),
     )
+
+
+def _stages(params: BuildParams, queries: int) -> tuple[str, ...]:
+    """Of `STAGES`, those that a build has."""
+    there = {"refine": params.means, "balance": params.replicas > 1, "arrange": params.bits > 0}
+    there |= dict.fromkeys(("truth", "calibrate"), queries > 0)
+    return tuple(stage for stage in STAGES if there.get(stage, True))
 
 
 def threads_to_append(

@@ -27,7 +27,7 @@ from spann.cli.options import (
     quiet_option,
     threads_option,
 )
-from spann.cli.progress import clock, progress_report
+from spann.cli.progress import progress_report
 from spann.cli.text import SUMMARY, print_json, say, size, summary
 from spann.config import (
     CODE_BITS,
@@ -38,6 +38,7 @@ from spann.config import (
     DEFAULT_REPLICAS,
     BuildParams,
 )
+from spann.progress import clock
 from spann.vectors import open_source
 
 AUTO = "auto"
@@ -151,10 +152,14 @@ def build(
     metric = metric or preset.get("metric", "l2")
     start = time.perf_counter()
     with open_source(base, max_rows=max_rows) as source:
+        stages: tuple[str, ...] = ()
+        expected = None
         if not quiet and progress_form == "text":
             planned = spann.plan(source, metric=metric, params=params, threads=threads, memory_limit=memory_limit)
             say(f"spann: plan: {_plan_line(planned)}", err=True)
-        with done_once() as repeated, progress_report(quiet, progress_form) as progress:
+            stages, expected = planned.stages, planned.seconds
+        report = progress_report(quiet, progress_form, stages=stages, seconds=expected)
+        with done_once() as repeated, report as progress:
             built = spann.build(
                 source,
                 index,

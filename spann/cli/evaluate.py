@@ -125,8 +125,8 @@ def evaluate(
             )
             report["open_memory_bytes"] = opened.open_memory_bytes
             doubts = opened.info()["recall_doubts"]
-    for number, run in enumerate(report["runs"]):
-        run["settings"]["target_recall"] = target_recall[number // len(threads)] if target_recall else None
+    for number, run in enumerate(report["runs"] if target_recall else ()):
+        run["settings"]["target_recall"] = (target_recall or ())[number // len(threads)]
     for doubt in doubts:
         say(f"spann: warning: {index}: {doubt}", err=True)
     if plot is not None:

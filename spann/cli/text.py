@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from spann.errors import StorageError
+from spann.progress import escaped
 from spann.system import reason
 
 
@@ -29,13 +30,6 @@ def say(*lines: str, err: bool = False) -> None:
             click.echo(text, err=True)
     else:
         _put(text)
-
-
-def escaped(text: str) -> str:
-    """`text` as one line that only prints: all else in it by its number, as ``\\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spann.cli.search import LONGEST_LINE
-from spann.cli.text import escaped
+from spann.progress import escaped
 from tests.cli.conftest import Run
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\r\n\tindex: ok\x9b\u202e\u2028\x7f"

@@ -291,3 +291,11 @@ def test_other_clients_find_the_same_postings(tmp_path, client, dtype, ids):
     assert set(range(200)) <= {*copies.tolist(), *centroids.tolist()}
     if names is not None:
         np.testing.assert_array_equal(read("vectors/ids"), names)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_index_of_hardly_any_vectors(tmp_path, count):
+    base = np.arange(count * 32, dtype=np.float32).reshape(count, 32)
+    with spann.build(base, tmp_path / "i") as index:
+        assert index.search(base, 1).ids.ravel().tolist() == list(range(count))
+    assert spann.verify(tmp_path / "i") == []

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spann.config import BuildParams
 from spann.errors import InputError
-from spann.neighbors import KNeighborsTransformer
 from spann.testing import clustered, exact_neighbours
 
-pytest.importorskip("scipy")
+pytest.importorskip("sklearn")
+from spann.neighbors import KNeighborsTransformer
+
 BASE, QUERIES = clustered(800, 16, 30, 1)
+FEW = BuildParams(calibration_queries=0)
 
 
 @pytest.mark.parametrize("metric", ["l2", "euclidean", "cosine"])
@@ -34,7 +37,7 @@ def test_connectivity_of_the_same_samples():
 def test_parameters():
     made = KNeighborsTransformer(n_neighbors=3)
     assert made.set_params(n_neighbors=5).get_params()["n_neighbors"] == 5
-    with pytest.raises(InputError, match="has no parameter 'k'"):
+    with pytest.raises(ValueError, match="Invalid parameter 'k'"):
         made.set_params(k=3)
     for wrong in ({"mode": "graph"}, {"metric": "ip"}):
         with pytest.raises(InputError, match=r"it must be (one of|l2)"):
@@ -53,3 +56,29 @@ def test_in_a_pipeline(tmp_path):
     )
     assert chain.fit_transform(BASE[:300]).shape == (300, 2)
     assert (tmp_path / "i" / "zarr.json").exists()
+
+
+def test_the_checks_of_scikit_learn():
+    """All of them, but the array API, which they skip themselves where it is not switched on."""
+    pytest.importorskip("sklearn")
+    from sklearn.exceptions import SkipTestWarning
+    from sklearn.utils.estimator_checks import check_estimator
+
+    with pytest.warns(SkipTestWarning, match="check_array_api_input"):
+        results = check_estimator(KNeighborsTransformer(threads=1, build_params=FEW), on_fail=None)
+    assert len(results) > 40
+    assert [(one["check_name"], one["exception"]) for one in results if one["status"] == "failed"] == []
+    assert {one["check_name"] for one in results if one["status"] == "skipped"} == {"check_array_api_input"}
+
+
+def test_before_fit_and_of_other_features():
+    from sklearn.exceptions import NotFittedError
+
+    with pytest.raises(NotFittedError):
+        KNeighborsTransformer().transform(BASE)
+    made = KNeighborsTransformer(n_neighbors=2).fit(BASE.tolist())
+    assert made.transform(QUERIES.tolist()).shape == (30, 800)
+    with pytest.raises(ValueError, match="X has 15 features, but KNeighborsTransformer is expecting 16"):
+        made.transform(QUERIES[:, :15])
+    assert made.get_feature_names_out()[0] == "kneighborstransformer0"
+    assert repr(made) == "KNeighborsTransformer(n_neighbors=2)"
