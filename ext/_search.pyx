@@ -59,14 +59,17 @@ cdef extern from "search.h" nogil:
         size_t shape_bytes
         const unsigned char *shapes
         uint64_t pinned
+        const uint64_t *first_entry
         const unsigned char *pinned_ids
         const unsigned char *pinned_add
         const unsigned char *pinned_scale
+        const unsigned char *pinned_rows
         const unsigned char *pinned_codes
         const unsigned char *pinned_headers
         const int *exact_files
         uint64_t exact_shard_rows
         const uint32_t *exact_crc
+        int32_t closed
     ctypedef struct spann_effort:
         double count
         uint32_t max_postings
@@ -87,6 +90,7 @@ cdef extern from "search.h" nogil:
         int32_t backend
         int32_t direct
         int32_t check
+        const int32_t *stop
     ctypedef struct spann_query_stats:
         uint64_t bytes_read
     ctypedef struct spann_failure:
@@ -95,7 +99,8 @@ cdef extern from "search.h" nogil:
         int32_t exact
         uint64_t where
     int64_t spann_unpack(const spann_index *, const uint32_t *, const uint64_t *, size_t, const unsigned char *,
-                         unsigned char *, unsigned char *, unsigned char *, unsigned char *, unsigned char *)
+                         unsigned char *, unsigned char *, unsigned char *, unsigned char *, unsigned char *,
+                         unsigned char *)
     ctypedef struct spann_searcher:
         pass
     spann_searcher *spann_searcher_new(const spann_index *)
@@ -127,11 +132,13 @@ cdef class NativeIndex:
     cdef spann_index index
     cdef spann_level *graph
     cdef list kept
+    cdef readonly int64_t searches  # native calls under way; counted while the GIL is held
 
     def __cinit__(self):
         memset(&self.index, 0, sizeof(spann_index))
         self.graph = NULL
         self.kept = []
+        self.searches = 0
 
     def __dealloc__(self):
         free(self.graph)
@@ -145,6 +152,14 @@ cdef class NativeIndex:
         self.index.entries = entries
         self.index.id_bytes = id_bytes
         self.index.max_norm = max_norm
+
+    def close(self):
+        """Ends the searches under way, soon, and lets none begin."""
+        self.index.closed = 1
+
+    def forked(self):
+        """Forgets the searches of the process that this one was forked from."""
+        self.searches = 0
 
     def set_centroids(self, int metric, int dtype, const unsigned char[::1] vectors, uint64_t centroids,
                       const unsigned char[::1] ids, uint32_t entry, list levels):
@@ -198,8 +213,8 @@ cdef class NativeIndex:
         self.kept += [chain, appended, appended_end, page, offset, length, primaries, crc, files]
 
     def set_codes(self, uint32_t bits, uint32_t padded_dim, uint32_t row_bytes, const float[::1] origin,
-                  const unsigned char[:, ::1] signs, const uint64_t[::1] first_row, float query_norm,
-                  const float[::1] centroid_sqnorm, uint64_t exact_shard_rows, const uint32_t[::1] exact_crc,
+                  const unsigned char[:, ::1] signs, const uint64_t[::1] first_row, const uint64_t[::1] first_entry,
+                  float query_norm, const float[::1] centroid_sqnorm, uint64_t exact_shard_rows, const uint32_t[::1] exact_crc,
                   const int[::1] exact_files):
         """`centroid_sqnorm` None but for ip."""
         self.index.code_bits = bits
@@ -208,12 +223,13 @@ cdef class NativeIndex:
         self.index.origin = &origin[0]
         self.index.signs = &signs[0, 0]
         self.index.first_row = &first_row[0]
+        self.index.first_entry = &first_entry[0]
         self.index.query_norm = query_norm
         self.index.centroid_sqnorm = &centroid_sqnorm[0] if centroid_sqnorm is not None else NULL
         self.index.exact_shard_rows = exact_shard_rows
         self.index.exact_crc = &exact_crc[0]
         self.index.exact_files = &exact_files[0]
-        self.kept += [origin, signs, first_row, centroid_sqnorm, exact_crc, exact_files]
+        self.kept += [origin, signs, first_row, first_entry, centroid_sqnorm, exact_crc, exact_files]
 
     def set_shapes(self, uint32_t directions, uint64_t shape_bytes, const unsigned char[::1] shapes):
         """Of all postings, with the slack that codes.h asks for."""
@@ -223,27 +239,42 @@ cdef class NativeIndex:
         self.kept.append(shapes)
 
     def unpack(self, const uint32_t[::1] postings, const uint64_t[::1] starts, const unsigned char[::1] block,
-               unsigned char[::1] ids, unsigned char[::1] add, unsigned char[::1] scale, unsigned char[::1] codes,
-               unsigned char[::1] headers):
-        """Copies the primaries of `postings`, which begin at `starts` in `block`, to their rows in the other arrays.
+               unsigned char[::1] ids, unsigned char[::1] add, unsigned char[::1] scale, unsigned char[::1] rows,
+               unsigned char[::1] codes, unsigned char[::1] headers):
+        """Copies `postings`, which begin at `starts` in `block`, to their places in the other arrays.
 
         Returns the first posting whose checksum does not match, or -1."""
         cdef int64_t bad
         with nogil:
             bad = spann_unpack(&self.index, &postings[0], &starts[0], postings.shape[0], &block[0], &ids[0], &add[0],
-                               &scale[0], &codes[0], &headers[0])
+                               &scale[0], &rows[0], &codes[0], &headers[0])
         return bad
 
     def pin(self, uint64_t postings, const unsigned char[::1] ids, const unsigned char[::1] add,
-            const unsigned char[::1] scale, const unsigned char[::1] codes, const unsigned char[::1] headers):
-        """Primaries of postings 0 to `postings` - 1, by row; `codes` with the slack that codes.h asks for."""
+            const unsigned char[::1] scale, const unsigned char[::1] rows, const unsigned char[::1] codes,
+            const unsigned char[::1] headers):
+        """Postings 0 to `postings` - 1, entry by entry; `rows` of replicas alone; `codes` with the slack that codes.h
+        asks for."""
         self.index.pinned = postings
         self.index.pinned_ids = &ids[0]
         self.index.pinned_add = &add[0]
         self.index.pinned_scale = &scale[0]
+        self.index.pinned_rows = &rows[0]
         self.index.pinned_codes = &codes[0]
         self.index.pinned_headers = &headers[0]
-        self.kept += [ids, add, scale, codes, headers]
+        self.kept += [ids, add, scale, rows, codes, headers]
+
+
+cdef class Stop:
+    """Ends the searches whose `Params` have it, from any thread: they look at it every few microseconds."""
+
+    cdef int32_t wanted
+
+    def __cinit__(self):
+        self.wanted = 0
+
+    def set(self):
+        self.wanted = 1
 
 
 cdef class Params:
@@ -251,6 +282,7 @@ cdef class Params:
 
     cdef spann_search_params params
     cdef spann_effort *effort
+    cdef readonly Stop stop
 
     def __cinit__(self):
         self.effort = NULL
@@ -260,7 +292,7 @@ cdef class Params:
 
     def __init__(self, *, uint32_t k, uint32_t max_postings, uint32_t navigate, float epsilon2, uint32_t rerank,
                  float error_bound, float radius, uint32_t join, uint32_t in_flight, uint32_t depth, int backend,
-                 bint direct, bint check):
+                 bint direct, bint check, Stop stop not None):
         self.params.k = k
         self.params.max_postings = max_postings
         self.params.navigate = navigate
@@ -274,8 +306,21 @@ cdef class Params:
         self.params.backend = backend
         self.params.direct = direct
         self.params.check = check
+        self.params.stop = &stop.wanted
+        self.stop = stop
         self.params.effort = NULL
         self.params.efforts = 0
+
+    @property
+    def max_postings(self):
+        return self.params.max_postings
+
+    @property
+    def efforts(self):
+        return self.params.efforts
+
+    def set_in_flight(self, uint32_t queries):
+        self.params.in_flight = queries
 
     def set_efforts(self, list efforts):
         """Of (count, max_postings, epsilon2), by rising count."""
@@ -317,10 +362,12 @@ cdef class Searcher:
         cdef spann_failure failure
         cdef int status
         memset(&failure, 0, sizeof(failure))
+        self.index.searches += 1
         with nogil:
             status = spann_searcher_run(self.searcher, &params.params, &queries[0, 0], queries.shape[1],
                                         queries.shape[0], &cursor[0], &ids[0, 0], &distances[0, 0],
                                         <spann_query_stats *> &stats[0, 0], &failure)
+        self.index.searches -= 1
         return status, failure.system_error, failure.exact, failure.where
 
     def expected(self, Params params, const unsigned char[:, ::1] queries, float[:, ::1] out):
@@ -328,9 +375,11 @@ cdef class Searcher:
         cdef spann_failure failure
         cdef int status
         memset(&failure, 0, sizeof(failure))
+        self.index.searches += 1
         with nogil:
             status = spann_searcher_expected(self.searcher, &params.params, &queries[0, 0], queries.shape[1],
                                              queries.shape[0], &out[0, 0], &failure)
+        self.index.searches -= 1
         return status, failure.system_error, failure.exact, failure.where
 
     def nearest(self, Params params, const unsigned char[:, ::1] queries, uint32_t[::1] out):
@@ -338,9 +387,11 @@ cdef class Searcher:
         cdef spann_failure failure
         cdef int status
         memset(&failure, 0, sizeof(failure))
+        self.index.searches += 1
         with nogil:
             status = spann_searcher_nearest(self.searcher, &params.params, &queries[0, 0], queries.shape[1],
                                             queries.shape[0], &out[0], &failure)
+        self.index.searches -= 1
         return status, failure.system_error, failure.exact, failure.where
 
 
@@ -380,6 +431,8 @@ cdef class Batch:
         cdef spann_failure failure
         cdef int status
         memset(&failure, 0, sizeof(failure))
+        searcher.index.searches += 1
         with nogil:
             status = spann_batch_step(self.batch, searcher.searcher, &failure)
+        searcher.index.searches -= 1
         return status, failure.system_error, failure.exact, failure.where

@@ -285,14 +285,28 @@ def parse_size(value: Any, name: str, *words: str) -> int:
     raise InputError(f"{name} is {value!r}; it must be bytes, a size such as 44MB or 1.5GiB{also}")
 
 
+def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
+    """`value`, of Python or numpy, as a whole number from `low` to `high`; else an `InputError` with its name."""
+    fits = isinstance(value, Integral) and not isinstance(value, bool)
+    if not fits or value < low or (high is not None and value > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(f"{name} is {value!r}; it must be a whole number {limits}")
+    return int(value)
+
+
+def finite(value: Any, name: str) -> float:
+    """`value`, of Python or numpy, as a finite number; else an `InputError` with its name."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise InputError(f"{name} is {value!r}; it must be a finite number")
+    return float(value)
+
+
 def thread_count(threads: int | None) -> int:
     """`threads`, or the processors this process may use, within the quota of a container; `InputError` outside 1 to
     `MAX_THREADS`."""
     if threads is None:
         return processor_count()
-    if isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads is {threads!r}; it must be a whole number from 1 to {MAX_THREADS}")
-    return int(threads)
+    return whole(threads, "threads", 1, MAX_THREADS)
 
 
 LARGEST_TOML = 1 << 20

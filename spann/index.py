@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +27,7 @@ from spann.build import (
     recalibrate,
     resident_bytes,
 )
-from spann.config import BuildParams, SearchParams, parse_size, thread_count
+from spann.config import BuildParams, SearchParams, finite, parse_size, thread_count, whole
 from spann.errors import InputError, RecallWarning, RepeatWarning, UnlikeWarning
 from spann.jobs import JobMethods
 from spann.progress import reporting
@@ -37,6 +36,7 @@ from spann.search import (
     Effort,
     Engine,
     MemoryBudget,
+    Stop,
     Within,
     iterate,
     search_range,
@@ -128,19 +128,33 @@ class Index(JobMethods):
         [[7, 8, -1]]
         """
 
+        return self._search(
+            queries, k, params, target_recall, radius, inner, threads=threads, in_flight=in_flight, order=order
+        )
+
+    def _search(
+        self,
+        queries: Queries,
+        k: int = 10,
+        params: SearchParams | None = None,
+        target_recall: float | None = None,
+        radius: float | None = None,
+        inner: float | None = None,
+        **how: Any,
+    ) -> SearchResult:
+        k = whole(k, "k", 1, MAX_K)
+        within = Within.checked(radius, inner, self.metric is Metric.IP)
+
         def search(some: Array, k: int) -> SearchResult:
-            setting = self._setting(k, params, target_recall)
-            return self._engine.search(
-                some, k, setting, radius=radius, threads=threads, in_flight=in_flight, order=order
-            )
+            return self._engine.search(some, k, self._setting(k, params, target_recall), radius=within.radius, **how)
 
         if radius is None and inner is None:
             return search(self._batch(queries), k)
-        within = Within.checked(radius, inner, self.metric is Metric.IP)
         return search_within(search, self._batch(queries), k, within, self.count)
 
     async def search_async(self, queries: Queries, k: int = 10, **options: Any) -> SearchResult:
-        """`search` on a thread of its own, so that the event loop of a server goes on.
+        """`search` on a thread of its own, so that the event loop of a server goes on. Where the task is cancelled, the
+        thread ends as well.
 
         >>> import asyncio
         >>> import numpy as np, spann
@@ -151,7 +165,11 @@ class Index(JobMethods):
         """
         import asyncio  # 4 MB that a search itself has no use for
 
-        return await asyncio.to_thread(self.search, queries, k, **options)
+        stop = Stop()
+        try:
+            return await asyncio.to_thread(self._search, queries, k, stop=stop, **options)
+        finally:  # the thread goes on where the task was cancelled
+            stop.set()
 
     def search_range(
         self,
@@ -180,7 +198,7 @@ class Index(JobMethods):
         >>> index.search_range(np.float32([[7.1]]), radius=2.0, inner=1.0).ids.tolist()
         [6, 9]
         """
-        within = Within.checked(radius, inner, self.metric is Metric.IP)
+        within = Within.checked(finite(radius, "radius"), inner, self.metric is Metric.IP)
         setting = self._setting(LEAST, params, target_recall)
         efforts: Sequence[Effort] = ()
         if params is None and self.calibration is not None:
@@ -190,8 +208,8 @@ class Index(JobMethods):
         copies = self._reader.attributes["entries"] / self.count  # each takes the place of a candidate
 
         def search(some: Array, k: int) -> SearchResult:
-            roomy = setting.with_(rerank=max(setting.rerank or 0, math.ceil(RANGE_CANDIDATES * copies * k)))
-            return self._engine.search(some, k, roomy, radius=radius, efforts=efforts, threads=threads)
+            roomy = setting.with_(rerank=max(setting.rerank or 1, math.ceil(RANGE_CANDIDATES * copies * k)))
+            return self._engine.search(some, k, roomy, radius=within.radius, efforts=efforts, threads=threads)
 
         owed = not efforts and self._engine.arrays.code_bits == 0
         return search_range(search, self._batch(queries), within, self.count, owed=owed)
@@ -216,8 +234,7 @@ class Index(JobMethods):
         ...         break
         [7, 8, 6, 9]
         """
-        if batch < 1:
-            raise InputError(f"batch is {batch}; it must be at least 1")
+        batch = whole(batch, "batch", 1)
         row = self._batch(query)
         return iterate(
             lambda some, k: self._engine.search(some, k, self._setting(k, params, target_recall), threads=1),
@@ -241,6 +258,7 @@ class Index(JobMethods):
         postings   64 scored, ... of them read from disk; stopped: max_postings reached
         ...
         """
+        k = whole(k, "k", 1, MAX_K)
         setting = self._setting(k, params, target_recall)
         found = self._engine.search(self._batch(query)[:1], k, setting, threads=1, in_flight=1)
         arrays = self._engine.arrays
@@ -265,8 +283,6 @@ class Index(JobMethods):
         >>> index.params_for(0.9, k=10)  # doctest: +ELLIPSIS
         SearchParams(max_postings=..., epsilon2=..., navigate=None, rerank=None, error_bound=...)
         """
-        if isinstance(target_recall, bool) or not isinstance(target_recall, Real):
-            raise InputError(f"target_recall is {target_recall!r}; it must be a number between 0 and 1, both excluded")
         if self.calibration is None:
             raise InputError(
                 f"{self.path}: the index is not calibrated, so no target_recall can be given; `spann tune` does that"
@@ -351,7 +367,7 @@ class Index(JobMethods):
         }
 
     def close(self) -> None:
-        """Closes the posting files. No search may be running."""
+        """Closes the posting files. Searches under way in other threads end, with `InputError`."""
         self._engine.close()
         self._reader.close()
 

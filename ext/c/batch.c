@@ -56,12 +56,15 @@ struct spann_batch {
 
 size_t spann_batch_query_bytes(const spann_index *index, const spann_search_params *params) {
     size_t k = params->k, rerank = params->rerank > k ? params->rerank : k;
+    if (rerank > index->entries) rerank = index->entries;
+    if (k > index->count) k = index->count;
     size_t candidates = index->code_bits ? spann_selection_room(rerank) * sizeof(spann_candidate) : 0;
     size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) + 64 : 0;
     uint64_t own = index->chain ? index->chain[index->centroids] : index->centroids;
     size_t visits = params->max_postings + params->max_postings * (index->postings - own) / own;
-    return sizeof(spann_query) + visits * (sizeof(spann_visit) + sizeof(want)) + candidates + code +
-           k * 16 + 4096;
+    /* Of k results: the heap and the ids seen, the candidates of a wave, and their pages. */
+    size_t result = sizeof(spann_hit) + 32 + 2 * (sizeof(spann_candidate) + sizeof(spann_span) + sizeof(spann_fetch));
+    return sizeof(spann_query) + visits * (sizeof(spann_visit) + sizeof(want)) + candidates + code + k * result + 2560;
 }
 
 spann_batch *spann_batch_new(const spann_index *index, const spann_search_params *params, const void *queries,
@@ -102,6 +105,7 @@ void spann_batch_free(spann_batch *b) {
     free(b->wanted);
     free(b->reads);
     free(b);
+    spann_give_back();
 }
 
 /* ---- between phases ---- */
@@ -268,9 +272,11 @@ static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, con
             spann_prefetch(next->code_buffer, code < PREFETCH_BYTES ? code : PREFETCH_BYTES);
             spann_prefetch(&next->visits[b->wants[i + 1].item], sizeof(spann_visit));
         }
+        int status = spann_go_on(c);
+        if (status) return status;
         lock(b, w.query);
-        int status = content ? spann_query_posting(c, q, &q->visits[w.item], content)
-                             : spann_query_pinned(c, q, &q->visits[w.item], &q->visits[w.item] + 1);
+        status = content ? spann_query_posting(c, q, &q->visits[w.item], content)
+                         : spann_query_pinned(c, q, &q->visits[w.item], &q->visits[w.item] + 1);
         unlock(b, w.query);
         if (status) return status;
     }
@@ -282,7 +288,8 @@ static int serve_pages(spann_batch *b, spann_context *c, const joined *read, con
     for (size_t i = read->from; i < read->to; i++) {
         want w = b->wants[i];
         const spann_span *span = span_of(b, w);
-        int status = SPANN_OK;
+        int status = spann_go_on(c);
+        if (status) return status;
         uint64_t from = span->first > checked ? span->first : checked;
         if (from < span->last) {
             status = spann_check_pages(c, from, span->last, content + (from - read->first) * SPANN_PAGE);
@@ -381,7 +388,8 @@ static int read_and_serve(spann_batch *b, spann_searcher *s) {
 
 static int serve_query(spann_batch *b, spann_context *c, size_t i) {
     spann_query *q = &b->query[i];
-    int status = SPANN_OK;
+    int status = spann_go_on(c);
+    if (status) return status;
     if (b->phase == NAVIGATE) {
         if (spann_query_init(q, c)) return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
         status = spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);

@@ -8,6 +8,10 @@
 #include <string.h>
 #include <time.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 /* Room for `needed` elements of `size` bytes; contents are kept. 0, or -1 if memory ran out. */
 static inline int spann_reserve(void **array, size_t *capacity, size_t needed, size_t size) {
     if (needed <= *capacity) return 0;
@@ -37,6 +41,14 @@ static inline void spann_prefetch(const void *from, size_t bytes) {
     enum { LINE = 64 };
     const char *first = (const char *)((uintptr_t)from / LINE * LINE), *end = (const char *)from + bytes;
     for (; first < end; first += LINE) __builtin_prefetch(first);
+}
+
+/* Gives what was freed back to the system. glibc keeps it in a heap of each thread that allocated, so that a process which
+ * opens indexes again and again, or interrupts large searches, grew by a batch for each of them. */
+static inline void spann_give_back(void) {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
 }
 
 static inline uint64_t spann_now_ns(void) {

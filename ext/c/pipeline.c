@@ -167,6 +167,7 @@ static int advance(spann_searcher *s, slot *t, const batch *b) {
         if (t->stage == POSTINGS) {
             uint64_t start = 0;
             for (; t->next < q->visit_count; t->next++) {
+                if ((status = spann_go_on(c))) return status;
                 const spann_visit *visit = &q->visits[t->next];
                 if (visit->posting < c->index->pinned) {
                     if (start == 0) start = spann_now_ns();
@@ -227,6 +228,7 @@ static int work(spann_searcher *s, const batch *b) {
     uint32_t in_flight = c->params->in_flight, active = 0;
     int status, more = 1;
     for (;;) {
+        if ((status = spann_go_on(c))) return status;
         /* One new query at a time, and what it started handed to the disk before the next is navigated. */
         slot *fresh = NULL;
         for (uint32_t i = 0; i < in_flight && more && fresh == NULL; i++)
@@ -285,6 +287,9 @@ int spann_searcher_run(spann_searcher *s, const spann_search_params *params, con
         for (uint32_t i = 0; i < s->slot_count; i++) s->slots[i].stage = IDLE;
         status = work(s, &b);
         if (status) drain(s);
+        int trimmed = 0;
+        for (uint32_t i = 0; i < s->slot_count; i++) trimmed |= spann_query_trim(&s->slots[i].query);
+        if (trimmed) spann_give_back();
     }
     if (status) __atomic_store_n(cursor, (int64_t)n, __ATOMIC_RELAXED);
     return status;
@@ -300,6 +305,7 @@ int spann_searcher_expected(spann_searcher *s, const spann_search_params *params
         spann_query_stats stats;
         float *out = expected + i * params->max_postings;
         size_t known = 0;
+        if ((status = spann_go_on(&s->context))) break;
         if ((status = spann_query_begin(&s->context, q, (const char *)queries + i * query_bytes, &stats))) break;
         for (size_t v = 0; v < q->visit_count; v++)
             if (q->visits[v].posting < s->context.index->own_postings) out[known++] = q->visits[v].expected;
@@ -315,6 +321,7 @@ int spann_searcher_nearest(spann_searcher *s, const spann_search_params *params,
     int status = prepare(s, params);
     for (size_t i = 0; i < n && status == SPANN_OK; i++) {
         spann_query_stats stats;
+        if ((status = spann_go_on(&s->context))) break;
         status = spann_query_begin(&s->context, &s->slots[0].query, (const char *)queries + i * query_bytes, &stats);
         if (status == SPANN_OK) centroids[i] = (uint32_t)s->context.navigator.found.items[0].row;
     }

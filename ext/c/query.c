@@ -20,6 +20,9 @@
 #define PIECE_BYTES 1024
 #define LEAST_ROWS 8 /* what the kernels take at once */
 
+/* What a query that has ended keeps for the next at most: 1,000 neighbours take less. */
+#define KEPT_BYTES (1 << 20)
+
 int spann_fail(spann_context *c, int status, int exact, uint64_t where, int system_error) {
     *c->failure = (spann_failure){status, system_error, exact, where};
     return status;
@@ -90,6 +93,19 @@ void spann_query_free(spann_query *q) {
     free(q->spans);
     free(q->fetches);
     spann_topk_free(&q->hits);
+}
+
+int spann_query_trim(spann_query *q) {
+    size_t candidates = (q->candidates.capacity + q->chosen_capacity) * sizeof(spann_candidate);
+    size_t pages = q->span_capacity * sizeof *q->spans + q->fetch_capacity * sizeof *q->fetches;
+    size_t hits = q->hits.k * sizeof *q->hits.heap + q->hits.seen_capacity * sizeof *q->hits.seen;
+    size_t visits = q->visit_capacity * sizeof *q->visits;
+    if (candidates + pages + hits + visits + q->ids_capacity <= KEPT_BYTES) return 0;
+    void *code_buffer = q->code_buffer;
+    q->code_buffer = NULL;
+    spann_query_free(q);
+    *q = (spann_query){.code_buffer = code_buffer};
+    return 1;
 }
 
 /* ---- begin ---- */
@@ -295,20 +311,22 @@ static parts parts_of(const spann_index *index, uint32_t posting, const unsigned
 
 int64_t spann_unpack(const spann_index *index, const uint32_t *postings, const uint64_t *starts, size_t n,
                      const unsigned char *block, unsigned char *ids, unsigned char *add, unsigned char *scale,
-                     unsigned char *codes, unsigned char *headers) {
+                     unsigned char *rows, unsigned char *codes, unsigned char *headers) {
     size_t code_bytes = spann_code_bytes(index->padded_dim, index->code_bits);
     for (size_t i = 0; i < n; i++) {
         uint32_t posting = postings[i];
         const unsigned char *content = block + starts[i];
         parts p = parts_of(index, posting, content);
-        size_t row = index->first_row[posting], primaries = index->posting_primaries[posting];
-        size_t bytes = (size_t)(p.codes - content) + index->posting_length[posting] * code_bytes;
+        size_t entry = index->first_entry[posting], replica = entry - index->first_row[posting];
+        size_t entries = index->posting_length[posting], replicas = entries - index->posting_primaries[posting];
+        size_t bytes = (size_t)(p.codes - content) + entries * code_bytes;
         if (spann_crc32c(0, content, bytes) != index->posting_crc[posting]) return posting;
         memcpy(headers + (size_t)posting * HEADER_BYTES, content, HEADER_BYTES);
-        memcpy(ids + row * index->id_bytes, p.ids, primaries * index->id_bytes);
-        memcpy(add + row * 2, p.add, primaries * 2);
-        memcpy(scale + row * 2, p.scale, primaries * 2);
-        memcpy(codes + row * code_bytes, p.codes, primaries * code_bytes);
+        memcpy(ids + entry * index->id_bytes, p.ids, entries * index->id_bytes);
+        memcpy(add + entry * 2, p.add, entries * 2);
+        memcpy(scale + entry * 2, p.scale, entries * 2);
+        memcpy(rows + replica * index->row_bytes, p.replica_rows, replicas * index->row_bytes);
+        memcpy(codes + entry * code_bytes, p.codes, entries * code_bytes);
     }
     return -1;
 }
@@ -347,49 +365,52 @@ int spann_query_posting(spann_context *c, spann_query *q, spann_visit *visit, co
 /* Fetches what is short of a posting in memory; returns its codes, in *bytes how many. */
 static const unsigned char *prefetch_factors(const spann_context *c, uint32_t posting, size_t *bytes) {
     const spann_index *index = c->index;
-    uint64_t row = index->first_row[posting], n = index->first_row[posting + 1] - row;
+    uint64_t entry = index->first_entry[posting], n = index->first_entry[posting + 1] - entry;
     spann_prefetch(index->pinned_headers + (size_t)posting * HEADER_BYTES, HEADER_BYTES);
-    spann_prefetch(index->pinned_add + 2 * row, 2 * n);
-    spann_prefetch(index->pinned_scale + 2 * row, 2 * n);
+    spann_prefetch(index->pinned_add + 2 * entry, 2 * n);
+    spann_prefetch(index->pinned_scale + 2 * entry, 2 * n);
     *bytes = n * c->code_bytes;
-    return index->pinned_codes + row * c->code_bytes;
+    return index->pinned_codes + entry * c->code_bytes;
 }
 
-/* Leaves the estimates of rows [row, row + n) in c->scores, and fetches the codes of the posting `next`, if it is not
+/* Leaves the estimates of entries [entry, entry + n) in c->scores, and fetches the codes of the posting `next`, if it is not
  * NULL, in equal pieces between. */
 static void estimate_pinned(spann_context *c, const spann_code_query *code, const spann_visit *visit,
-                            const spann_visit *next, const spann_code_header *header, uint64_t row, size_t n) {
+                            const spann_visit *next, const spann_code_header *header, uint64_t entry, size_t n) {
     const spann_index *index = c->index;
     size_t left = 0, piece = PIECE_BYTES / c->code_bytes / LEAST_ROWS * LEAST_ROWS;
     if (piece == 0) piece = LEAST_ROWS;
     const unsigned char *ahead = next ? prefetch_factors(c, next->posting, &left) : index->pinned_codes;
-    for (size_t at = 0, rows; at < n; at += rows, row += rows) {
+    for (size_t at = 0, rows; at < n; at += rows, entry += rows) {
         rows = n - at < piece + LEAST_ROWS ? n - at : piece;
         size_t bytes = left * rows / (n - at);
         spann_prefetch(ahead, bytes);
         ahead += bytes;
         left -= bytes;
-        c->codes->estimate(code, index->pinned_codes + row * c->code_bytes, index->pinned_add + 2 * row,
-                           index->pinned_scale + 2 * row, header, visit->value, rows, c->scores + at);
+        c->codes->estimate(code, index->pinned_codes + entry * c->code_bytes, index->pinned_add + 2 * entry,
+                           index->pinned_scale + 2 * entry, header, visit->value, rows, c->scores + at);
     }
 }
 
 int spann_query_pinned(spann_context *c, spann_query *q, const spann_visit *visit, const spann_visit *end) {
     const spann_index *index = c->index;
-    uint64_t row = index->first_row[visit->posting];
-    size_t n = index->first_row[visit->posting + 1] - row, left = (size_t)(end - visit);
+    uint64_t entry = index->first_entry[visit->posting];
+    size_t n = index->first_entry[visit->posting + 1] - entry, left = (size_t)(end - visit);
     const spann_visit *next = left > VISITS_AHEAD ? visit + VISITS_AHEAD : NULL;
     if (next && next->posting >= index->pinned) next = NULL;
     if (left > 2 * VISITS_AHEAD)
-        spann_prefetch(&index->first_row[visit[2 * VISITS_AHEAD].posting], 2 * sizeof *index->first_row);
+        spann_prefetch(&index->first_entry[visit[2 * VISITS_AHEAD].posting], 2 * sizeof *index->first_entry);
     if (n == 0) return SPANN_OK;
     if (room_for_scores(c, n)) return spann_no_memory(c);
-    entries e = {.n = n, .primaries = n, .first_row = row};
+    entries e = {.n = n, .first_row = index->first_row[visit->posting]};
+    e.primaries = index->first_row[visit->posting + 1] - e.first_row;
+    e.ids = index->pinned_ids + entry * index->id_bytes;
+    e.replica_rows = index->pinned_rows + (entry - e.first_row) * index->row_bytes;
     memcpy(&e.header, index->pinned_headers + (size_t)visit->posting * HEADER_BYTES, HEADER_BYTES);
-    e.scale = index->pinned_scale + 2 * row;
+    e.scale = index->pinned_scale + 2 * entry;
     const spann_code_query *code = spann_code_for(c, q, visit, &e.header);
     e.noise = code->noise;
-    estimate_pinned(c, code, visit, next, &e.header, row, n);
+    estimate_pinned(c, code, visit, next, &e.header, entry, n);
     return propose(c, q, visit, &e);
 }
 

@@ -92,6 +92,8 @@ int spann_context_start(spann_context *c, const spann_search_params *params, spa
 
 int spann_query_init(spann_query *q, const spann_context *c);
 void spann_query_free(spann_query *q);
+/* Frees what a query of unusual size took, and says whether it has. */
+int spann_query_trim(spann_query *q);
 
 /* Stages. Each returns a status; failures are noted in the context. */
 
@@ -137,6 +139,12 @@ int spann_query_short(const spann_context *c, const spann_query *q);
 void spann_query_finish(const spann_context *c, spann_query *q, int64_t *ids, float *distances);
 
 int spann_fail(spann_context *c, int status, int exact, uint64_t where, int system_error);
+
+/* A status: whether the search was asked to end. Looked at for each posting and each page, which take microseconds. */
+static inline int spann_go_on(spann_context *c) {
+    int asked = __atomic_load_n(c->params->stop, __ATOMIC_RELAXED) | __atomic_load_n(&c->index->closed, __ATOMIC_RELAXED);
+    return asked ? spann_fail(c, SPANN_STOPPED, 0, 0, 0) : SPANN_OK;
+}
 
 /* ---- what query.c, prune.c and rerank.c share ---- */
 

@@ -147,8 +147,9 @@ spann_place spann_fetch_place(const spann_context *c, const spann_query *q, cons
 /* Ids of the rows of a visited posting from `row` on. */
 static const unsigned char *ids_from(const spann_context *c, const spann_query *q, const spann_visit *v, uint64_t row) {
     const spann_index *index = c->index;
-    if (v->posting < index->pinned) return index->pinned_ids + row * index->id_bytes;
-    const unsigned char *ids = c->posting_ids ? c->posting_ids[v->posting] : q->ids + v->ids;
+    const unsigned char *ids = v->posting < index->pinned
+                                   ? index->pinned_ids + index->first_entry[v->posting] * index->id_bytes
+                                   : c->posting_ids ? c->posting_ids[v->posting] : q->ids + v->ids;
     return ids + (row - index->first_row[v->posting]) * index->id_bytes;
 }
 

@@ -66,13 +66,16 @@ typedef struct {
     uint32_t directions;
     size_t shape_bytes;
     const unsigned char *shapes;
-    /* Primaries of postings 0 to pinned - 1, kept in memory, by row. */
+    /* Postings 0 to pinned - 1, kept in memory, entry by entry; pinned_rows: of replicas alone, row_bytes each. */
     uint64_t pinned;
-    const unsigned char *pinned_ids, *pinned_add, *pinned_scale, *pinned_codes, *pinned_headers;
+    const uint64_t *first_entry; /* (postings + 1) each posting's first; first_row where there are no replicas */
+    const unsigned char *pinned_ids, *pinned_add, *pinned_scale, *pinned_rows, *pinned_codes, *pinned_headers;
 
     const int *exact_files;
     uint64_t exact_shard_rows;
     const uint32_t *exact_crc; /* of each page of rows, counted through the shards */
+
+    int32_t closed; /* not 0 once the index is closed: searches end with SPANN_STOPPED */
 } spann_index;
 
 /* What a query may score that has so many vectors within its radius. */
@@ -100,6 +103,7 @@ typedef struct {
     int32_t backend;    /* of io.h */
     int32_t direct;     /* descriptors are O_DIRECT: read whole pages */
     int32_t check;      /* compare checksums */
+    const int32_t *stop; /* not 0 once another thread wants the search to end: it then fails with SPANN_STOPPED */
 } spann_search_params;
 
 typedef struct {
@@ -120,7 +124,8 @@ enum {
     SPANN_READ_FAILED = 2,
     SPANN_READ_SHORT = 3,
     SPANN_DAMAGED = 4,
-    SPANN_IO_FAILED = 5 /* the read layer itself: no ring, no threads */
+    SPANN_IO_FAILED = 5, /* the read layer itself: no ring, no threads */
+    SPANN_STOPPED = 6
 };
 
 typedef struct {
@@ -129,11 +134,11 @@ typedef struct {
     uint64_t where;
 } spann_failure;
 
-/* Copies the primaries of n postings, whose bytes begin at block + starts[i], to their rows in the arrays that are to be
- * pinned. Returns the first posting whose crc32c does not match, or -1. */
+/* Copies n postings, whose bytes begin at block + starts[i], to their places in the arrays that are to be pinned. Returns
+ * the first posting whose crc32c does not match, or -1. */
 int64_t spann_unpack(const spann_index *index, const uint32_t *postings, const uint64_t *starts, size_t n,
                      const unsigned char *block, unsigned char *ids, unsigned char *add, unsigned char *scale,
-                     unsigned char *codes, unsigned char *headers);
+                     unsigned char *rows, unsigned char *codes, unsigned char *headers);
 
 /* What a thread keeps from one batch to the next: its ring and its buffers. Used by one thread at a time, and by the
  * thread that used it first if the ring binds itself to one. NULL: no memory. */

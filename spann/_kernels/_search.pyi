@@ -4,9 +4,12 @@ from numpy.typing import NDArray
 def stats_bytes() -> int: ...
 
 class NativeIndex:
+    searches: int
     def __init__(
         self, *, metric: int, dtype: int, dim: int, count: int, entries: int, id_bytes: int, max_norm: float
     ) -> None: ...
+    def close(self) -> None: ...
+    def forked(self) -> None: ...
     def set_centroids(
         self,
         metric: int,
@@ -38,6 +41,7 @@ class NativeIndex:
         origin: NDArray[np.float32],
         signs: NDArray[np.uint8],
         first_row: NDArray[np.uint64],
+        first_entry: NDArray[np.uint64],
         query_norm: float,
         centroid_sqnorm: NDArray[np.float32] | None,
         exact_shard_rows: int,
@@ -53,6 +57,7 @@ class NativeIndex:
         ids: NDArray[np.uint8],
         add: NDArray[np.uint8],
         scale: NDArray[np.uint8],
+        rows: NDArray[np.uint8],
         codes: NDArray[np.uint8],
         headers: NDArray[np.uint8],
     ) -> int: ...
@@ -62,11 +67,18 @@ class NativeIndex:
         ids: NDArray[np.uint8],
         add: NDArray[np.uint8],
         scale: NDArray[np.uint8],
+        rows: NDArray[np.uint8],
         codes: NDArray[np.uint8],
         headers: NDArray[np.uint8],
     ) -> None: ...
 
+class Stop:
+    def set(self) -> None: ...
+
 class Params:
+    stop: Stop
+    max_postings: int
+    efforts: int
     def __init__(
         self,
         *,
@@ -83,7 +95,9 @@ class Params:
         backend: int,
         direct: bool,
         check: bool,
+        stop: Stop,
     ) -> None: ...
+    def set_in_flight(self, queries: int) -> None: ...
     def set_efforts(self, efforts: list[tuple[float, int, float]]) -> None: ...
 
 class Searcher:

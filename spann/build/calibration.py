@@ -266,7 +266,7 @@ def _calibrate(
             unlike=unlike,
             postings=len(engine.arrays.length),
             each=APPENDED if engine.arrays.appended else 1.0,
-            entries=float(engine.arrays.length.mean()),
+            entries=max(1.0, float(engine.arrays.length.mean())),
             coded=engine.arrays.code_bits > 0,
             progress=progress,
         )
@@ -302,7 +302,8 @@ class Reach:
         some = min(PRUNE_RANK, considered.shape[1])
         smallest = np.sort(np.partition(considered, some - 1, axis=1)[:, :some], axis=1)
         own = smallest[np.arange(len(smallest)), np.maximum(rank, 1) - 1]
-        ratio = (considered / np.maximum(own, 1e-30)[:, None]).reshape(-1)
+        with np.errstate(invalid="ignore"):  # where all are empty
+            ratio = (considered / np.maximum(own, 1e-30)[:, None]).reshape(-1)
         place = round(wanted * len(considered))
         if place >= np.isfinite(ratio).sum():
             return float(np.inf)

@@ -166,7 +166,8 @@ def plan_build(
     )
     exact = count * source.stored_bytes if bits else 0
     checksums = exact // 1024
-    open_memory = kept + checksums + (count * record.primary if bits else 0)
+    codes = record.primary * inside + record.replica * (entries - inside) if bits else 0
+    open_memory = kept + checksums + codes
     memory = BASE_BYTES + centroids * ((MEAN_COPIES if params.means else CENTROID_COPIES) * dim + CENTROID_BYTES)
     memory += count * row_width if bits and entries > inside else 0
     memory += count * 8 if width == 8 and id_bytes else 0

@@ -4,6 +4,7 @@ from spann.search.budget import MemoryBudget
 from spann.search.engine import IO_MODES, Effort, Engine
 from spann.search.extent import RANGE_CANDIDATES, Within, iterate, search_range, search_within
 from spann.search.verify import verify_index
+from spann.search.workers import Stop
 
 STAGES = ("navigate", "prune", "fetch", "score", "collect")
 """What one query goes through."""
@@ -15,6 +16,7 @@ __all__ = [
     "Effort",
     "Engine",
     "MemoryBudget",
+    "Stop",
     "Within",
     "iterate",
     "search_range",

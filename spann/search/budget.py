@@ -1,8 +1,8 @@
 """The memory budget of an open index: what it says, and what is pinned under it.
 
 Centroids, their graph, shapes, the posting directory and the checksums of the exact store are always in memory. What
-the budget leaves goes to the codes of primaries, posting by posting from the first on: each posting whose codes are
-pinned is one that no query reads from disk.
+the budget leaves goes to codes, posting by posting from the first on: each posting that is pinned, with its replicas,
+is one that no query reads from disk.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class MemoryBudget:
             return cls(None, value.strip().lower() == "auto")
         return cls(parse_size(value, "memory_budget", "auto", "none"))
 
-    def pinned_postings(self, needed: int, first_row: NDArray[np.uint64], row_bytes: int, name: str) -> int:
-        """Postings, from the first on, whose codes fit beside the `needed` bytes; `first_row` (postings + 1,) counts
-        primaries of `row_bytes` each. Raises `InputError` if not even `needed` fits, naming the index."""
+    def pinned_postings(self, needed: int, sizes: NDArray[np.int64], name: str) -> int:
+        """Postings, from the first on, that fit beside the `needed` bytes; `sizes` (postings + 1,) are those of
+        `pinned_bytes`. Raises `InputError` if not even `needed` fits, naming the index."""
         if self.automatic:
             left = min(int(AUTO_SHARE * available_memory()), self.limit or sys.maxsize) - needed
         elif self.limit is None:
@@ -51,7 +51,6 @@ class MemoryBudget:
                 raise InputError(
                     f"memory_budget is {self.limit} bytes; centroids, graph and directory of {name} need {needed}"
                 )
-        sizes = pinned_bytes(first_row, row_bytes)
         return int(np.searchsorted(sizes, left, side="right")) - 1 if left > 0 else 0
 
 
@@ -59,6 +58,13 @@ HEADER_BYTES = 20
 """Of a pinned posting, besides its entries."""
 
 
-def pinned_bytes(first_row: NDArray[np.uint64], row_bytes: int) -> NDArray[np.int64]:
-    """What the first 0, 1, ... postings take when pinned, (postings + 1,)."""
-    return first_row.astype(np.int64) * row_bytes + np.arange(len(first_row), dtype=np.int64) * HEADER_BYTES
+def pinned_bytes(
+    first_row: NDArray[np.uint64], first_entry: NDArray[np.uint64], entry_bytes: int, row_bytes: int
+) -> NDArray[np.int64]:
+    """What the first 0, 1, ... postings take when pinned, (postings + 1,).
+
+    `first_row` and `first_entry`, of that shape, count primaries and all entries; an entry takes `entry_bytes`, and
+    `row_bytes` more if it is a replica."""
+    entries = first_entry.astype(np.int64)
+    replicas = entries - first_row.astype(np.int64)
+    return entries * entry_bytes + replicas * row_bytes + np.arange(len(entries), dtype=np.int64) * HEADER_BYTES

@@ -5,24 +5,29 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import resource
 import threading
+import time
+import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _search
+from spann._kernels._search import Stop
 from spann._kernels.io import BACKENDS
-from spann.config import SearchParams, thread_count
+from spann.config import SearchParams, thread_count, whole
 from spann.elements import in_memory, memory_dtype, pack
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
 from spann.search.budget import MemoryBudget
 from spann.search.contract import Resident
 from spann.search.disk import join_pages
 from spann.search.opened import Files, OpenArrays, as_bytes, attach
-from spann.storage import IndexReader, ShardedArray
+from spann.search.room import LITTLE_BYTES, SMALLEST_BLOCK, Needs
+from spann.search.workers import StoppedError, Workers
+from spann.storage import PAGE, IndexReader, ShardedArray
 from spann.system import available_memory
 from spann.types import MAX_K, QUERY_STATS, Array, Metric, SearchResult
 from spann.vectors import check_finite, check_lengths
@@ -37,6 +42,13 @@ MAX_IN_FLIGHT = 256
 DEPTH = 64
 """Reads a thread has under way at most."""
 
+READ_BYTES = 16 << 20
+"""Bytes that these read, about: where postings are large, a thread has fewer under way."""
+
+BRIEF_PAGES = 4096
+"""Pages of postings and candidates that the main thread looks at itself, some 10 ms of work: an interrupt waits for it,
+but handing it to another thread, and waiting, would be more than a hundredth of it."""
+
 NEAREST_ROWS = 1024
 """Queries whose nearest centroids a thread looks for at a time."""
 
@@ -45,17 +57,26 @@ NO_PRUNING = 1e6
 
 ORDERS = ("auto", "query", "posting")
 
-BATCH_BYTES = 192 << 20
-"""Memory of a posting-major batch: the more queries it holds, the more of them a read serves."""
-
 TIGHT_BATCH_BYTES = 2 << 20
-"""The same, beside what is left of it, where a memory budget is given in bytes: buffers of reads take as much again and
-more, and the process is to keep within 64 MiB and the budget."""
+"""Memory of a posting-major batch, beside what is left of it, where a memory budget is given in bytes: buffers of reads
+take as much again and more, and the process is to keep within 64 MiB and the budget."""
 
 VISITS = 8
-SMALLEST_BLOCK = 4096
+"""To each posting, from which on a search is posting-major: a read then serves several queries. Measured on 1M SIFT
+(docs/BENCHMARKS.md)."""
 
-_NO_MEMORY, _READ_FAILED, _READ_SHORT, _DAMAGED, _IO_FAILED = 1, 2, 3, 4, 5
+LOOK_SECONDS = 0.25
+"""Searches ask for the memory available no more often: it takes 0.1 ms."""
+
+FREE_DESCRIPTORS = 64
+"""Descriptors that a process should have left once an index is open: for rings, and files of its own."""
+
+LEAST_DESCRIPTORS = 8
+"""Of these, what opening itself takes for a moment: with fewer it is refused."""
+
+_NO_MEMORY, _READ_FAILED, _READ_SHORT, _DAMAGED, _IO_FAILED, _STOPPED = 1, 2, 3, 4, 5, 6
+
+_Status = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -91,7 +112,7 @@ class _Output:
 
 
 class Engine:
-    """Searches one index. Any number of threads may search at once; `close` only when none does."""
+    """Searches one index. Any number of threads may search at once. `close`, or dropping it, gives descriptors back."""
 
     def __init__(
         self, reader: IndexReader, *, io: str = "auto", check: bool = True, memory_budget: int | str = "auto"
@@ -108,26 +129,32 @@ class Engine:
         self.check = check
         self._closed = False
         self.direct, self._files = _open_files(reader, io)
+        self._release = weakref.finalize(self, _close_all, self._files)
+        self._release.atexit = False  # the system does that, and a search may still be under way
         try:
             resident = Resident.read(reader)
             resident.check()
             self.arrays: OpenArrays = attach(resident, reader, self._files, budget)
             self._join = self._measure_disk(reader)
         except BaseException:
-            _close_all(self._files)
+            self._release()
             raise
-        self._batch_bytes = BATCH_BYTES
+        self._tight: int | None = None
         if budget.limit is not None and not budget.automatic:
-            self._batch_bytes = min(BATCH_BYTES, TIGHT_BATCH_BYTES + budget.limit - self.open_memory_bytes)
+            self._tight = TIGHT_BATCH_BYTES + budget.limit - self.open_memory_bytes
+        self._available = (-math.inf, 0)
+        sizes = reader.collection.record.size(self.arrays.length, self.arrays.primaries)
+        largest = max(PAGE, int(sizes.max()))
+        self._depth = int(np.clip(READ_BYTES // largest, 1, DEPTH))
+        self._thread_bytes = self._depth * 2 * largest
+        self._posting_pages = max(1.0, float(sizes.mean()) / PAGE)
         self._own_threads()
 
     def _own_threads(self) -> None:
-        """Rings, threads and lock of this process: those of one that it was forked from are of no use to it."""
+        """Rings and threads of this process: those of one that it was forked from are of no use to it."""
         self._process = os.getpid()
         self._local = threading.local()
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_size = 0
-        self._lock = threading.Lock()
+        self._workers = Workers()
 
     @property
     def open_memory_bytes(self) -> int:
@@ -145,38 +172,44 @@ class Engine:
         threads: int | None = None,
         in_flight: int | None = None,
         order: str = "auto",
+        stop: Stop | None = None,
     ) -> SearchResult:
         """Neighbours of `queries` (nq, dim), of the index's dtype; see `Index.search`. What is beyond the `radius` is
         not looked for, but may come; with `efforts`, of rising count and no fewer postings, a query scores what the
-        one says that is for as many vectors as it sees within the radius, instead of what `params` say."""
-        rows = self._checked(queries)
-        if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
-            raise InputError(f"k is {k!r}; it must be a whole number from 1 to {MAX_K}")
-        if in_flight is not None and not 1 <= in_flight <= MAX_IN_FLIGHT:
-            raise InputError(f"in_flight is {in_flight!r}; it must be a whole number from 1 to {MAX_IN_FLIGHT}")
+        one says that is for as many vectors as it sees within the radius, instead of what `params` say. Another thread
+        may `stop` it; then it raises `StoppedError`."""
+        k = whole(k, "k", 1, MAX_K)
+        if in_flight is not None:
+            in_flight = whole(in_flight, "in_flight", 1, MAX_IN_FLIGHT)
         if order not in ORDERS:
             raise InputError(f"order is {order!r}; it must be one of {', '.join(ORDERS)}")
-        workers = min(thread_count(threads), max(1, len(rows)))
+        threads = thread_count(threads)
+        rows = self._checked(queries)
         self._check_open()
-        full = params.resolved(self.arrays.code_bits, k)
-        postings = min(full.max_postings or 1, len(self.arrays.length))
-        at_once = in_flight or min(IN_FLIGHT, -(-len(rows) // workers))
-        native = self._native(full, k, postings, math.inf if radius is None else radius, at_once)
-        native.set_efforts([(e.count, min(e.max_postings, len(self.arrays.length)), e.epsilon2) for e in efforts])
-        found = _Output.of(rows, k)
         if len(rows) == 0:
+            found = _Output.of(rows, k)
             return SearchResult(found.ids, found.distances, found.stats)
-        block = 0 if efforts else self._batch_block(native, len(rows), postings, order)
+        full = params.resolved(self.arrays.code_bits, k)
+        count = len(self.arrays.length)
+        postings = min(full.max_postings or 1, count)
+        native = self._native(full, k, postings, math.inf if radius is None else radius, stop or Stop())
+        native.set_efforts([(e.count, min(e.max_postings, count), e.epsilon2) for e in efforts])
+        most = max([postings, *(min(e.max_postings, count) for e in efforts)])
+        brief = len(rows) * (most * self._posting_pages + k) <= BRIEF_PAGES
+        workers = min(threads, len(rows))
+        workers, block = self._divide(native, len(rows), k, workers, in_flight or IN_FLIGHT, order)
+        found = _Output.of(rows, k)
         if block == 0:
-            self._query_major(found, native, workers)
+            self._query_major(found, native, workers, brief)
         for start in range(0, len(rows), block) if block else ():
-            self._posting_major(found.part(slice(start, start + block)), native, workers)
+            self._posting_major(found.part(slice(start, start + block)), native, workers, brief)
         return SearchResult(found.ids, found.distances, found.stats)
 
     def _check_open(self) -> None:
         if self._closed:
             raise InputError(f"{self.path}: the index is closed")
         if self._process != os.getpid():
+            self.arrays.native.forked()
             self._own_threads()
 
     def expected(self, queries: Array, postings: int) -> NDArray[np.float64]:
@@ -189,7 +222,9 @@ class Engine:
         postings = min(postings, len(self.arrays.length))
         full = SearchParams(max_postings=postings, epsilon2=NO_PRUNING).resolved(self.arrays.code_bits, 1)
         out = np.empty((len(rows), postings), np.float32)
-        self._raise_for(*self._searcher().expected(self._native(full, 1, postings, math.inf, 1), rows, out))
+        native = self._native(full, 1, postings, math.inf, Stop())
+        brief = len(rows) * postings <= BRIEF_PAGES
+        self._on_threads(lambda: self._searcher().expected(native, rows, out), native, 1, brief)
         return np.sqrt(np.maximum(out, 0), dtype=np.float64)
 
     def nearest_centroids(self, queries: Array, threads: int | None = None) -> NDArray[np.int64]:
@@ -197,20 +232,21 @@ class Engine:
         rows = self._checked(queries)
         self._check_open()
         full = SearchParams(max_postings=1).resolved(self.arrays.code_bits, 1)
-        native, out = self._native(full, 1, 1, math.inf, 1), np.empty(len(rows), np.uint32)
+        native, out = self._native(full, 1, 1, math.inf, Stop()), np.empty(len(rows), np.uint32)
         starts = iter(range(0, len(rows), NEAREST_ROWS))
 
-        def work() -> tuple[int, int, int, int]:
+        def work() -> _Status:
             status = (0, 0, 0, 0)
             while status[0] == 0 and (start := next(starts, None)) is not None:
                 part = slice(start, start + NEAREST_ROWS)
                 status = self._searcher().nearest(native, rows[part], out[part])
             return status
 
-        self._on_threads(work, min(thread_count(threads), -(-len(rows) // NEAREST_ROWS)))
+        workers = max(1, min(thread_count(threads), -(-len(rows) // NEAREST_ROWS)))
+        self._on_threads(work, native, workers, len(rows) <= NEAREST_ROWS)
         return out.astype(np.int64)
 
-    def _native(self, full: SearchParams, k: int, postings: int, radius: float, in_flight: int) -> _search.Params:
+    def _native(self, full: SearchParams, k: int, postings: int, radius: float, stop: Stop) -> _search.Params:
         return _search.Params(
             k=k,
             max_postings=postings,
@@ -220,69 +256,86 @@ class Engine:
             error_bound=full.error_bound,
             radius=radius,
             join=self._join,
-            in_flight=in_flight,
-            depth=DEPTH,
+            in_flight=1,
+            depth=self._depth,
             backend=BACKENDS.index("auto"),
             direct=self.direct,
             check=self.check,
+            stop=stop,
         )
 
-    def _query_major(self, out: _Output, params: _search.Params, workers: int) -> None:
+    def _divide(
+        self, params: _search.Params, queries: int, k: int, workers: int, in_flight: int, order: str
+    ) -> tuple[int, int]:
+        """Threads, and queries of a posting-major block, 0: query-major. Sets those in flight on each thread."""
+        count = len(self.arrays.length)
+        unpinned_ids = 8 * self.count if self.arrays.code_bits and self.arrays.pinned_postings < count else 0
+        per_query = _search.Batch.query_bytes(self.arrays.native, params)
+        needs = Needs.of(queries, k, per_query, self._thread_bytes, unpinned_ids + 16 * count)
+        in_flight = min(in_flight, -(-queries // workers))
+        many = order == "auto" and not params.efforts and queries * params.max_postings >= VISITS * count
+        threads, block = workers, 0
+        if many or order == "posting" or not needs.are_little(workers, in_flight):
+            room = needs.room(self._available_memory())
+            tight = room if self._tight is None else min(room, self._tight)
+            if order == "posting" or (many and queries >= SMALLEST_BLOCK):
+                threads, block = needs.block(tight, workers)
+                block = min(queries, max(block, order == "posting"))
+                if order == "auto" and (block < SMALLEST_BLOCK or block * params.max_postings < VISITS * count):
+                    block = 0
+            if block == 0:
+                threads, in_flight = needs.query_major(max(tight, min(room, LITTLE_BYTES)), workers, in_flight)
+        params.set_in_flight(in_flight)
+        return threads, block
+
+    def _available_memory(self) -> int:
+        """As it was at most a quarter of a second ago."""
+        now = time.monotonic()
+        if now - self._available[0] > LOOK_SECONDS:
+            self._available = now, available_memory()
+        return self._available[1]
+
+    def _query_major(self, out: _Output, params: _search.Params, workers: int, brief: bool) -> None:
         cursor = np.zeros(1, np.int64)
-        self._on_threads(
-            lambda: self._searcher().run(params, out.queries, cursor, out.ids, out.distances, out.raw_stats), workers
-        )
 
-    def _posting_major(self, out: _Output, params: _search.Params, workers: int) -> None:
+        def work() -> _Status:
+            return self._searcher().run(params, out.queries, cursor, out.ids, out.distances, out.raw_stats)
+
+        self._on_threads(work, params, workers, brief)
+
+    def _posting_major(self, out: _Output, params: _search.Params, workers: int, brief: bool) -> None:
         unfinished = np.zeros(len(out.queries), np.uint8)
         batch = _search.Batch(
             self.arrays.native, params, out.queries, out.ids, out.distances, out.raw_stats, unfinished
         )
         while batch.next():
-            self._on_threads(lambda: batch.step(self._searcher()), workers)
+            self._on_threads(lambda: batch.step(self._searcher()), params, workers, brief)
         left = np.flatnonzero(unfinished)
         if len(left):
             rest = out.part(left)
-            self._query_major(rest, params, workers)
+            self._query_major(rest, params, min(workers, len(left)), brief)
             out.ids[left], out.distances[left], out.stats[left] = rest.ids, rest.distances, rest.stats
 
-    def _batch_block(self, params: _search.Params, queries: int, postings: int, order: str) -> int:
-        """Queries to search posting-major at a time; 0: query-major.
-
-        Posting-major pays once a read serves several queries: measured on 1M SIFT, from about 8 visits to each posting
-        on (docs/BENCHMARKS.md)."""
-        count = len(self.arrays.length)
-        unpinned_ids = 0 if self.arrays.pinned_postings == count else 8 * self.count
-        room = self._batch_bytes - (unpinned_ids if self.arrays.code_bits else 0) - 16 * count
-        block = min(queries, room // _search.Batch.query_bytes(self.arrays.native, params)) if room > 0 else 0
-        if order == "query":
-            return 0
-        if order == "posting":
-            return max(1, block)
-        return block if block * postings >= VISITS * count and block >= SMALLEST_BLOCK else 0
-
-    def _on_threads(self, work: Callable[[], tuple[int, int, int, int]], workers: int) -> None:
-        def one() -> None:
-            self._raise_for(*work())
-
-        if workers == 1:
-            one()
-            return
-        # All are waited for before the first error is raised: they write into the arrays of this call.
-        errors = [error for error in [future.exception() for future in self._start(one, workers)] if error]
-        for error in errors:
-            raise error
+    def _on_threads(self, work: Callable[[], _Status], params: _search.Params, workers: int, brief: bool) -> None:
+        try:
+            self._workers.run(lambda: self._raise_for(*work()), workers, params.stop, brief=brief)
+        except StoppedError:
+            if self._closed:
+                raise InputError(f"{self.path}: the index was closed during the search") from None
+            raise
 
     def close(self) -> None:
-        """Closes the files; searching afterwards is an `InputError`."""
-        if self._closed:
-            return
+        """Ends what is under way, which raises `InputError`, and closes the files; so does searching afterwards."""
+        if self._process != os.getpid():
+            self.arrays.native.forked()
+            self._own_threads()
         self._closed = True
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self.arrays.native.close()
+        while self.arrays.native.searches:
+            time.sleep(0.001)
+        self._workers.close()
         self._local = threading.local()
-        _close_all(self._files)
+        self._release()
 
     def _searcher(self) -> _search.Searcher:
         """This thread's own: a ring belongs to the thread that made it."""
@@ -290,15 +343,6 @@ class Engine:
         if found is None:
             found = self._local.searcher = _search.Searcher(self.arrays.native)
         return found
-
-    def _start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:
-        """Threads that outlive a search, and with them their buffers. The old ones end when a search wants more."""
-        with self._lock:
-            if self._pool is None or self._pool_size < workers:
-                if self._pool is not None:
-                    self._pool.shutdown(wait=False)
-                self._pool, self._pool_size = ThreadPoolExecutor(workers, f"spann-{self.path.name}"), workers
-            return [self._pool.submit(work) for _ in range(workers)]
 
     def _measure_disk(self, reader: IndexReader) -> int:
         if not len(self._files.exact):
@@ -328,6 +372,8 @@ class Engine:
         if status == 0:
             return
         place = f"page {where} of vectors/exact" if exact else f"posting {where}"
+        if status == _STOPPED:
+            raise StoppedError
         if status == _NO_MEMORY:
             raise MemoryError(f"{self.path}: out of memory in search")
         if status == _READ_FAILED:
@@ -355,6 +401,7 @@ def _open_files(reader: IndexReader, io: str) -> tuple[bool, Files]:
     coded = bool(reader.collection.code_bits)
     arrays = [reader.array("postings/pages"), *([reader.array("vectors/exact")] if coded else [])]
     direct = io == "direct" or (io == "auto" and sum(array.stored_bytes for array in arrays) > available_memory())
+    _allow_descriptors(sum(array.layout.shards for array in arrays), str(reader.path))
     try:
         return direct, _open_arrays(arrays, os.O_DIRECT if direct else 0)
     except OSError as error:
@@ -373,6 +420,22 @@ def _open_arrays(arrays: list[ShardedArray], flags: int) -> Files:
             opened.append(np.array(shards, np.int32))
         undo.pop_all()
     return Files(opened[0], opened[1] if len(opened) > 1 else np.empty(0, np.int32))
+
+
+def _allow_descriptors(count: int, name: str) -> None:
+    """Raises the process's limit on descriptors where `count` more are needed, as far as it may."""
+    needed = len(os.listdir("/proc/self/fd")) + count + FREE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    raised = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+    if raised > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    if raised < needed - FREE_DESCRIPTORS + LEAST_DESCRIPTORS:
+        raise StorageError(
+            f"{name}: the index has {count} shard files, which stay open, and this process has "
+            f"{needed - FREE_DESCRIPTORS - count} open already; it may open {raised} (`ulimit -Hn`)"
+        )
 
 
 def _open(array: ShardedArray, shard: int, flags: int, undo: contextlib.ExitStack) -> int:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.config import finite
 from spann.errors import InputError
+from spann.system import available_memory
 from spann.types import MAX_K, QUERY_STATS, Array, RangeResult, SearchResult
 
 Search = Callable[[Array, int], SearchResult]
@@ -33,6 +35,13 @@ ROOM_ROWS = 1 << 20
 """Results that are in memory at once, about."""
 
 
+RESULT_BYTES = 12
+"""Of a vector found: its id and its distance."""
+
+LOOK_BYTES = 16 << 20
+"""Of results: after so many more, a range looks at the memory that is available."""
+
+
 @dataclass(frozen=True)
 class Within:
     """Which distances count: at most ``radius`` and more than ``inner``; of products (`largest_first`) at least the one
@@ -44,9 +53,10 @@ class Within:
 
     @classmethod
     def checked(cls, radius: float | None, inner: float | None, largest_first: bool) -> Within:
-        """`InputError` for limits that are not finite, or between which nothing can be."""
-        if not all(limit is None or np.isfinite(limit) for limit in (radius, inner)):
-            raise InputError(f"radius is {radius!r} and inner {inner!r}; they must be finite")
+        """`InputError` for limits that are not finite, or between which nothing can be. They become float32, as
+        distances are."""
+        radius = None if radius is None else _single(finite(radius, "radius"))
+        inner = None if inner is None else _single(finite(inner, "inner"))
         if radius is not None and inner is not None and (inner <= radius if largest_first else inner >= radius):
             order = "products from radius up to inner" if largest_first else "distances from inner up to radius"
             raise InputError(f"radius is {radius!r} and inner {inner!r}; nothing can be there, for {order} are wanted")
@@ -72,20 +82,39 @@ def search_within(search: Search, queries: Array, k: int, within: Within, count:
     first = search(queries, k)
     shape, worst = first.ids.shape, -np.inf if within.largest_first else np.inf
     out = SearchResult(np.full(shape, -1, np.int64), np.full(shape, worst, np.float32), first.stats.copy())
-    pending, found, wide = np.arange(len(queries)), first, k
-    while True:
+
+    def keep(some: NDArray[np.int64], found: SearchResult, wide: int) -> NDArray[np.int64]:
+        """Keeps what was found for those of the queries `some` (n,) that need no wider search; returns the others."""
         near = within.near(found)
         fits = near & within.beyond(found)
         done = (fits.sum(axis=1) >= k) | ~near.all(axis=1) | (wide >= min(count, MAX_K))
         places = np.argsort(~fits[done], axis=1, kind="stable")[:, :k]
         here = np.take_along_axis(fits[done], places, axis=1)
         for kept, of in ((out.ids, found.ids), (out.distances, found.distances)):
-            kept[pending[done]] = np.where(here, np.take_along_axis(of[done], places, axis=1), kept[pending[done]])
-        pending, wide = pending[~done], min(wide * GROWTH, count, MAX_K)
-        if not len(pending):
-            return out
-        found = search(queries[pending], wide)
-        _count(out.stats, pending, found)
+            kept[some[done]] = np.where(here, np.take_along_axis(of[done], places, axis=1), kept[some[done]])
+        left: NDArray[np.int64] = some[~done]
+        return left
+
+    wide = k
+    pending = keep(np.arange(len(queries)), first, wide)
+    while len(pending):
+        wide, left = min(wide * GROWTH, count, MAX_K), []
+        for some in _groups(pending, wide):
+            found = search(queries[some], wide)
+            _count(out.stats, some, found)
+            left.append(keep(some, found, wide))
+        pending = np.concatenate(left)
+    return out
+
+
+def _single(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def _groups(queries: NDArray[np.int64], k: int) -> list[NDArray[np.int64]]:
+    """Parts of `queries` (n,) of which `k` results each can be in memory."""
+    return np.split(queries, range(max(1, ROOM_ROWS // k), len(queries), max(1, ROOM_ROWS // k)))
 
 
 def _count(stats: NDArray[np.void], queries: NDArray[np.int64], result: SearchResult) -> None:
@@ -105,11 +134,11 @@ def search_range(search: Search, queries: Array, within: Within, count: int, *, 
         (np.empty(0, np.int64), np.empty(0, np.float32))
     ] * len(queries)
     stats = np.zeros(len(queries), QUERY_STATS)
+    taken = looked = 0
     pending, room = np.arange(len(queries)), min(FEW if owed else ROOM, most)
     while len(pending):
         full = []
-        step = max(1, ROOM_ROWS // room)
-        for some in np.split(pending, range(step, len(pending), step)):
+        for some in _groups(pending, room):
             result = search(queries[some], room)
             _count(stats, some, result)
             near = within.near(result)
@@ -117,6 +146,10 @@ def search_range(search: Search, queries: Array, within: Within, count: int, *, 
             near &= within.beyond(result)
             for i in np.flatnonzero(~more):
                 found[some[i]] = result.ids[i][near[i]], result.distances[i][near[i]]
+                taken += int(near[i].sum()) * RESULT_BYTES
+            if taken > looked + LOOK_BYTES:
+                looked = taken
+                _check_room(taken, len(queries))
             full.append(some[more])
         pending, room = np.concatenate(full), min(GROWTH * room, most)
     limits = np.cumsum([0, *(len(ids) for ids, _ in found)])
@@ -125,16 +158,27 @@ def search_range(search: Search, queries: Array, within: Within, count: int, *, 
     )
 
 
+def _check_room(taken: int, queries: int) -> None:
+    """`InputError` where there is no memory for results of `taken` bytes once more, in the one array they end in."""
+    available = available_memory()
+    if taken > available:
+        raise InputError(
+            f"what was found for some of the {queries} queries takes {taken:,} bytes, which are needed once more, and "
+            f"{available:,} bytes of memory are available: search for fewer queries at a time, or within less"
+        )
+
+
 def iterate(search: Search, query: Array, batch: int, count: int) -> Iterator[tuple[NDArray[np.int64], Array]]:
     """Ids and distances of the neighbours of `query` (dim,), some `batch` at a time, until there are no more. A
     vector comes once; one that only a wider search finds may be nearer than some before it."""
-    seen, k = np.empty(0, np.int64), min(batch, count)
+    seen, most = np.empty(0, np.int64), min(count, MAX_K)
+    k = min(batch, most)
     while True:
         result = search(query[None], k)
         ids, distances = result.ids[0], result.distances[0]
         new = (ids >= 0) & ~np.isin(ids, seen)
         if new.any():
             yield ids[new], distances[new]
-        if k >= min(count, MAX_K):
+        if k == most:
             return
-        seen, k = ids[ids >= 0], min(k * GROWTH, count, MAX_K)
+        seen, k = np.concatenate([seen, ids[new]]), min(k * GROWTH, most)

@@ -90,15 +90,21 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
         native.set_shapes(about.directions, about.shape_record.itemsize, shapes)
         memory["shapes"] = shapes.nbytes
     if bits:
-        first_row = np.concatenate([[0], np.cumsum(primaries, dtype=np.uint64)]).astype(np.uint64)
-        _set_codes(native, resident, files, first_row, memory)
-        row_bytes = about.id_bytes + 4 + about.code_bytes
-        opened.codes_bytes = int(pinned_bytes(first_row, row_bytes)[-1]) + _SLACK
-        opened.pinned_postings = budget.pinned_postings(sum(memory.values()), first_row, row_bytes, where)
-        memory["codes"] = _pin(reader, opened, first_row, page, offset) if opened.pinned_postings else 0
+        first_row = first_entry = _starts(primaries)
+        if about.entries > about.count:
+            first_entry = _starts(length)
+        _set_codes(native, resident, files, first_row, first_entry, memory)
+        sizes = pinned_bytes(first_row, first_entry, about.id_bytes + 4 + about.code_bytes, about.row_bytes)
+        opened.codes_bytes = int(sizes[-1]) + _SLACK
+        opened.pinned_postings = budget.pinned_postings(sum(memory.values()), sizes, where)
+        memory["codes"] = _pin(reader, opened, first_row, first_entry, page, offset) if opened.pinned_postings else 0
     else:
-        budget.pinned_postings(sum(memory.values()), np.zeros(1, np.uint64), 0, where)
+        budget.pinned_postings(sum(memory.values()), np.zeros(1, np.int64), where)
     return opened
+
+
+def _starts(counts: NDArray[np.uint16]) -> NDArray[np.uint64]:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.uint64)]).astype(np.uint64)
 
 
 def _set_centroids(native: _search.NativeIndex, resident: Resident, memory: dict[str, int]) -> None:
@@ -123,6 +129,7 @@ def _set_codes(
     resident: Resident,
     files: Files,
     first_row: NDArray[np.uint64],
+    first_entry: NDArray[np.uint64],
     memory: dict[str, int],
 ) -> None:
     about, centroids, exact, crc = resident.collection, resident.vectors, resident.exact, resident.exact_crc
@@ -144,13 +151,15 @@ def _set_codes(
         resident.origin,
         resident.signs,
         first_row,
+        first_entry,
         query_norm,
         sqnorm,
         exact.shard_rows,
         crc,
         files.exact,
     )
-    memory["directory"] += first_row.nbytes + (0 if sqnorm is None else sqnorm.nbytes)
+    kept = [first_row, *([] if first_entry is first_row else [first_entry]), *([] if sqnorm is None else [sqnorm])]
+    memory["directory"] += sum(array.nbytes for array in kept)
     memory["checksums"] = crc.nbytes
 
 
@@ -158,15 +167,18 @@ def _pin(
     reader: IndexReader,
     opened: OpenArrays,
     first_row: NDArray[np.uint64],
+    first_entry: NDArray[np.uint64],
     page: NDArray[np.uint32],
     offset: NDArray[np.uint16],
 ) -> int:
     """Reads the codes of the first `opened.pinned_postings` postings into memory; returns the bytes they take."""
     about, postings, pages = reader.collection, opened.pinned_postings, reader.array("postings/pages")
-    rows = int(first_row[postings])
-    ids = np.empty(max(1, rows * about.id_bytes), np.uint8)
-    add, scale = np.empty(max(1, 2 * rows), np.uint8), np.empty(max(1, 2 * rows), np.uint8)
-    codes = np.empty(rows * about.code_bytes + _SLACK, np.uint8)
+    entries = int(first_entry[postings])
+    ids = np.empty(max(1, entries * about.id_bytes), np.uint8)
+    add, scale = np.empty(max(1, 2 * entries), np.uint8), np.empty(max(1, 2 * entries), np.uint8)
+    row_bytes = int((entries - int(first_row[postings])) * about.row_bytes)
+    rows = np.empty(max(1, row_bytes), np.uint8)
+    codes = np.empty(entries * about.code_bytes + _SLACK, np.uint8)
     headers = np.zeros(postings * HEADER_BYTES, np.uint8)
     size = about.record.size(opened.length, opened.primaries)[:postings]
     start, end = posting_span(page[:postings], offset[:postings], size)
@@ -179,13 +191,21 @@ def _pin(
         run = order[at:stop]
         block = pages.read_rows(first, -(-int(end[run].max()) // PAGE)).reshape(-1)
         bad = opened.native.unpack(
-            run.astype(np.uint32), (start[run] - first * PAGE).astype(np.uint64), block, ids, add, scale, codes, headers
+            run.astype(np.uint32),
+            (start[run] - first * PAGE).astype(np.uint64),
+            block,
+            ids,
+            add,
+            scale,
+            rows,
+            codes,
+            headers,
         )
         if bad >= 0:
             raise CorruptionError(f"{reader.path}: posting {bad} is damaged (its checksum does not match)")
         at = stop
-    opened.native.pin(postings, ids, add, scale, codes, headers)
-    return ids.nbytes + add.nbytes + scale.nbytes + codes.nbytes + headers.nbytes
+    opened.native.pin(postings, ids, add, scale, rows, codes, headers)
+    return ids.nbytes + add.nbytes + scale.nbytes + row_bytes + codes.nbytes + headers.nbytes
 
 
 def _in_lines(data: NDArray[np.uint8]) -> NDArray[np.uint8]:

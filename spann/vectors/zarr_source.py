@@ -18,7 +18,7 @@ from spann.system import read_small
 from spann.types import Array
 from spann.vectors import paging
 from spann.vectors.containers import foreign
-from spann.vectors.files import RowFile, look_up
+from spann.vectors.files import look_up
 from spann.vectors.sources import VectorSource, check_dim, usable_rows, vector_dtype
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
@@ -29,9 +29,6 @@ LARGEST_METADATA = 16 << 20
 
 LARGEST_CHUNK = 1 << 30
 """Bytes of a decoded chunk: a read holds some of them whole."""
-
-MISSING = np.iinfo(np.uint64).max
-"""In the index of a shard: there is no such chunk."""
 
 _CODECS = {
     *("bytes", "transpose", "sharding_indexed", "blosc", "gzip", "zstd", "crc32c", "zlib", "lz4", "bz2", "lzma"),
@@ -97,9 +94,6 @@ class ZarrSource(VectorSource):
                 else:
                     with foreign(f"chunk {key} of {self.name} cannot be looked for"):
                         there = sync((self._array.store_path / key).exists())
-                if there and local is not None and self._array.shards is not None:
-                    with foreign(f"shard {key} of {self.name} has an index that cannot be read"):
-                        there = self._shard_is_whole(local / key, row, column)
                 if not there:
                     first = row * self._outer[0]
                     rows = f"rows {first} to {min(first + self._outer[0], self.count)}"
@@ -108,32 +102,6 @@ class ZarrSource(VectorSource):
                         "it is incomplete, or was written without chunks of zeros; write it with "
                         'config={"write_empty_chunks": True}'
                     )
-
-    def _shard_is_whole(self, path: Path, row: int, column: int) -> bool:
-        """Whether the shard in the file `path` has all of its chunks that lie within the array, by its index.
-
-        The index has an offset and a length for each chunk, all ones for one that is missing, and a checksum of four
-        bytes. One that is kept in another way is not looked at.
-        """
-        metadata: Any = self._array.metadata.to_dict()
-        about = metadata["codecs"][0]["configuration"]
-        if len(metadata["codecs"]) > 1 or [codec["name"] for codec in about["index_codecs"]] != ["bytes", "crc32c"]:
-            return True
-        chunks = self._array.chunks
-        grid = (self._outer[0] // chunks[0], self._outer[1] // chunks[1])
-        size = 16 * math.prod(grid) + 4
-        file = RowFile(path, str(path))
-        try:
-            there = file.size
-            if there < size:
-                raise InputError(f"{path} is {there} bytes long, too few for the {size} of the index of a shard")
-            index = np.empty((*grid, 2), "<u8")
-            file.fill(index.view(np.uint8), 0 if str(about["index_location"]).endswith("start") else there - size)
-        finally:
-            file.close()
-        ends = (self.count - row * self._outer[0], self.dim - column * self._outer[1])
-        within = index[: -(-ends[0] // chunks[0]), : -(-ends[1] // chunks[1])]
-        return not (within == MISSING).any()
 
     def _read(self, start: int, stop: int) -> Array:
         found = self._fetch(lambda: self._array[start:stop], (stop - start, self.dim), f"rows {start} to {stop}")

@@ -91,7 +91,7 @@ def test_limits_of_distance(run: Run, refused: Refused, data: Path, tmp_path: Pa
     answered = CliRunner().invoke(cli, [*words, "--max-postings", "1000"], input=asked)
     assert json.loads(answered.stdout)["ids"] == expected[0, :10].tolist()
     assert "nothing can be there" in refused(2, *args, "--radius", 1, "--inner", 2, "-o", tmp_path / "x.npz")
-    assert "they must be finite" in refused(2, *args, "--radius", "nan", "-o", tmp_path / "x.npz")
+    assert "must be a finite number" in refused(2, *args, "--radius", "nan", "-o", tmp_path / "x.npz")
     assert "--explain tells of a search without" in refused(2, *args, "--explain", "--inner", 1)
 
 

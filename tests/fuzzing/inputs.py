@@ -6,7 +6,6 @@ they are open.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import random
@@ -85,7 +84,7 @@ def mutate(seed: Path, work: Path, rng: random.Random) -> Path:
     Formats that other libraries read take a hundred times as long, and are taken a tenth of the time.
     """
     if seed.suffix not in QUICK and rng.random() < 0.9:
-        seed = rng.choice(_quick(seed.parent))
+        seed = rng.choice([path for path in sorted(seed.parent.iterdir()) if path.suffix in QUICK])
     if not seed.is_dir():
         file = changes.of_file(seed, work, rng)
         return file.rename(file.with_stem(file.stem + CUT)) if rng.random() < 0.1 else file
@@ -98,11 +97,6 @@ def mutate(seed: Path, work: Path, rng: random.Random) -> Path:
     else:
         file.write_bytes(changes.of_bytes(file.read_bytes(), rng))
     return out
-
-
-@functools.cache
-def _quick(directory: Path) -> list[Path]:
-    return [path for path in sorted(directory.iterdir()) if path.suffix in QUICK]
 
 
 def _vectors(path: Path) -> None:

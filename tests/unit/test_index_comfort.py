@@ -80,10 +80,10 @@ def test_an_inner_radius_leaves_copies_out(index):
 
 def test_limits_must_leave_something(index):
     for limit in (float("nan"), float("inf"), -float("inf")):
-        with pytest.raises(InputError, match="they must be finite"):
+        with pytest.raises(InputError, match="must be a finite number"):
             index.search_range(QUERIES, limit)
         for limits in ({"radius": limit}, {"inner": limit}, {"radius": 1.0, "inner": limit}):
-            with pytest.raises(InputError, match="they must be finite"):
+            with pytest.raises(InputError, match="must be a finite number"):
                 index.search(QUERIES, 5, **limits)
     wrong = (2.0, 1.0) if index.metric is spann.Metric.IP else (1.0, 2.0)
     for radius, inner in (wrong, (1.0, 1.0)):

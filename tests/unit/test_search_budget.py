@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import spann
 from spann.cli import cli
 from spann.search import opened
-from spann.search.budget import MemoryBudget
+from spann.search.budget import MemoryBudget, pinned_bytes
 from spann.search.disk import LONGEST_JOIN, join_pages
 from spann.system import available_memory
 from spann.testing import clustered
@@ -47,12 +47,13 @@ def test_what_is_no_size_is_named(text):
 
 
 def test_postings_that_fit():
-    first_row = np.array([0, 10, 10, 30], np.uint64)
-    sizes = [100, 100 + 10 * 8 + 20, 100 + 10 * 8 + 40, 100 + 30 * 8 + 60]
+    first_row, first_entry = np.array([[0, 10, 10, 30], [0, 12, 12, 35]], np.uint64)
+    given = pinned_bytes(first_row, first_entry, 8, 4)
+    sizes = [100, 100 + 12 * 8 + 2 * 4 + 20, 100 + 12 * 8 + 2 * 4 + 40, 100 + 35 * 8 + 5 * 4 + 60]
     for limit, expected in ((100, 0), (sizes[1] - 1, 0), (sizes[1], 1), (sizes[2], 2), (sizes[3], 3), (10**9, 3)):
-        assert MemoryBudget(limit).pinned_postings(100, first_row, 8, "x") == expected
-    assert MemoryBudget(None).pinned_postings(100, first_row, 8, "x") == 0
-    assert MemoryBudget(None, automatic=True).pinned_postings(100, first_row, 8, "x") == 3
+        assert MemoryBudget(limit).pinned_postings(100, given, "x") == expected
+    assert MemoryBudget(None).pinned_postings(100, given, "x") == 0
+    assert MemoryBudget(None, automatic=True).pinned_postings(100, given, "x") == 3
 
 
 def test_available_memory_is_some():

@@ -158,30 +158,6 @@ def test_zarr_chunks_that_are_missing(tmp_path: Path, kind: str) -> None:
         open_source(path)
 
 
-@pytest.mark.parametrize("location", ["start", "end"])
-def test_chunks_missing_within_a_shard(tmp_path: Path, location: str) -> None:
-    from zarr.codecs import ShardingCodec
-
-    shards = ShardingCodec(chunk_shape=(100, 8), index_location=location)
-    # The last shard reaches beyond the array: chunks there are never written.
-    array = zarr.create_array(
-        tmp_path / "x",
-        shape=X.shape,
-        dtype=X.dtype,
-        chunks=(400, 32),
-        filters=None,
-        compressors=None,
-        serializer=shards,
-    )
-    array[:500] = X[:500]
-    with pytest.raises(InputError, match=r"has no chunk c/1/0, of rows 400 to 600"):
-        open_source(tmp_path / "x")
-    with open_source(tmp_path / "x", max_rows=500) as source:
-        np.testing.assert_array_equal(source.read(0, 500), X[:500])
-    array[500:] = X[500:]
-    np.testing.assert_array_equal(open_source(tmp_path / "x").read(0, 600), X)
-
-
 def test_zarr_arrays_in_memory_that_are_not_whole() -> None:
     array = zarr.create_array({}, shape=X.shape, dtype=X.dtype, chunks=(100, 16))
     array[:300] = X[:300]
