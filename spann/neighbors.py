@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,13 +18,17 @@ from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from spann.config import BuildParams, SearchParams
+from spann.config import BuildParams, SearchParams, whole
 from spann.errors import InputError
 from spann.index import Index, build
-from spann.types import ELEMENT_TYPES, Array, Metric
+from spann.types import ELEMENT_TYPES, MAX_K, Array, Metric
 from spann.vectors import narrowed
 
 MODES = ("distance", "connectivity")
+
+
+_REMOVALS: weakref.WeakKeyDictionary[KNeighborsTransformer, Callable[[], object]] = weakref.WeakKeyDictionary()
+"""What removes the temporary index of an object. Not of its pickled copies, so it is no attribute."""
 
 
 class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -39,7 +44,10 @@ class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     metric : "l2" (also "euclidean") or "cosine" (1 - cos)
         Not "ip", which is no distance.
     path : str, optional
-        Where the index goes, and stays; by default a temporary directory that goes with the object.
+        Where the index goes, and stays; by default a temporary directory that goes with the object. An index that is
+        there already is replaced only by another `fit` of the object that made it.
+    overwrite : bool
+        Replace whatever index is at `path`.
     build_params, search_params : optional
         How the index is built and searched.
     threads : int, optional
@@ -63,6 +71,7 @@ class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         n_neighbors: int = 5,
         metric: str = "l2",
         path: str | None = None,
+        overwrite: bool = False,
         build_params: BuildParams | None = None,
         search_params: SearchParams | None = None,
         threads: int | None = None,
@@ -71,15 +80,16 @@ class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.path = path
+        self.overwrite = overwrite
         self.build_params = build_params
         self.search_params = search_params
         self.threads = threads
 
     def fit(self, X: Array, y: Any = None) -> Self:
-        """Builds the index of `X` (samples, features).
+        """Builds the index of `X` (samples, features), and closes that of the fit before.
 
         float64 becomes float32, under l2 less the mean, which changes no distance. `InputError` where even so the
-        samples would not be told apart.
+        samples would not be told apart; `ExistsError` for an index at `path` that this object did not make.
         """
         if self.mode not in MODES:
             raise InputError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
@@ -88,12 +98,16 @@ class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             raise InputError(
                 f"metric is {self.metric!r}; it must be l2 (euclidean) or cosine (1 - cos): others are no distances"
             )
+        whole(self.n_neighbors, "n_neighbors", 1, MAX_K - 1)
+        mine = getattr(self, "index_", None)
+        removal: Callable[[], object] | None = None
         if self.path is None:
             directory = tempfile.mkdtemp(prefix="spann-")
-            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            removal = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
             place = Path(directory) / "index.spann"
         else:
             place = Path(self.path)
+        again = mine is not None and mine.path.absolute() == place.absolute()
         x = self._valid(X, reset=True)
         self.mean_: NDArray[np.float64] | None = None
         if metric is Metric.L2 and x.dtype == np.float64 and x.ndim == 2 and len(x):
@@ -104,8 +118,15 @@ class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             metric=metric,
             params=self.build_params,
             threads=self.threads,
-            overwrite=True,
+            overwrite=self.overwrite or again,
         )
+        if mine is not None:
+            mine.close()
+        before = _REMOVALS.pop(self, None)
+        if before is not None:
+            before()
+        if removal is not None:
+            _REMOVALS[self] = removal
         self.n_samples_fit_: int = len(self.index_)
         return self
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spann.config import BuildParams
-from spann.errors import InputError
+from spann.errors import ExistsError, InputError
 from spann.testing import clustered, exact_neighbours
 
 pytest.importorskip("sklearn")
@@ -82,3 +82,29 @@ def test_before_fit_and_of_other_features():
         made.transform(QUERIES[:, :15])
     assert made.get_feature_names_out()[0] == "kneighborstransformer0"
     assert repr(made) == "KNeighborsTransformer(n_neighbors=2)"
+
+
+def test_a_fit_closes_the_index_of_the_one_before(tmp_path):
+    for path in (None, str(tmp_path / "i")):
+        made = KNeighborsTransformer(n_neighbors=3, path=path).fit(BASE[:200])
+        before, place = made.index_, made.index_.path
+        made.fit(BASE[:300])
+        with pytest.raises(InputError, match="the index is closed"):
+            before.search(BASE[:1])
+        assert place.exists() == (path is not None)
+        assert made.transform(BASE[:2]).shape == (2, 300)
+
+
+def test_an_index_of_another_is_not_overwritten(tmp_path):
+    path = str(tmp_path / "i")
+    KNeighborsTransformer(path=path).fit(BASE[:200])
+    with pytest.raises(ExistsError, match="exists"):
+        KNeighborsTransformer(path=path).fit(BASE[:300])
+    assert KNeighborsTransformer(path=path, overwrite=True).fit(BASE[:300]).n_samples_fit_ == 300
+
+
+@pytest.mark.parametrize("value", [0, True, 2.5, "5", float("nan")])
+def test_neighbours_are_a_whole_number(value):
+    with pytest.raises(InputError, match="n_neighbors is"):
+        KNeighborsTransformer(n_neighbors=value).fit(BASE)
+    assert KNeighborsTransformer(n_neighbors=np.int64(2)).fit_transform(BASE).nnz == 3 * len(BASE)
