@@ -355,6 +355,7 @@ class Index(JobMethods):
             },
             "posting_replicas": {"mean": float(replicas.mean()), "histogram": _histogram(replicas, bins)},
             "disk_bytes": self._reader.disk_bytes(),
+            "disk": {name: self._reader.array(name).stored_bytes for name in self._reader.arrays()},
             "open_memory_bytes": self.open_memory_bytes,
             "open_memory_bytes_per_vector": self.open_memory_bytes / self.count,
             "open_memory": dict(arrays.memory),

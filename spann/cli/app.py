@@ -24,6 +24,7 @@ from spann.cli.evaluate import evaluate
 from spann.cli.inspect import config, info, verify
 from spann.cli.jobs import assign, dedup, join, knn_graph
 from spann.cli.options import DebugOption, State
+from spann.cli.report import report
 from spann.cli.search import search
 from spann.cli.text import say
 from spann.cli.truth import truth
@@ -135,7 +136,7 @@ def cli() -> None:
 # In the order of work, in which the help lists them.
 for _command in (
     *(demo, plan, build, search, tune, append, knn_graph, dedup, join, assign),
-    *(info, verify, truth, evaluate, convert, config),
+    *(info, verify, truth, evaluate, report, convert, config),
 ):
     cli.add_command(_command)
 

@@ -66,8 +66,8 @@ from spann.vectors import open_queries, read_truth
     "--plot",
     type=FILE,
     metavar="FILE",
-    help="Draw recall against QPS, and against CPU time, pages, reads, codes and vectors scored of a query, to a .png. "
-    "Default: do not.",
+    help="Draw recall against QPS, and against CPU time, pages, reads, codes and vectors scored of a query, to a .png, "
+    ".svg or .pdf. Default: do not.",
 )
 @quiet_option
 def evaluate(

@@ -25,7 +25,7 @@ _BAR = 40
     "--plot",
     type=FILE,
     metavar="FILE",
-    help="Draw posting lengths, replicas and calibration to a .png. Default: do not.",
+    help="Draw posting lengths, replicas and calibration to a .png, .svg or .pdf. Default: do not.",
 )
 @json_option
 def info(index: Path, plot: Path | None, as_json: bool) -> None:

@@ -11,12 +11,19 @@ from typing import Any
 from spann.errors import InputError, StorageError
 from spann.vectors.sinks import check_path
 
+FORMATS = (".png", ".svg", ".pdf")
+
 
 def check_plot(path: Path) -> None:
     """Refuse, before anything is measured, a plot that could not be drawn or written."""
-    check_path(path, (".png",))
+    check_path(path, FORMATS)
+    check_library("--plot")
+
+
+def check_library(what: str) -> None:
+    """Refuse `what`, which draws, where there is nothing to draw with."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib: pip install 'spann-index[plot]'")
+        raise InputError(f"{what} needs matplotlib: pip install 'spann-index[plot]'")
 
 
 PANELS = {
@@ -34,7 +41,7 @@ WIDE = 5.0
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Draw the report of an evaluation to the PNG file `path`."""
+    """Draw the report of an evaluation to the file `path`."""
     _save(curves(report), path)
 
 
@@ -95,6 +102,11 @@ def _front(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 def draw_index(info: dict[str, Any], path: Path) -> None:
     """Draw the postings of an index by length and by replicas (closure), and its calibration if it has one."""
+    _save(index_figure(info), path)
+
+
+def index_figure(info: dict[str, Any]) -> Any:
+    """The same as a matplotlib Figure."""
     from matplotlib.figure import Figure
 
     calibration = info["calibration"]
@@ -117,12 +129,19 @@ def draw_index(info: dict[str, Any], path: Path) -> None:
         axes[2].set_ylabel("recall")
         axes[2].grid(visible=True, alpha=0.3)
         axes[2].legend()
-    _save(figure, path)
+    return figure
+
+
+def svg(figure: Any) -> str:
+    """A figure as an element of a page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _save(figure: Any, path: Path) -> None:
     image = io.BytesIO()
-    figure.savefig(image, format="png")
+    figure.savefig(image, format=path.suffix.lower()[1:])
     try:
         path.write_bytes(image.getvalue())
     except OSError as error:
