@@ -21,6 +21,7 @@ from spann.build.edges import BUCKET_BYTES, EDGE
 from spann.build.partition import FLAT, region_rows
 from spann.config import BuildParams
 from spann.errors import InputError
+from spann.progress import size
 from spann.storage import Record, Where, files, shape_record
 from spann.system import available_memory
 from spann.types import Metric
@@ -181,9 +182,13 @@ def plan_build(
 
     fitting = max((n for n in range(1, threads + 1) if peak(n) <= limit), default=0)
     if fitting == 0:
+        of_centroids = memory - BASE_BYTES
+        remedy = "raise the limit, or lower centroids (a larger posting_size does too)"
+        if peak(1) - of_centroids > limit:
+            remedy = f"the program itself takes {size(peak(1) - of_centroids)} of that, so raise the limit"
         raise InputError(
-            f"memory_limit is {limit} bytes; building {count} vectors of {source.name} with {centroids} centroids "
-            f"needs about {peak(1)}: raise the limit, or lower centroids (a larger posting_size does too)"
+            f"memory_limit is {limit} bytes ({size(limit)}); building {count} vectors of {source.name} with "
+            f"{centroids} centroids needs about {size(peak(1))}: {remedy}"
         )
     searching = memory + fitting * SEARCHER_BYTES + open_memory
     pins = params.means and queries > 0 and peak(fitting) + open_memory <= limit

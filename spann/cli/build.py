@@ -28,7 +28,7 @@ from spann.cli.options import (
     threads_option,
 )
 from spann.cli.progress import progress_report
-from spann.cli.text import SUMMARY, print_json, say, size, summary
+from spann.cli.text import SUMMARY, print_json, say, summary
 from spann.config import (
     CODE_BITS,
     CODED_POSTING_SIZE,
@@ -38,7 +38,7 @@ from spann.config import (
     DEFAULT_REPLICAS,
     BuildParams,
 )
-from spann.progress import clock
+from spann.progress import clock, size
 from spann.vectors import open_source
 
 AUTO = "auto"

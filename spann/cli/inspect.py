@@ -11,8 +11,9 @@ import spann
 from spann.cli.options import FILE, Command, json_option, quiet_option
 from spann.cli.plot import check_plot, draw_index
 from spann.cli.progress import progress_report
-from spann.cli.text import print_json, put_lines, say, size
+from spann.cli.text import print_json, put_lines, say
 from spann.config import PRESETS, preset_file
+from spann.progress import size
 from spann.storage import Problem
 
 _BAR = 40
@@ -60,11 +61,18 @@ def _info_text(info: dict[str, Any]) -> list[str]:
         "calibrated": "; ".join([_calibration_text(info["calibration"]), *info["recall_doubts"]]),
         "format version": f"{info['format_version']}",
         "created by": info["created_by"],
-        **{f"  {name}": "default" if value is None else str(value) for name, value in info["parameters"].items()},
+        **{f"  {name}": _parameter_text(name, value, info) for name, value in info["parameters"].items()},
     }
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
     return [*lines, "", "postings by length", *_histogram(length["histogram"])]
+
+
+def _parameter_text(name: str, value: Any, info: dict[str, Any]) -> str:
+    if value is not None:
+        return str(value)
+    used = info["calibration"]["queries"] if name == "calibration_queries" and info["calibration"] else None
+    return "default" if used is None else f"default ({used} used)"
 
 
 def _calibration_text(calibration: dict[str, Any] | None) -> str:

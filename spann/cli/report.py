@@ -16,10 +16,11 @@ import spann
 from spann.cli.options import FILE, Command, k_option, memory_budget_option, quiet_option
 from spann.cli.plot import check_library, curves, index_figure, svg
 from spann.cli.progress import progress_report
-from spann.cli.text import say, size
+from spann.cli.text import say
 from spann.config import BuildParams, SearchParams
 from spann.elements import memory_dtype
 from spann.errors import StorageError
+from spann.progress import size
 from spann.tune import evaluate as measure
 from spann.types import Array
 from spann.vectors import VectorSource, open_queries, read_truth

@@ -130,8 +130,8 @@ def search(
 
     Distances are Euclidean for l2, 1 - cos for cosine, the inner product for ip, and bits for hamming. QUERIES is a
     file, or the folder of a VectorDBBench data set, of which its test.parquet is read. QUERIES - reads JSON lines
-    from standard input, each an array of numbers or an object with one under "vector", and answers each in a line, as
-    they come.
+    from standard input, each an array of numbers or an object with one under "vector" or "embedding", and answers
+    each in a line, with its "id" if it has one, as they come.
     """
     if queries == _STREAM and output is None:
         output = _STREAM
@@ -254,16 +254,21 @@ def _explain(
 def _answer(index: spann.Index, stream: BinaryIO, k: int, how: dict[str, Any], max_rows: int | None) -> None:
     """Answers queries as they come: all that are there at a time as one batch."""
     done = 0
-    for vectors in stream_batches(stream, index, max_rows):
+    names: list[Any] = []
+    for vectors in stream_batches(stream, index, max_rows, names):
         found = index.search(vectors, k, **how)
-        for ids, distances in zip(found.ids, found.distances, strict=True):
-            here = ids >= 0
-            print_json({"query": done, "ids": ids[here].tolist(), "distances": distances[here].tolist()}, indent=None)
+        for number, name in enumerate(names):
+            ids, distances = found[number]
+            told = {"query": done} | ({} if name is None else {"id": name})
+            print_json({**told, "ids": ids.tolist(), "distances": distances.tolist()}, indent=None)
             done += 1
+        names.clear()
 
 
-def stream_batches(stream: BinaryIO, index: spann.Index, max_rows: int | None = None) -> Iterator[Array]:
-    """Vectors (n, dim) of the lines that have come, as they come.
+def stream_batches(
+    stream: BinaryIO, index: spann.Index, max_rows: int | None = None, names: list[Any] | None = None
+) -> Iterator[Array]:
+    """Vectors (n, dim) of the lines that have come, as they come. `names` gets the id of each, None where it has none.
 
     One that cannot be used raises `InputError`, once those before it have been given.
     """
@@ -273,10 +278,13 @@ def stream_batches(stream: BinaryIO, index: spann.Index, max_rows: int | None = 
         problem = None
         for line in lines if max_rows is None else lines[: max_rows - done]:
             try:
-                good.append(_vector(line, done + len(good), index))
+                vector, name = _vector(line, done + len(good), index)
             except InputError as error:
                 problem = error
                 break
+            good.append(vector)
+            if names is not None:
+                names.append(name)
         if good:
             yield np.stack(good)
         done += len(good)
@@ -307,16 +315,25 @@ def _chunk(read: Callable[[int], bytes]) -> bytes:
         raise StorageError(f"standard input cannot be read: {reason(error)}") from error
 
 
-def _vector(line: bytes, number: int, index: spann.Index) -> Array:
-    """The vector in a line, as the index takes it."""
+_NO_VECTOR = 'is not a JSON array of numbers, nor an object with one under "vector" or "embedding"'
+
+VECTOR_KEYS = ("vector", "embedding", "emb", "values")
+"""Under which an object may have its vector: what writers of JSON lines call it."""
+
+
+def _vector(line: bytes, number: int, index: spann.Index) -> tuple[Array, str | int | None]:
+    """The vector in a line, as the index takes it, and the line's own "id"."""
     where = f"query {number} on standard input"
     try:
         found = json.loads(line)
-        values = found["vector"] if isinstance(found, dict) else found
-    except (ValueError, KeyError, RecursionError) as error:
-        raise InputError(f'{where} is not a JSON array of numbers, nor an object with one under "vector"') from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} {_NO_VECTOR}") from error
+    values, name = found, None
+    if isinstance(found, dict):
+        values = next((found[key] for key in VECTOR_KEYS if key in found), None)
+        name = found.get("id") if isinstance(found.get("id"), str | int) else None
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
-        raise InputError(f'{where} is not a JSON array of numbers, nor an object with one under "vector"')
+        raise InputError(f"{where} {_NO_VECTOR}")
     if len(values) != index.dim:
         raise InputError(f"{where} has {len(values)} numbers; {index.path} needs {index.dim}")
     try:
@@ -339,7 +356,7 @@ def _vector(line: bytes, number: int, index: spann.Index) -> Array:
             raise InputError(f"{where} is all zeros in {index.dtype}, and is not: scale the vectors")
     if index.metric is Metric.COSINE or vector.dtype.kind == "f":
         check_lengths(vector[None], number, "standard input", directions=index.metric is Metric.COSINE)
-    return vector
+    return vector, name
 
 
 def _report(result: SearchResult, k: int, seconds: float, output: Path | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from spann.errors import StorageError
-from spann.progress import escaped
+from spann.progress import escaped, size
 from spann.system import reason
 
 
@@ -55,15 +55,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of columns aligned to the right, two spaces apart."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
-
-
-def size(count: float) -> str:
-    """Bytes with a unit of 1000: 1.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def runs_table(report: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from spann.jobs.own import OwnVectors
 from spann.jobs.pairs import Pairs
 from spann.jobs.parts import Block
 from spann.jobs.search import Answer, answer_own, answer_queries, search_batches
+from spann.progress import reporting
 from spann.search import Engine
 from spann.storage import IndexReader
 from spann.types import Array, Metric, Progress, SearchResult
@@ -94,7 +95,7 @@ class JobMethods:
         target_recall: float | None = None,
         params: SearchParams | None = None,
         threads: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> Any:
         """The `k` nearest neighbours of every vector of the collection among the others, or, with `include_self`, among
         all. Row i is the vector that was row i of what the index was built of, whatever ids it has.
@@ -114,7 +115,9 @@ class JobMethods:
         check_mode(mode)
         setting = self.setting(k + (not include_self), params, target_recall)
         answer = (answer_queries if include_self else answer_own)(self.search, k, params=setting, threads=threads)
-        rows, distances = gather(self._answers(answer, "knn-graph", progress), self.count, k, RowOrder(self._opened()))
+        with reporting(progress) as report:
+            found = self._answers(answer, "knn-graph", report)
+            rows, distances = gather(found, self.count, k, RowOrder(self._opened()))
         return (rows, distances) if mode == "arrays" else as_csr(rows, distances, mode)
 
     def _answers(self, answer: Answer, stage: str, progress: Progress | None) -> Neighbours:
@@ -166,7 +169,7 @@ class JobMethods:
         return out
 
     def duplicates(
-        self, radius: float, *, keep: str = "first", threads: int | None = None, progress: Progress | None = None
+        self, radius: float, *, keep: str = "first", threads: int | None = None, progress: Progress | bool | None = None
     ) -> Duplicates:
         """Groups of vectors of the collection that are within `radius` of each other, in the unit of the metric, or
         connected by such; the smaller it is, the faster. `keep` says which of a group stays: "first", of the smallest
@@ -186,8 +189,9 @@ class JobMethods:
         collection = OwnVectors(self._opened())
         pairs = Pairs(collection, self.centroids, self.metric, radius)
         postings = range(len(collection.centroid_of))
-        told = None if progress is None else lambda done: progress("dedup", done, len(postings))
-        edges = find_pairs(pairs, postings, thread_count(threads), told)
+        with reporting(progress) as report:
+            told = None if report is None else lambda done: report("dedup", done, len(postings))
+            edges = find_pairs(pairs, postings, thread_count(threads), told)
         return duplicates_of(collection, edges, float(radius), keep, self.metric)
 
 
@@ -199,7 +203,7 @@ def join(
     radius: float | None = None,
     target_recall: float | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Joined:
     """The `k` nearest vectors in the index `right` of every vector in the index `left`, at most `radius` away where
     that is given. All of it is in memory: `spann join` writes any size to disk. Other arguments are those of `search`.
@@ -213,7 +217,8 @@ def join(
     """
     setting = right.setting(k, None, target_recall)
     answer = answer_queries(right.search, k, params=setting, threads=threads, radius=radius)
-    found = list(left._answers(answer, "join", progress))
+    with reporting(progress) as report:
+        found = list(left._answers(answer, "join", report))
     ids, near, distances = (np.concatenate([part[i] for part in found]) for i in range(3))
     order = np.argsort(ids, kind="stable")
     return Joined(ids[order], near[order], distances[order])

@@ -10,8 +10,8 @@ import pytest
 
 import spann
 from spann.cli.progress import progress_report
-from spann.cli.text import size, table
-from spann.progress import ProgressBars, clock, reporting
+from spann.cli.text import table
+from spann.progress import ProgressBars, clock, reporting, size
 from spann.types import Progress
 
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 import spann
-from spann.cli.text import size
+from spann.progress import size
 from spann.testing import clustered
 
 Run = Callable[..., Result]

@@ -266,3 +266,19 @@ def test_queries_from_a_pipe_are_answered_there(data: Path) -> None:
     text = "".join(json.dumps(query) + "\n" for query in queries)
     result = CliRunner().invoke(cli, ["search", str(data / "index.spann"), "-", "-k", "2"], input=text)
     assert [json.loads(line)["query"] for line in result.stdout.splitlines()] == [0, 1]
+
+
+def test_json_lines_as_others_write_them(data: Path) -> None:
+    queries = np.load(data / "queries.npy")[:4].tolist()
+    lines = [
+        {"id": "a0", "embedding": queries[0]}, {"id": 7, "values": queries[1]}, {"emb": queries[2]},
+        {"id": None, "vector": queries[3]},
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    result = CliRunner().invoke(cli, ["search", str(data / "index.spann"), "-", "-k", "2"], input=text)
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer.get("id") for answer in answers] == ["a0", 7, None, None]
+    assert [answer["query"] for answer in answers] == [0, 1, 2, 3]
+    plain = "".join(json.dumps(query) + "\n" for query in queries)
+    expected = CliRunner().invoke(cli, ["search", str(data / "index.spann"), "-", "-k", "2"], input=plain)
+    assert [answer["ids"] for answer in answers] == [json.loads(line)["ids"] for line in expected.stdout.splitlines()]

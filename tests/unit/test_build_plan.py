@@ -81,9 +81,20 @@ def test_temporary_files_stay_below_the_prediction(tmp_path, monkeypatch):
 
 
 def test_too_little_memory_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match=r"memory_limit is 1000000 bytes; .* raise the limit"):
+    with pytest.raises(InputError, match=r"limit is 1000000 bytes .*: the program itself takes .* raise the limit"):
         spann.build(BASE, tmp_path / "i", memory_limit="1MB")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_would_help_is_said():
+    with pytest.raises(
+        InputError, match=r"100000000 bytes \(100\.0 MB\); .*: the program itself takes \d+\.\d MB of that"
+    ):
+        spann.plan(BASE, memory_limit="100MB", threads=1)
+    many = spann.BuildParams(centroids=0.5, code_bits=0)
+    most = plan.plan_build(ArraySource(BASE), Metric.L2, many, threads=1, limit=1 << 40).memory_bytes
+    with pytest.raises(InputError, match="raise the limit, or lower centroids"):
+        spann.plan(BASE, memory_limit=most - 1, params=many, threads=1)
 
 
 def test_less_memory_means_fewer_threads_and_the_same_index(tmp_path):
