@@ -1,7 +1,7 @@
 """The native modules. Everything else about the package is in pyproject.toml.
 
 Every module is built for the stable ABI (one wheel for CPython 3.11 and later) and for the baseline of its
-architecture: wider SIMD is chosen at run time (ext/c/simd.h), so a wheel runs on any machine.
+architecture: wider SIMD is chosen at run time (ext/c/base/simd.h), so a wheel runs on any machine.
 """
 
 import sys
@@ -11,25 +11,27 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 # -ffp-contract=off: a fused multiply-add on one machine and not on another would make distances, and so indexes,
-# differ from machine to machine; the kernels get their width from explicit lanes instead (ext/c/distance.inc).
+# differ from machine to machine; the kernels get their width from explicit lanes instead (ext/c/kernels/distance.inc).
 C_FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # Cython's own output trips these; the hand-written C is compiled without them in .ci/run.
 CYTHON_FLAGS = ["-Wno-unused-function", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
+SIMD, CRC32C = "base/simd.c", "base/crc32c.c"
+DISTANCE, CODES = "kernels/distance.c", "kernels/codes.c"
+IO = ["io/io.c", "io/io_uring.c", "io/io_pool.c"]
+SEARCH = ["query_major", "posting_major", "query", "prune", "rerank", "navigate", "candidates", "topk"]
+
 MODULES = {
-    "_checksum": ["crc32c.c"],
-    "_distance": ["distance.c", "simd.c"],
-    "_cluster": ["cluster.c", "distance.c", "simd.c"],
-    "_postings": ["postings.c", "pages.c", "crc32c.c", "distance.c", "simd.c"],
-    "_codes": ["codes.c", "simd.c"],
-    "_io": ["io.c", "io_uring.c", "io_pool.c"],
-    "_search": [
-        *("pipeline.c", "batch.c", "query.c", "prune.c", "rerank.c", "navigate.c", "candidates.c", "topk.c"),
-        *("io.c", "io_uring.c", "io_pool.c", "codes.c", "distance.c", "simd.c", "crc32c.c"),
-    ],
+    "_checksum": [CRC32C],
+    "_distance": [DISTANCE, SIMD],
+    "_cluster": ["building/cluster.c", DISTANCE, SIMD],
+    "_postings": ["format/posting_format.c", "building/pages.c", CRC32C, DISTANCE, SIMD],
+    "_codes": [CODES, SIMD],
+    "_io": IO,
+    "_search": [*(f"search/{name}.c" for name in SEARCH), *IO, CODES, DISTANCE, SIMD, CRC32C],
 }
 
-HEADERS = sorted(str(p) for p in [*Path("ext/c").glob("*.h"), *Path("ext/c").glob("*.inc")])
+HEADERS = sorted(str(p) for p in [*Path("ext/c").rglob("*.h"), *Path("ext/c").rglob("*.inc")])
 
 extensions = [
     Extension(

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 
-cdef extern from "crc32c.h" nogil:
+cdef extern from "base/crc32c.h" nogil:
     uint32_t spann_crc32c(uint32_t crc, const void *data, size_t n)
     uint32_t spann_crc32c_scalar(uint32_t crc, const void *data, size_t n)
     int spann_crc32c_is_hardware()

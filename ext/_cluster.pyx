@@ -1,15 +1,15 @@
-"""Thin doors to ext/c/cluster.h; spann._kernels.clustering checks the arguments."""
+"""Thin doors to ext/c/building/cluster.h; spann._kernels.clustering checks the arguments."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
-cdef extern from "distance.h" nogil:
+cdef extern from "kernels/distance.h" nogil:
     ctypedef struct spann_kernels:
         pass
     const spann_kernels *spann_kernels_get()
 
-cdef extern from "cluster.h" nogil:
+cdef extern from "building/cluster.h" nogil:
     ctypedef struct spann_cluster_params:
         size_t leaves
         size_t group_rows

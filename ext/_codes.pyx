@@ -1,10 +1,10 @@
-"""Thin doors to ext/c/codes.h; spann._kernels.codes checks the arguments."""
+"""Thin doors to ext/c/kernels/codes.h; spann._kernels.codes checks the arguments."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int8_t, int32_t, int64_t, uint16_t, uint32_t
 
 
-cdef extern from "codes.h" nogil:
+cdef extern from "kernels/codes.h" nogil:
     ctypedef struct spann_code_query:
         const void *data
         float step

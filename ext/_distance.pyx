@@ -1,14 +1,14 @@
-"""Thin doors to ext/c/distance.h and simd.h; spann._kernels.distances checks the arguments."""
+"""Thin doors to ext/c/kernels/distance.h and simd.h; spann._kernels.distances checks the arguments."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t
 
 
-cdef extern from "simd.h" nogil:
+cdef extern from "base/simd.h" nogil:
     int spann_simd_level()
     int spann_simd_widest()
 
-cdef extern from "distance.h" nogil:
+cdef extern from "kernels/distance.h" nogil:
     ctypedef void (*spann_score_fn)(const void *, const void *, size_t, size_t, float *) noexcept nogil
     ctypedef void (*spann_gather_fn)(const void *, const void *, const uint32_t *, size_t, size_t,
                                      float *) noexcept nogil

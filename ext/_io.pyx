@@ -1,11 +1,11 @@
-"""Thin door to ext/c/io.h; spann._kernels.io checks the arguments. Errors are errno, 0 is none."""
+"""Thin door to ext/c/io/io.h; spann._kernels.io checks the arguments. Errors are errno, 0 is none."""
 
 from libc.errno cimport EINVAL
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
-cdef extern from "io.h" nogil:
+cdef extern from "io/io.h" nogil:
     ctypedef struct spann_io:
         pass
     ctypedef struct spann_read:

@@ -1,15 +1,15 @@
-"""Thin doors to ext/c/postings.h and ext/c/pages.h; spann._kernels.postings checks the arguments."""
+"""Thin doors to ext/c/format/posting_format.h and ext/c/building/pages.h; spann._kernels.postings checks the arguments."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 
-cdef extern from "distance.h" nogil:
+cdef extern from "kernels/distance.h" nogil:
     ctypedef struct spann_kernels:
         pass
     const spann_kernels *spann_kernels_get()
 
-cdef extern from "postings.h" nogil:
+cdef extern from "format/posting_format.h" nogil:
     ctypedef struct spann_coded:
         const unsigned char *headers
         const unsigned char *ids
@@ -25,7 +25,7 @@ cdef extern from "postings.h" nogil:
     void spann_pack_coded(const spann_coded *, const uint16_t *, const uint16_t *, const uint64_t *, size_t,
                           unsigned char *, uint32_t *)
 
-cdef extern from "pages.h" nogil:
+cdef extern from "building/pages.h" nogil:
     int spann_arrange(const spann_kernels *, float *, size_t, const int64_t *, size_t, const int64_t *, size_t,
                       int64_t *)
 

@@ -1,4 +1,4 @@
-"""Thin door to ext/c/search.h; spann.search.engine makes the arrays, checks them and keeps them alive."""
+"""Thin door to ext/c/search/search.h; spann.search.engine makes the arrays, checks them and keeps them alive."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
@@ -7,13 +7,13 @@ from libc.string cimport memset
 from posix.unistd cimport getpid
 
 
-cdef extern from "distance.h" nogil:
+cdef extern from "kernels/distance.h" nogil:
     ctypedef enum spann_metric:
         pass
     ctypedef enum spann_dtype:
         pass
 
-cdef extern from "search.h" nogil:
+cdef extern from "search/search.h" nogil:
     ctypedef struct spann_level:
         const uint32_t *nodes
         const uint64_t *offsets

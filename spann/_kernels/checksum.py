@@ -1,4 +1,4 @@
-"""CRC-32C (Castagnoli): the checked door to ext/c/crc32c.c."""
+"""CRC-32C (Castagnoli): the checked door to ext/c/base/crc32c.c."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Balanced clustering and closure assignment: the checked doors to ext/c/cluster.c."""
+"""Balanced clustering and closure assignment: the checked doors to ext/c/building/cluster.c."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code kernels once more in numpy, slow and plain: what ext/c/codes.c is tested against, bit for bit.
+"""The code kernels once more in numpy, slow and plain: what ext/c/kernels/codes.c is tested against, bit for bit.
 
 All floats are float32, products are rounded before they are added, and sums over dimensions run as in
 `spann._kernels.twins`: element i goes to lane i % 16, the lanes are folded pairwise, those 8, 4, 2 and 1 apart.

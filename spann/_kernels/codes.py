@@ -1,4 +1,4 @@
-"""RaBitQ codes: the checked door to ext/c/codes.c, whose header has the mathematics and the layout of the bytes.
+"""RaBitQ codes: the checked door to ext/c/kernels/codes.c. Its header has the mathematics and the layout of the bytes.
 
 Everything but `CodeQuery.estimate`'s floats is integer arithmetic, and results are the same, bit for bit, at every SIMD
 level. Values must be finite with squared lengths below 1e37: they are not looked at here.
@@ -27,7 +27,8 @@ HEADER = 5
 """Floats of a posting's header: a_low, a_step, s_low, s_step, error (negative where the origin is its centroid)."""
 
 FAR = 0.3
-"""Share of the error, at the centroid, from which on the rounding of a query asks for that origin (ext/c/codes.h)."""
+"""Share of the error, at the centroid, from which on the rounding of a query asks for that origin
+(ext/c/kernels/codes.h)."""
 
 _SLACK = 64
 _BAD_SIMD = -2
@@ -172,8 +173,8 @@ def encode(
 
     `x` (n, dim) holds the vectors of p postings one after the other, `lengths` (p,) of them each, `centroids` (p, dim)
     and `origin` (dim,) float32. Those that are `far` (p,) are measured from their centroid instead, which a negative
-    error in the header says; by default those so far that it pays (ext/c/codes.h). Raises `InputError` for arrays that
-    do not fit each other, `MemoryError`.
+    error in the header says; by default those so far that it pays (ext/c/kernels/codes.h). Raises `InputError` for
+    arrays that do not fit each other, `MemoryError`.
     """
     padded = _check_vectors(x, signs)
     check_bits(bits)

@@ -1,4 +1,4 @@
-"""Distances of one query to many rows: the checked door to ext/c/distance.c.
+"""Distances of one query to many rows: the checked door to ext/c/kernels/distance.c.
 
 All functions return what ranks rows, smaller is nearer: the squared distance for l2, -(q . v) for ip, -(q . v) / |v|
 for cosine (0 where v is zero), which is the cosine itself where the query has length 1, and the bits that differ for

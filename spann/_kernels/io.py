@@ -1,4 +1,4 @@
-"""Many reads of files at once: the checked door to ext/c/io.h, for tests and for measuring a disk."""
+"""Many reads of files at once: the checked door to ext/c/io/io.h, for tests and for measuring a disk."""
 
 from __future__ import annotations
 

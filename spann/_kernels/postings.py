@@ -1,4 +1,7 @@
-"""Posting lists in pages, and vectors in pages of the exact store: the checked doors to ext/c/postings.c, pages.c."""
+"""Posting lists in pages, and vectors in pages of the exact store.
+
+The checked doors to ext/c/format/posting_format.c and ext/c/building/pages.c.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def measures(query: Array, rows: Array, metric: Metric) -> NDArray[np.float64]:
 
 
 def settled(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rounded to 44 bits, as ext/c/sieve.h does before it ranks them."""
+    """Rounded to 44 bits, as ext/c/search/sieve.h does before it ranks them."""
     bits = distances.view(np.uint64)
     return (bits + np.uint64(0x80) & ~np.uint64(0xFF)).view(np.float64)
 

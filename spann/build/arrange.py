@@ -1,9 +1,9 @@
 """Stage "arrange": writes the exact store, every vector once in the order of postings, near ones on the same page.
 
 A query re-ranks a few tens of vectors out of some postings, and pays for the pages they lie on. So the primaries of
-each posting are halved at page boundaries until a part fills a page (ext/c/pages.c). Where hardly one fits a page it is
-reads that are saved: of 60 k float32 vectors of 768 dimensions the best 30 lie on 34 pages in 9 reads that join what is
-up to 3 pages apart, otherwise on 44 in 23.
+each posting are halved at page boundaries until a part fills a page (ext/c/building/pages.c). Where hardly one fits a
+page it is reads that are saved: of 60 k float32 vectors of 768 dimensions the best 30 lie on 34 pages in 9 reads that
+join what is up to 3 pages apart, otherwise on 44 in 23.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ SAMPLE_PER_REGION = 256
 REGION_ITERATIONS = 12
 
 REGION_BALANCE = 0.1
-"""Step of the size penalty (ext/c/cluster.h)."""
+"""Step of the size penalty (ext/c/building/cluster.h)."""
 
 FANOUT = 1024
 """Regions of one cut. A cut compares every vector with the centres of all its regions: with more, two cuts are cheaper

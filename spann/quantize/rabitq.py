@@ -3,7 +3,7 @@
 Gao and Long, RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for Approximate Nearest
 Neighbor Search, SIGMOD 2024, section 3 (1 bit), and Gao et al., Practical and Asymptotically Optimal Quantization of
 High-Dimensional Vectors in Euclidean Space for Approximate Nearest Neighbor Search, SIGMOD 2025, section 3 (more
-bits). ext/c/codes.h has the formulas as they are computed here.
+bits). ext/c/kernels/codes.h has the formulas as they are computed here.
 
 Chosen over product quantisation because it needs no training, has a bound to stop re-ranking by, and at equal bytes
 loses nothing from 2 bits up (benchmarks/codes.py).
@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 class Codes:
     """Codes of the n vectors of p postings, in posting order. Everything of it is stored in the index.
 
-    - ``codes`` (n, code_bytes) uint8, laid out as ext/c/codes.h says.
+    - ``codes`` (n, code_bytes) uint8, laid out as ext/c/kernels/codes.h says.
     - ``add``, ``scale`` (n,) uint16: an entry's A and S, in steps of its posting's header.
     - ``headers`` (p, 5) float32: A's low and step, S's low and step, and the error E, negative where `far`.
     """

@@ -1,4 +1,4 @@
-"""The arrays of an index that search follows blindly, and what must hold of them: the contract of ext/c/search.h.
+"""The arrays of an index that search follows blindly, and what must hold: the contract of ext/c/search/search.h.
 
 `Resident.read` reads them, each verified and of the type and shape that the manifest gives (storage/collection.py);
 `Resident.check` states what their values must be. What it lets through, the native code can be given.

@@ -6,13 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cluster.h"
-#include "codes.h"
-#include "crc32c.h"
-#include "distance.h"
-#include "io.h"
-#include "pages.h"
-#include "topk.h"
+#include "building/cluster.h"
+#include "kernels/codes.h"
+#include "base/crc32c.h"
+#include "kernels/distance.h"
+#include "io/io.h"
+#include "building/pages.h"
+#include "search/topk.h"
 
 enum { ROWS = 300, LARGEST = 200 };
 

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "crc32c.h"
-#include "memory.h"
-#include "query.h"
+#include "base/crc32c.h"
+#include "base/memory.h"
+#include "search/query.h"
 
 /* Candidates in the first wave, as a share of k: 16 for the best 10. Those that the estimates place behind are read only
  * if their bound lets them in; on SIFT (2 bits) 12 to 20 differ by under a page at equal recall. */

@@ -2,9 +2,9 @@
 #ifndef SPANN_NAVIGATE_H
 #define SPANN_NAVIGATE_H
 
-#include "candidates.h"
-#include "search.h"
-#include "sieve.h"
+#include "search/candidates.h"
+#include "search/search.h"
+#include "search/sieve.h"
 
 typedef struct {
     uint32_t *nodes;

@@ -1,4 +1,4 @@
-/* One query on its way through the stages: what the query-major (pipeline.c) and posting-major (batch.c) modes share.
+/* One query on its way through the stages: what the query-major (query_major.c) and posting-major (posting_major.c) modes share.
  *
  * Classic index: navigate, then every posting read offers its exact distances to `hits`. Index with codes: navigate, then
  * every posting offers its estimates to `candidates`; these are re-ranked exactly in waves of pages of the exact store.
@@ -7,12 +7,12 @@
 #ifndef SPANN_QUERY_H
 #define SPANN_QUERY_H
 
-#include "candidates.h"
-#include "codes.h"
-#include "navigate.h"
-#include "search.h"
-#include "sieve.h"
-#include "topk.h"
+#include "search/candidates.h"
+#include "kernels/codes.h"
+#include "search/navigate.h"
+#include "search/search.h"
+#include "search/sieve.h"
+#include "search/topk.h"
 
 typedef struct {
     uint32_t posting, centroid;

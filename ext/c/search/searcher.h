@@ -2,9 +2,9 @@
 #ifndef SPANN_SEARCHER_H
 #define SPANN_SEARCHER_H
 
-#include "buffers.h"
-#include "io.h"
-#include "query.h"
+#include "base/buffers.h"
+#include "io/io.h"
+#include "search/query.h"
 
 struct spann_searcher {
     spann_context context;
@@ -12,7 +12,7 @@ struct spann_searcher {
     spann_io *io;
     int backend;
     uint32_t depth;
-    /* Of pipeline.c alone. */
+    /* Of query_major.c alone. */
     struct spann_slot *slots;
     uint32_t slot_count;
     struct spann_pending *pending;

@@ -1,6 +1,6 @@
 /* Reading through io_uring, on raw system calls: three of them and two rings in shared memory, which is less than a
  * dependency on liburing would cost those who install us. */
-#include "io_backend.h"
+#include "io/io_backend.h"
 
 #include <errno.h>
 #include <sys/syscall.h>

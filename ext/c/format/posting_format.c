@@ -1,8 +1,8 @@
-#include "postings.h"
+#include "format/posting_format.h"
 
 #include <string.h>
 
-#include "crc32c.h"
+#include "base/crc32c.h"
 
 void spann_pack_postings(const unsigned char *ids, size_t id_bytes, const unsigned char *vectors, size_t vector_bytes,
                          const uint16_t *lengths, const uint64_t *starts, size_t postings, unsigned char *out,

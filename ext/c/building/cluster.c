@@ -1,4 +1,4 @@
-#include "cluster.h"
+#include "building/cluster.h"
 
 #include <math.h>
 #include <stdlib.h>

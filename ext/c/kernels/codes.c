@@ -1,7 +1,7 @@
 /* One body, compiled once per SIMD level: the pragma sets the level for all that follows it. AVX-512 has two: byte dot
  * products in one instruction (VNNI, Ice Lake and later) or in three. (VPOPCNTDQ rejected for 1-bit codes: against an
  * 8-bit query, 512 dimensions are 8 planes of and, popcount, shift and add; with VNNI, 8 of shift, and, dot.) */
-#include "codes.h"
+#include "kernels/codes.h"
 
 #include <float.h>
 #include <math.h>
@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "simd.h"
+#include "base/simd.h"
 
 #define CHUNK 32u
 #define SMALL_QUERY 127
@@ -76,25 +76,25 @@ static float noise_of(float step, size_t padded, unsigned bits) {
 }
 
 #define LEVEL(name) name##_scalar
-#include "codes.inc"
+#include "kernels/codes.inc"
 #undef LEVEL
 
 #if defined(__x86_64__)
 #pragma GCC push_options
 #pragma GCC target("avx2")
 #define LEVEL(name) name##_avx2
-#include "codes.inc"
+#include "kernels/codes.inc"
 #undef LEVEL
 #pragma GCC pop_options
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")
 #define LEVEL(name) name##_avx512
-#include "codes.inc"
+#include "kernels/codes.inc"
 #undef LEVEL
 #pragma GCC target("avx512vnni")
 #define LEVEL(name) name##_avx512vnni
-#include "codes.inc"
+#include "kernels/codes.inc"
 #undef LEVEL
 #pragma GCC pop_options
 #endif

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "distance.h"
+#include "kernels/distance.h"
 
 /* Orders the rows of each of `postings` lists: list p is the next lengths[p] rows of x (n, dim), the sum of lengths is n.
  * bounds (bound_count), ascending in (0, n), are the rows at which pages begin; a list that has bounds inside is halved at

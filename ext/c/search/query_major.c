@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
-#include "searcher.h"
+#include "base/memory.h"
+#include "search/searcher.h"
 
 enum { IDLE, POSTINGS, EXACT };
 

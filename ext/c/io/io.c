@@ -1,11 +1,11 @@
-#include "io.h"
+#include "io/io.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "io_backend.h"
+#include "io/io_backend.h"
 
 struct spann_io {
     const spann_io_backend_ops *ops;

@@ -2,7 +2,7 @@
 #ifndef SPANN_IO_BACKEND_H
 #define SPANN_IO_BACKEND_H
 
-#include "io.h"
+#include "io/io.h"
 
 typedef struct {
     void *(*open)(unsigned depth, int *system_error); /* NULL: *system_error is an errno */

@@ -1,11 +1,11 @@
-#include "query.h"
+#include "search/query.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "crc32c.h"
-#include "memory.h"
+#include "base/crc32c.h"
+#include "base/memory.h"
 
 #define HEADER_BYTES 20
 

@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "distance.h"
+#include "kernels/distance.h"
 
 #define SPANN_ROTATION_ROUNDS 4
 /* The share of E that the rounding of a query at c may have, where |q - c| is the root mean square of |r|. It adds the

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "distance.h"
+#include "kernels/distance.h"
 
 typedef struct {
     size_t leaves;      /* clusters to make */

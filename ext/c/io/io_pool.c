@@ -1,5 +1,5 @@
 /* Reading where there is no io_uring: threads that block in pread. */
-#include "io_backend.h"
+#include "io/io_backend.h"
 
 #include <errno.h>
 #include <pthread.h>

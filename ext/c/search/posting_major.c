@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
-#include "searcher.h"
+#include "base/memory.h"
+#include "search/searcher.h"
 
 /* Reads of the exact store: long ones, for nearly every page is wanted by somebody. */
 #define LONGEST_READ 32 /* pages */

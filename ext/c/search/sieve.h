@@ -6,8 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "search.h"
-#include "topk.h"
+#include "search/search.h"
+#include "search/topk.h"
 
 typedef struct {
     spann_topk *hits;

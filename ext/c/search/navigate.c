@@ -1,9 +1,9 @@
-#include "navigate.h"
+#include "search/navigate.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
+#include "base/memory.h"
 
 /* Past this many candidates a beam that is kept sorted costs more than a scan of any number of centroids saves. */
 #define LONGEST_BEAM 4096

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "distance.h"
+#include "kernels/distance.h"
 
 #define SPANN_PAGE 4096
 /* Readable bytes that must follow pinned codes (codes.h). */

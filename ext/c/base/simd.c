@@ -1,4 +1,4 @@
-#include "simd.h"
+#include "base/simd.h"
 
 #include <stdlib.h>
 #include <string.h>

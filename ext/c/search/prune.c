@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
-#include "query.h"
+#include "base/memory.h"
+#include "search/query.h"
 
 /* Postings are pruned by the ratio of their distance to that of the so many-th smallest. The paper takes the smallest,
  * which says little about how dense the data are where the query fell: on 1M SIFT (8,000 centroids, their distances

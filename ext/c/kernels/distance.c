@@ -1,5 +1,5 @@
 /* One body, compiled once per SIMD level: the pragma sets the level for all that follows it. */
-#include "distance.h"
+#include "kernels/distance.h"
 
 #include <math.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #endif
 
-#include "simd.h"
+#include "base/simd.h"
 
 /* 1 - cos below which it is computed from the chord: above, 1 less the quotient keeps 13 digits of 16. */
 #define SHORT_CHORD 0x1p-10
@@ -15,21 +15,21 @@
 #define NO_CHORD 0x1p-100
 
 #define LEVEL(name) name##_scalar
-#include "distance.inc"
+#include "kernels/distance.inc"
 #undef LEVEL
 
 #if defined(__x86_64__)
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c")
 #define LEVEL(name) name##_avx2
-#include "distance.inc"
+#include "kernels/distance.inc"
 #undef LEVEL
 #pragma GCC pop_options
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")
 #define LEVEL(name) name##_avx512
-#include "distance.inc"
+#include "kernels/distance.inc"
 #undef LEVEL
 #pragma GCC pop_options
 #endif

@@ -1,4 +1,4 @@
-#include "candidates.h"
+#include "search/candidates.h"
 
 #include <math.h>
 #include <stdlib.h>
