@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _search
-from spann._kernels._search import Stop
 from spann._kernels.io import BACKENDS
 from spann.config import SearchParams, thread_count, whole
 from spann.elements import in_memory, memory_dtype, pack
@@ -26,7 +25,7 @@ from spann.search.contract import Resident
 from spann.search.disk import join_pages
 from spann.search.opened import Files, OpenArrays, as_bytes, attach
 from spann.search.room import LITTLE_BYTES, SMALLEST_BLOCK, Needs
-from spann.search.workers import StoppedError, Workers
+from spann.search.workers import Stop, StoppedError, Workers
 from spann.storage import PAGE, IndexReader, ShardedArray
 from spann.system import available_memory
 from spann.types import MAX_K, QUERY_STATS, Array, Metric, SearchResult

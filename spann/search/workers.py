@@ -10,7 +10,9 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from spann._kernels._search import Stop as Stop
+from spann._kernels import _search
+
+Stop = _search.Stop
 
 _Tasks = SimpleQueue[Callable[[], None] | None]
 
