@@ -222,8 +222,8 @@ class Index(JobMethods):
         params: SearchParams | None = None,
         target_recall: float | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Array]]:
-        """Neighbours of one query (dim,), nearest first, as (ids, distances) of at least `batch` at a time, for as long
-        as more are wanted. One that only a wider search finds may be nearer than some before it.
+        """Neighbours of one query (dim,), nearest first, as (ids, distances) of `batch` at a time, for as long as more
+        are wanted; the last may be fewer. One that only a wider search finds may be nearer than some before it.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]

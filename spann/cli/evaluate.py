@@ -127,6 +127,11 @@ def evaluate(
             doubts = opened.info()["recall_doubts"]
     for number, run in enumerate(report["runs"] if target_recall else ()):
         run["settings"]["target_recall"] = (target_recall or ())[number // len(threads)]
+    if unknown := max(run["unknown"] for run in report["runs"]):
+        doubts.append(
+            f"{unknown} neighbours found are nearer than those in {truth}, which does not list them: it is of other "
+            "vectors, from before an append perhaps, and recalls are too low"
+        )
     for doubt in doubts:
         say(f"spann: warning: {index}: {doubt}", err=True)
     if plot is not None:

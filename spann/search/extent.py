@@ -169,16 +169,18 @@ def _check_room(taken: int, queries: int) -> None:
 
 
 def iterate(search: Search, query: Array, batch: int, count: int) -> Iterator[tuple[NDArray[np.int64], Array]]:
-    """Ids and distances of the neighbours of `query` (dim,), some `batch` at a time, until there are no more. A
-    vector comes once; one that only a wider search finds may be nearer than some before it."""
+    """Ids and distances of the neighbours of `query` (dim,), `batch` at a time and the rest in the end. A vector comes
+    once; one that only a wider search finds may be nearer than some before it."""
     seen, most = np.empty(0, np.int64), min(count, MAX_K)
-    k = min(batch, most)
+    k, held = min(batch, most), (np.empty(0, np.int64), np.empty(0, np.float32))
     while True:
         result = search(query[None], k)
         ids, distances = result.ids[0], result.distances[0]
         new = (ids >= 0) & ~np.isin(ids, seen)
-        if new.any():
-            yield ids[new], distances[new]
+        held = np.concatenate([held[0], ids[new]]), np.concatenate([held[1], distances[new]])
+        while len(held[0]) >= batch or (k == most and len(held[0])):
+            yield held[0][:batch], held[1][:batch]
+            held = held[0][batch:], held[1][batch:]
         if k == most:
             return
         seen, k = np.concatenate([seen, ids[new]]), min(k * GROWTH, most)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spann.config import SearchParams
 from spann.errors import InputError
-from spann.tune.recall import check_truth, recall_at_k
+from spann.tune.recall import check_truth, nearer_than_truth, recall_at_k
 from spann.types import Array, Metric, Progress, SearchResult
 from spann.vectors import Truth
 
@@ -69,6 +69,7 @@ def evaluate(
         {"settings": {"k", "max_postings", "epsilon2", "navigate", "rerank", "error_bound", "io", "threads",
                        "in_flight", "order"},    null where the index decides
          "recall": share of the true neighbours found (`recall_at_k`),
+         "unknown": results that are nearer than the truth's, and that it does not list (`nearer_than_truth`),
          "qps": queries per second of one search call for the whole batch, wall time,
          "latency_ms": {"mean", "p50", "p95", "p99"},   of single queries among the `in_flight` of their thread
          "per_query": means of the counters of `PER_QUERY`, "cpu_us" (processor time of this process, kernel and other
@@ -123,6 +124,7 @@ def _run(
             "in_flight": in_flight,
             "order": order,
         },
+        "unknown": nearer_than_truth(result.ids, result.distances, truth, k, index.metric, truth_name),
         "recall": recall_at_k(result.ids, result.distances, truth, k, index.metric, truth_name),
         "qps": len(queries) / seconds,
         **found,

@@ -65,6 +65,28 @@ def recall_at_k(
     return float(np.minimum(counts.sum(axis=1), possible).sum() / possible.sum())
 
 
+def nearer_than_truth(
+    result_ids: NDArray[np.int64],
+    result_distances: NDArray[np.float32],
+    truth: Truth,
+    k: int,
+    metric: Metric,
+    name: str = "the ground truth",
+) -> int:
+    """How many results are nearer than the true k-th neighbour and no neighbour in the truth. A truth that was found in
+    just these vectors has none: so there are others, appended since perhaps. 0 where the truth has no distances."""
+    if truth.distances is None or metric is Metric.IP:
+        return 0
+    ids = result_ids[:, :k]
+    ours = _squared(result_distances[:, :k], metric)
+    theirs = _in_our_unit(ids, ours, truth, metric, name)
+    if theirs is None:
+        return 0
+    kth = theirs[:, k - 1 : k]
+    nearer = (ids >= 0) & (ours < kth - _tolerance(ours, kth, metric)) & (truth.ids[:, k - 1 : k] >= 0)
+    return int((nearer & ~_among(ids, truth.ids)).sum())
+
+
 def check_truth(truth: Truth, queries: int, k: int, name: str) -> None:
     """Refuse a truth that cannot serve to measure recall@k of so many queries; costs nothing, so do it first."""
     if len(truth.ids) != queries:

@@ -91,7 +91,7 @@ def test_eval_json_and_plot(run: Run, data: Path, tmp_path: Path) -> None:
     assert runs[0]["recall"] < 1.0
     assert runs[2]["recall"] == runs[3]["recall"] == 1.0
     for one in runs:
-        assert set(one) == {"settings", "recall", "qps", "latency_ms", "per_query"}
+        assert set(one) == {"settings", "unknown", "recall", "qps", "latency_ms", "per_query"}
         assert set(one["latency_ms"]) == {"mean", "p50", "p95", "p99"}
         assert set(one["per_query"]) == {*PER_QUERY, "cpu_us", "compute_us"}
         assert one["per_query"]["cpu_us"] > 0

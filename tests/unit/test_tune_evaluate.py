@@ -92,7 +92,7 @@ def test_report() -> None:
     ]
     assert [run["recall"] for run in runs] == [0.5, 0.5, 1.0, 1.0]
     for run in runs:
-        assert set(run) == {"settings", "recall", "qps", "latency_ms", "per_query"}
+        assert set(run) == {"settings", "unknown", "recall", "qps", "latency_ms", "per_query"}
         assert 0 < run["qps"] < 12 / 0.001
         assert run["latency_ms"]["mean"] == run["latency_ms"]["p50"] == pytest.approx(6.5)
         assert 11 < run["latency_ms"]["p95"] < run["latency_ms"]["p99"] < 12
