@@ -144,7 +144,8 @@ def run_job(
     folder = OutputFolder.open(Path(f"{output}{PARTS}") if one else output, job, len(parts), restart=options.restart)
     there = len(parts) - len(folder.missing(Shard()))
     if there and not options.quiet and options.progress_form == "text":
-        say(f"spann: going on: {there} of {len(parts)} parts are there", err=True)
+        what = "going on" if there < len(parts) else "nothing is left to do"
+        say(f"spann: {what}: {there} of {len(parts)} parts are there", err=True)
     done = work(folder)
     complete = folder.finish({"rows": sum(part.rows for part in parts)})
     if one:

@@ -175,10 +175,6 @@ class OutputFolder:
         finally:
             files.close(lock)
 
-    @property
-    def done(self) -> bool:
-        return files.exists(self.path / SUCCESS)
-
     def finish(self, totals: Mapping[str, Any]) -> bool:
         """Writes `_SUCCESS` if all parts are there, of all shards; whether they are."""
         if any(not files.exists(self.file(part)) for part in range(self.parts)):

@@ -44,7 +44,7 @@ def answer_queries(search: Search, k: int, **how: Any) -> Answer:
     """The `k` nearest vectors of the index."""
 
     def answer(block: Block) -> tuple[NDArray[np.int64], Array]:
-        found = search(block.vectors, k, **how)
+        found = search(block.vectors, k, **{**_order(block), **how})
         return found.ids, found.distances
 
     return answer
@@ -54,8 +54,7 @@ def answer_own(search: Search, k: int, **how: Any) -> Answer:
     """The `k` nearest others of vectors of the index itself; the blocks have their ids as keys."""
 
     def answer(block: Block) -> tuple[NDArray[np.int64], Array]:
-        order = "posting" if len(block.vectors) >= POSTING_MAJOR else "auto"
-        found = search(block.vectors, k + 1, order=order, **how)
+        found = search(block.vectors, k + 1, **{**_order(block), **how})
         own = found.ids == np.asarray(block.keys)[:, None]
         # Where there are many copies of a vector, it may itself not be among those found: then the last goes.
         at = np.where(own.any(axis=1), own.argmax(axis=1), k)
@@ -63,6 +62,11 @@ def answer_own(search: Search, k: int, **how: Any) -> Answer:
         return found.ids[keep].reshape(-1, k), found.distances[keep].reshape(-1, k)
 
     return answer
+
+
+def _order(block: Block) -> dict[str, str]:
+    """How to work off a block: those of a collection's own vectors have keys."""
+    return {"order": "posting"} if block.keys is not None and len(block.vectors) >= POSTING_MAJOR else {}
 
 
 def describe(kind: str, about: Mapping[str, Any], parts: Sequence[Part], **settings: Any) -> Description:
