@@ -16,8 +16,12 @@ SLACK_BYTES = 48 << 20
 INPUT_BYTES = 144 << 20
 """For pieces of Parquet files that are decoded (`spann.vectors.parquet_source`)."""
 
-BATCH_BYTES = 192 << 20
-"""For a batch of queries that is searched posting by posting, where there is enough."""
+BATCH_BYTES = 352 << 20
+"""For a batch of queries that is searched posting by posting, where there is enough: what it counts, 192 MiB, and what
+the allocator takes for the many pieces of it."""
+
+COUNTED_SHARE = 0.5
+"""The share of the room that such a batch may count for itself where there is less."""
 
 LARGEST_BLOCK = 1 << 16
 """Queries that are searched in one call: several batches of those."""
@@ -51,6 +55,6 @@ def share_memory(
             f"memory_limit is {given:,} bytes; the program takes {now:,} before it begins, and the job needs at least "
             f"{need:,} and what the open index always keeps"
         )
-    if room >= 3 * BATCH_BYTES:
+    if room >= 2 * BATCH_BYTES:
         return JobMemory(MemoryBudget(room - BATCH_BYTES, automatic=True), rows)
-    return JobMemory(MemoryBudget(room), rows)
+    return JobMemory(MemoryBudget(int(COUNTED_SHARE * room)), rows)
