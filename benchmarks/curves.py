@@ -41,9 +41,14 @@ def main() -> None:
     parser.add_argument("svg", type=Path)
     args = parser.parse_args()
     result = json.loads(args.result.read_text(encoding="utf-8"))
-    series = [{**s, "count": result["data"]["count"]} for s in result["series"] if "points" in s]
-    print(table(list(chosen(series))))
-    draw(result, [s for s in chosen(series) if s["cold"]], args.svg)
+    series = list(chosen(series_of(result)))
+    print(table(series))
+    draw(result, [s for s in series if s["cold"]], args.svg)
+
+
+def series_of(result: dict[str, Any]) -> list[Series]:
+    """The series that were measured, each with the number of vectors."""
+    return [{**s, "count": result["data"]["count"]} for s in result["series"] if "points" in s]
 
 
 def chosen(series: list[Series]) -> Iterator[Series]:
