@@ -287,7 +287,7 @@ def parse_size(value: Any, name: str, *words: str) -> int:
 
 def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
     """`value`, of Python or numpy, as a whole number from `low` to `high`; else an `InputError` with its name."""
-    fits = isinstance(value, Integral) and not isinstance(value, bool)
+    fits = type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
     if not fits or value < low or (high is not None and value > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise InputError(f"{name} is {value!r}; it must be a whole number {limits}")

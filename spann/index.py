@@ -143,13 +143,13 @@ class Index(JobMethods):
         **how: Any,
     ) -> SearchResult:
         k = whole(k, "k", 1, MAX_K)
+        if radius is None and inner is None:
+            return self._engine.search(self._batch(queries), k, self._setting(k, params, target_recall), **how)
         within = Within.checked(radius, inner, self.metric is Metric.IP)
 
         def search(some: Array, k: int) -> SearchResult:
             return self._engine.search(some, k, self._setting(k, params, target_recall), radius=within.radius, **how)
 
-        if radius is None and inner is None:
-            return search(self._batch(queries), k)
         return search_within(search, self._batch(queries), k, within, self.count)
 
     async def search_async(self, queries: Queries, k: int = 10, **options: Any) -> SearchResult:

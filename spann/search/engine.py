@@ -24,7 +24,7 @@ from spann.search.budget import MemoryBudget
 from spann.search.contract import Resident
 from spann.search.disk import join_pages
 from spann.search.opened import Files, OpenArrays, as_bytes, attach
-from spann.search.room import LITTLE_BYTES, SMALLEST_BLOCK, Needs
+from spann.search.room import LITTLE_BYTES, SMALLEST_BLOCK, Needs, result_bytes
 from spann.search.workers import Stop, StoppedError, Workers
 from spann.storage import PAGE, IndexReader, ShardedArray
 from spann.system import available_memory
@@ -270,11 +270,13 @@ class Engine:
         count = len(self.arrays.length)
         unpinned_ids = 8 * self.count if self.arrays.code_bits and self.arrays.pinned_postings < count else 0
         per_query = _search.Batch.query_bytes(self.arrays.native, params)
-        needs = Needs.of(queries, k, per_query, self._thread_bytes, unpinned_ids + 16 * count)
+        results = result_bytes(queries, k)
         in_flight = min(in_flight, -(-queries // workers))
-        many = order == "auto" and not params.efforts and queries * params.max_postings >= VISITS * count
+        many = order == "auto" and queries * params.max_postings >= VISITS * count and not params.efforts
         threads, block = workers, 0
-        if many or order == "posting" or not needs.are_little(workers, in_flight):
+        little = results + workers * (self._thread_bytes + in_flight * per_query) <= LITTLE_BYTES
+        if many or order == "posting" or not little:
+            needs = Needs(results, per_query, self._thread_bytes, unpinned_ids + 16 * count)
             room = needs.room(self._available_memory())
             tight = room if self._tight is None else min(room, self._tight)
             if order == "posting" or (many and queries >= SMALLEST_BLOCK):

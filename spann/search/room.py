@@ -23,6 +23,13 @@ SMALLEST_BLOCK = 4096
 """Queries of a posting-major batch, at least: smaller ones are answered one by one, and sooner."""
 
 
+STATS_BYTES = QUERY_STATS.itemsize
+
+
+def result_bytes(queries: int, k: int) -> int:
+    return queries * (12 * k + STATS_BYTES)
+
+
 @dataclass(frozen=True)
 class Needs:
     """Bytes that a search takes: ``results`` in all, ``query`` for each query under way, ``thread`` for each thread;
@@ -32,14 +39,6 @@ class Needs:
     query: int
     thread: int
     batch: int
-
-    @classmethod
-    def of(cls, queries: int, k: int, query: int, thread: int, batch: int) -> Needs:
-        return cls(queries * (12 * k + QUERY_STATS.itemsize), query, thread, batch)
-
-    def are_little(self, threads: int, in_flight: int) -> bool:
-        """Whether a query-major search need not ask what memory there is."""
-        return self.results + threads * (self.thread + in_flight * self.query) <= LITTLE_BYTES
 
     def room(self, available: int) -> int:
         """Bytes that the search may take beside its results; `InputError` where these, or one query, do not fit."""

@@ -30,8 +30,7 @@ MB = 1 << 20
 
 
 def test_threads_and_queries_in_flight_fit_the_room():
-    needs = Needs.of(1000, 100, query=10 * MB, thread=2 * MB, batch=0)
-    assert not needs.are_little(1, 1)
+    needs = Needs(results=MB, query=10 * MB, thread=2 * MB, batch=0)
     assert needs.query_major(1000 * MB, 4, 8) == (4, 8)
     for room in (400 * MB, 100 * MB, 30 * MB):
         threads, in_flight = needs.query_major(room, 4, 8)
@@ -40,7 +39,7 @@ def test_threads_and_queries_in_flight_fit_the_room():
 
 
 def test_blocks_fit_the_room():
-    needs = Needs.of(100_000, 10, query=10_000, thread=MB, batch=MB)
+    needs = Needs(results=MB, query=10_000, thread=MB, batch=MB)
     threads, block = needs.block(10_000 * MB, 4)
     assert (threads, block) == (4, (BATCH_BYTES - MB) // 10_000)
     for room in (100 * MB, 20 * MB):
