@@ -103,7 +103,8 @@ static void codes(const spann_code_kernels *kernels, int ip, size_t dim, unsigne
     tell("rotate", bits, dim, rotated, padded * 4);
     void *buffer = room(spann_code_query_bytes(padded, bits));
     spann_code_query query;
-    spann_code_query_prepare(rotated, padded, bits, buffer, &query);
+    kernels->prepare(rotated, padded, bits, buffer, &query);
+    tell("prepare", bits, dim, query.data, spann_code_query_bytes(padded, bits));
     float base = 0, est[ROWS];
     for (size_t j = 0; j < dim; j++) {
         float d = ip ? 0 : x[j] - centroid[j];
