@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spann.tune import exact_search
+from spann.measuring.exact import exact_search
 from spann.types import Metric
 from spann.vectors import ArraySource
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 import spann
-from spann.tune import exact_search
+from spann.measuring import exact_search
 from spann.types import Metric
 from spann.vectors import open_source
 

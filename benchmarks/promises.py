@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 import spann
+from spann.measuring.promise import cost
 from spann.testing import clustered
-from spann.tune.promise import cost
 
 ROWS, QUERIES = 12_000, 300
 KS = (1, 3, 10, 30, 100, 300, 1500)

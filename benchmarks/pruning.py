@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 import spann
-from spann.storage import PAGE, IndexReader, Record, posting_bytes, posting_span
-from spann.tune import recall_at_k
+from spann.format.postings import PAGE, Record, posting_bytes, posting_span
+from spann.measuring.recall import recall_at_k
+from spann.store.reader import IndexReader
 from spann.vectors import Truth, open_source, read_truth
 
 K, SEEN, SEEDS = 10, 1024, 16

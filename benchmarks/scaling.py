@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import spann
-from spann.tune import evaluate
+from spann.measuring import evaluate
 from spann.vectors import open_source, read_truth
 
 TARGETS = (0.95, 0.98)

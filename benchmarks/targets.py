@@ -6,7 +6,7 @@ DATA has query.u8bin or query.fbin, and truth.ibin with at least 100 neighbours 
 base.fbin beside them gives truth for k 1000 and for ranges. Measures
 
 - for k 1, 10, 100 and recalls 0.8 to 0.99: the recall of `target_recall`, and its cost beside that of the cheapest of a
-  grid of settings that has at least this recall. Cost is the calibration's own (spann/tune/promise.py);
+  grid of settings that has at least this recall. Cost is the calibration's own (spann/measuring/promise.py);
 - what pruning by `epsilon2` saves of the postings and of all reads, with nothing pinned, against a fixed number at the
   same recall@10 of 0.95;
 - how much queries differ in what they read;
@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 
 import spann
-from spann.build.calibration import Reach
+from spann.building.stages.calibration import Reach
+from spann.measuring.exact import exact_search
+from spann.measuring.promise import cost as modelled
+from spann.measuring.recall import recall_at_k
 from spann.search import Engine
-from spann.storage import IndexReader
-from spann.tune import exact_search, recall_at_k
-from spann.tune.promise import cost as modelled
+from spann.store.reader import IndexReader
 from spann.vectors import Truth, open_source, read_truth
 
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)

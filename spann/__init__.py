@@ -12,7 +12,7 @@
 import logging
 
 from spann._version import __version__
-from spann.build import Plan
+from spann.building.plan import Plan
 from spann.config import BuildParams, SearchParams
 from spann.errors import (
     CorruptionError,

@@ -17,19 +17,17 @@ from numpy.typing import NDArray
 
 from spann._kernels.io import log_backend
 from spann._version import __version__
-from spann.build import (
-    APPEND_STAGES,
-    Plan,
-    append_index,
-    build_index,
-    limit_bytes,
-    plan_build,
-    recalibrate,
-    resident_bytes,
-)
+from spann.building.pipeline import build_index
+from spann.building.plan import Plan, limit_bytes, plan_build, resident_bytes
+from spann.changing.append import APPEND_STAGES, append_index
+from spann.changing.recalibrate import recalibrate
 from spann.config import BuildParams, SearchParams, finite, parse_size, thread_count, whole
 from spann.errors import InputError, RecallWarning, RepeatWarning, UnlikeWarning
 from spann.jobs import JobMethods
+from spann.measuring import explain
+from spann.measuring.explain import Explanation
+from spann.measuring.promise import Calibration
+from spann.measuring.ranges import LEAST, range_effort
 from spann.progress import reporting
 from spann.search import (
     RANGE_CANDIDATES,
@@ -43,9 +41,9 @@ from spann.search import (
     search_within,
     verify_index,
 )
-from spann.storage import IndexReader, Problem, on_current
+from spann.store.arrays import Problem
+from spann.store.reader import IndexReader, on_current
 from spann.system import given_path
-from spann.tune import LEAST, Calibration, Explanation, explain, range_effort
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
 from spann.vectors import GivenIds, VectorSource, as_ids, as_queries, open_queries, open_source
 
@@ -355,7 +353,7 @@ class Index(JobMethods):
             },
             "posting_replicas": {"mean": float(replicas.mean()), "histogram": _histogram(replicas, bins)},
             "disk_bytes": self._reader.disk_bytes(),
-            "disk": {name: self._reader.array(name).stored_bytes for name in self._reader.arrays()},
+            "disk": {name: self._reader.layout(name).stored_bytes for name in self._reader.arrays()},
             "open_memory_bytes": self.open_memory_bytes,
             "open_memory_bytes_per_vector": self.open_memory_bytes / self.count,
             "open_memory": dict(arrays.memory),

@@ -14,7 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from spann import config
-from spann.storage import IndexReader, files, posting_bytes, posting_span
+from spann.format.postings import posting_bytes, posting_span
+from spann.store import files
+from spann.store.reader import IndexReader
 from spann.testing import FaultyDisk, exact_neighbours
 from spann.types import SearchResult
 

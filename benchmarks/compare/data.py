@@ -15,7 +15,7 @@ Array = NDArray[Any]
 _DTYPES = {".u8bin": "uint8", ".fbin": "float32"}
 
 TIE = 1e-5
-"""As in `spann.tune.recall`: a vector as near as the true k-th counts, within the rounding of float32 sums."""
+"""As in `spann.measuring.recall`: a vector as near as the true k-th counts, within the rounding of float32 sums."""
 
 
 @dataclass(frozen=True)

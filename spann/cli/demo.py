@@ -18,8 +18,9 @@ from spann.cli.progress import progress_report
 from spann.cli.text import print_json, runs_table, say, summary
 from spann.config import BuildParams, SearchParams, thread_count
 from spann.errors import ExistsError
+from spann.measuring import evaluate
+from spann.measuring.exact import exact_search
 from spann.testing import clustered
-from spann.tune import evaluate, exact_search
 from spann.types import Array, Progress
 from spann.vectors import Truth, open_source, write_truth
 

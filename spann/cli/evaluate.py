@@ -29,7 +29,7 @@ from spann.cli.plot import check_plot, draw
 from spann.cli.progress import progress_report
 from spann.cli.text import print_json, runs_table, say
 from spann.config import SearchParams
-from spann.tune import evaluate as measure
+from spann.measuring import evaluate as measure
 from spann.vectors import open_queries, read_truth
 
 

@@ -14,7 +14,7 @@ from spann.cli.progress import progress_report
 from spann.cli.text import print_json, put_lines, say
 from spann.config import PRESETS, preset_file
 from spann.progress import size
-from spann.storage import Problem
+from spann.store.arrays import Problem
 
 _BAR = 40
 """Characters of the longest bar of the histogram."""

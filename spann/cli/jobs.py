@@ -22,7 +22,7 @@ from spann.jobs.groups import KEEP, check_keep, dedup_parts, duplicates_of, post
 from spann.jobs.pairs import CACHE_BYTES, Pairs
 from spann.jobs.parts import Part
 from spann.jobs.search import Answer
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.types import Metric
 from spann.vectors.containers import library_of
 

@@ -20,8 +20,8 @@ from spann.cli.text import say
 from spann.config import BuildParams, SearchParams
 from spann.elements import memory_dtype
 from spann.errors import StorageError
+from spann.measuring import evaluate as measure
 from spann.progress import size
-from spann.tune import evaluate as measure
 from spann.types import Array
 from spann.vectors import VectorSource, open_queries, read_truth
 from spann.vectors.sinks import check_path

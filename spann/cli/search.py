@@ -35,8 +35,8 @@ from spann.cli.search_job import column_options, is_job, search_job
 from spann.cli.text import print_json, put_lines, say, table
 from spann.config import SearchParams
 from spann.errors import InputError, StorageError
+from spann.measuring.evaluate import costs
 from spann.system import reason
-from spann.tune.evaluate import costs
 from spann.types import Array, Metric, SearchResult
 from spann.vectors import check_lengths, check_results_path, open_queries, write_results
 from spann.vectors.sinks import WRITERS

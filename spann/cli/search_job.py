@@ -14,7 +14,7 @@ from spann.config import SearchParams
 from spann.elements import memory_dtype
 from spann.errors import InputError
 from spann.jobs import Shape, answer_parts, answer_queries, describe, find_parts, share_memory
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.types import Metric
 from spann.vectors.containers import library_of
 

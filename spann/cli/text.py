@@ -58,7 +58,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def runs_table(report: dict[str, Any]) -> list[str]:
-    """Lines of what `spann.tune.evaluate` returned, one for each run."""
+    """Lines of what `spann.measuring.evaluate` returned, one for each run."""
     runs = report["runs"]
     k = runs[0]["settings"]["k"]
     aimed = any(run["settings"].get("target_recall") for run in runs)

@@ -20,7 +20,7 @@ from spann.cli.options import (
 )
 from spann.cli.progress import progress_report
 from spann.cli.text import say
-from spann.tune import exact_search
+from spann.measuring.exact import exact_search
 from spann.vectors import open_queries, open_source, write_truth
 from spann.vectors.sinks import check_path
 

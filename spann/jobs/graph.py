@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.errors import InputError
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.types import Array
 from spann.vectors.sinks import write_whole
 

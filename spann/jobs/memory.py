@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spann.build import limit_bytes, resident_bytes
+from spann.building.plan import limit_bytes, resident_bytes
 from spann.config import parse_size
 from spann.errors import InputError
 from spann.search import MemoryBudget

@@ -16,7 +16,7 @@ from spann.errors import InputError
 from spann.jobs.graph import Neighbours, RowOrder, write_csr
 from spann.jobs.output import Shape
 from spann.jobs.tables import parquet_writer, read_neighbours
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.types import Array
 from spann.vectors.formats import BIN_HEADER
 from spann.vectors.sinks import write_whole

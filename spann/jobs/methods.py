@@ -23,7 +23,7 @@ from spann.jobs.parts import Block
 from spann.jobs.search import Answer, answer_own, answer_queries, search_batches
 from spann.progress import reporting
 from spann.search import Engine
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.types import Array, Metric, Progress, SearchResult
 
 OWN_BLOCK = 1 << 16

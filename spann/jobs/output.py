@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from spann.errors import ExistsError, InputError, MissingError
-from spann.storage import files
+from spann.store import files
 
 JOB, SUCCESS = "_job.json", "_SUCCESS"
 

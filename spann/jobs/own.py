@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from spann._kernels.checksum import crc32c, crc32c_blocks
 from spann.elements import memory_dtype, stored_dtype, stored_width, unpack
 from spann.errors import CorruptionError, InputError
-from spann.storage import PAGE, IndexReader, Record, ShardedArray, posting_bytes, posting_span
+from spann.format.postings import PAGE, Record, posting_bytes, posting_span
+from spann.store.arrays import ShardedArray
+from spann.store.reader import IndexReader
 from spann.types import Array
 
 READ_BYTES = 8 << 20

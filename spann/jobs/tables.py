@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spann.jobs.output import Shape
-from spann.storage import files
+from spann.store import files
 from spann.types import Array
 
 GROUP_RESULTS = 1 << 20

@@ -1,6 +1,6 @@
 """The arrays of an index that search follows blindly, and what must hold: the contract of ext/c/search/search.h.
 
-`Resident.read` reads them, each verified and of the type and shape that the manifest gives (storage/collection.py);
+`Resident.read` reads them, each verified and of the type and shape that the manifest gives (format/collection.py);
 `Resident.check` states what their values must be. What it lets through, the native code can be given.
 """
 
@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.centroids import Graph, Level, check_graph
 from spann.elements import unpack
 from spann.errors import CorruptionError
-from spann.storage import ArrayLayout, Collection, IndexReader, check_directory
+from spann.format.collection import Collection
+from spann.format.directory import check_directory
+from spann.format.graph import Graph, Level, check_graph
+from spann.format.layout import ArrayLayout
+from spann.store.reader import IndexReader
 from spann.types import Array, Metric
 
 LARGEST_SQNORM = 1.002e36

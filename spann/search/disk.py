@@ -6,7 +6,7 @@ import numpy as np
 
 from spann._kernels.io import time_reads
 from spann.errors import StorageError
-from spann.storage import PAGE
+from spann.format.postings import PAGE
 
 CACHED_JOIN = 1
 """Pages between two reads worth reading as well where they come from the page cache: a call costs what copying a page

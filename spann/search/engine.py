@@ -20,13 +20,15 @@ from spann._kernels.io import BACKENDS
 from spann.config import SearchParams, thread_count, whole
 from spann.elements import in_memory, memory_dtype, pack
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
+from spann.format.postings import PAGE
 from spann.search.budget import MemoryBudget
 from spann.search.contract import Resident
 from spann.search.disk import join_pages
 from spann.search.opened import Files, OpenArrays, as_bytes, attach
 from spann.search.room import LITTLE_BYTES, SMALLEST_BLOCK, Needs, result_bytes
 from spann.search.workers import Stop, StoppedError, Workers
-from spann.storage import PAGE, IndexReader, ShardedArray
+from spann.store.arrays import ShardedArray
+from spann.store.reader import IndexReader
 from spann.system import available_memory
 from spann.types import MAX_K, QUERY_STATS, Array, Metric, SearchResult
 from spann.vectors import check_finite, check_lengths

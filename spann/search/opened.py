@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from spann._kernels import _search
 from spann.elements import STORED_TYPES
 from spann.errors import CorruptionError
+from spann.format.postings import PAGE, posting_span
 from spann.search.budget import HEADER_BYTES, MemoryBudget, pinned_bytes
 from spann.search.contract import Resident
-from spann.storage import PAGE, IndexReader, posting_span
+from spann.store.reader import IndexReader
 from spann.types import Array, Metric
 
 METRIC_NUMBERS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2, Metric.HAMMING: 0}

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c, crc32c_blocks
 from spann.elements import stored_dtype, unpack
+from spann.format.collection import Collection
+from spann.format.postings import FACTOR_BYTES, PAGE, posting_span
 from spann.search.contract import Resident, first_unusable
-from spann.storage import FACTOR_BYTES, PAGE, Collection, ShardedArray, posting_span
+from spann.store.arrays import ShardedArray
 from spann.types import Array, Metric
 
 PAGES_AT_A_TIME = 4096

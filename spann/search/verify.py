@@ -14,7 +14,9 @@ from spann.errors import SpannError
 from spann.search.contract import Resident, first_unusable
 from spann.search.engine import Engine
 from spann.search.postings import Postings, RowSet
-from spann.storage import IndexReader, Problem, page_checksums
+from spann.store.arrays import Problem
+from spann.store.exact import page_checksums
+from spann.store.reader import IndexReader
 from spann.types import Array, Metric
 
 ROWS_AT_A_TIME = 8 << 20

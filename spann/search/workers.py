@@ -13,7 +13,6 @@ from queue import SimpleQueue
 from spann._kernels import _search
 
 Stop = _search.Stop
-
 _Tasks = SimpleQueue[Callable[[], None] | None]
 
 

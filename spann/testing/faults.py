@@ -1,4 +1,4 @@
-"""File systems that fail: what to put in place of `spann.storage.files.system` to see what a program does then."""
+"""File systems that fail: what to put in place of `spann.store.files.system` to see what a program does then."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from click.testing import Result
 import spann
 from spann.cli.plot import PANELS, curves
 from spann.config import PRESETS, BuildParams, SearchParams, load_toml, preset_file
+from spann.measuring.evaluate import PER_QUERY
 from spann.testing import clustered, exact_neighbours
-from spann.tune.evaluate import PER_QUERY
 from spann.vectors import read_truth, write_truth
 
 Run = Callable[..., Result]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from spann.errors import CorruptionError, FormatError, MissingError, SpannError
-from spann.storage import IndexReader, IndexWriter, ShardedArray
-from spann.storage.places import as_path
+from spann.store.arrays import ShardedArray
+from spann.store.places import as_path
+from spann.store.reader import IndexReader
+from spann.store.writer import IndexWriter
 
 
 def build(path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import spann
 from spann.errors import FormatError, SpannError
-from spann.storage import ArrayLayout
+from spann.format.layout import ArrayLayout
 from tests.fuzzing import indexes
 from tests.fuzzing.forge import DIRECTORY, Forgery
 

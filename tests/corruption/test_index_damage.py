@@ -10,7 +10,8 @@ import pytest
 
 import spann
 from spann.errors import CorruptionError, FormatError, MissingError
-from spann.storage import IndexReader, posting_bytes, posting_span
+from spann.format.postings import posting_bytes, posting_span
+from spann.store.reader import IndexReader
 from spann.testing import clustered
 
 EVERYTHING = spann.SearchParams(max_postings=2**31, rerank=2**31, error_bound=1e6)

@@ -11,7 +11,10 @@ import pytest
 
 import spann
 from spann._kernels.checksum import crc32c
-from spann.storage import PAGE, IndexReader, IndexWriter, posting_bytes, posting_span, shape_record
+from spann.format.postings import PAGE, posting_bytes, posting_span
+from spann.format.shapes import shape_record
+from spann.store.reader import IndexReader
+from spann.store.writer import IndexWriter
 
 RESERVED = ("format_version", "features", "generation", "created_by", "checksum", "integrity")
 

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 import spann
-from spann.centroids import Graph, Level
 from spann.errors import SpannError
+from spann.format.collection import Collection
+from spann.format.graph import Graph, Level
 from spann.search import Engine, MemoryBudget
 from spann.search.contract import Resident
 from spann.search.opened import attach
-from spann.storage import Collection, IndexReader
+from spann.store.reader import IndexReader
 from tests.fuzzing import indexes
 from tests.fuzzing.mutate import NUMBERS
 

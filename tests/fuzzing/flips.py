@@ -10,7 +10,7 @@ import numpy as np
 
 import spann
 from spann.errors import SpannError
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.types import SearchResult
 from tests.fuzzing import indexes
 from tests.fuzzing.forge import Forgery

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from spann._kernels.checksum import crc32c, crc32c_blocks
-from spann.storage import ArrayLayout, IndexReader, posting_bytes, posting_span
-from spann.storage.json_text import to_json
-from spann.storage.manifest import GROUP, checksum_array, crc_text, groups_of
+from spann.format.json_text import to_json
+from spann.format.layout import ArrayLayout
+from spann.format.manifest import GROUP, checksum_array, crc_text, groups_of
+from spann.format.postings import posting_bytes, posting_span
+from spann.store.reader import IndexReader
 
 DIRECTORY = "postings/directory"
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import spann
 from spann.errors import SpannError
-from spann.storage import ArrayLayout
+from spann.format.layout import ArrayLayout
 from spann.testing import clustered
 from tests.fuzzing import mutate as changes
 from tests.fuzzing.forge import DIRECTORY, Forgery
@@ -291,7 +291,7 @@ def _number(flat: np.ndarray[Any, Any], rng: random.Random) -> Any:
 def _resealed(text: bytes) -> bytes:
     """A manifest with the checksum that it ought to have, if it has a place for one."""
     from spann._kernels.checksum import crc32c
-    from spann.storage.manifest import _CHECKSUM_LINE
+    from spann.format.manifest import _CHECKSUM_LINE
 
     found = list(_CHECKSUM_LINE.finditer(text))
     if len(found) != 1:

@@ -22,7 +22,7 @@ import numpy as np
 from spann.cli.search import stream_batches
 from spann.config import BuildParams, SearchParams, load_toml
 from spann.errors import SpannError
-from spann.tune import exact_search
+from spann.measuring.exact import exact_search
 from spann.types import Metric
 from spann.vectors import check_finite, check_lengths, convert, open_queries, open_source, read_ids, read_truth
 from tests.fuzzing import mutate as changes

@@ -22,7 +22,7 @@ import numpy as np
 
 import spann
 from spann._kernels.checksum import crc32c
-from spann.storage import FORMAT_VERSION
+from spann.format.manifest import FORMAT_VERSION
 
 HERE = Path(__file__).parent
 COUNT, DIM, K = 90, 6, 8

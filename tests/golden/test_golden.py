@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import spann
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.testing import exact_neighbours
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ import pytest
 import spann
 from spann.elements import pack, rounded
 from spann.jobs import OwnVectors
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.testing import clustered
 
 KINDS = [

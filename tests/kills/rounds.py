@@ -22,7 +22,8 @@ import numpy as np
 
 import spann
 from spann import config
-from spann.build import checkpoint, partition
+from spann.building import checkpoint
+from spann.building.stages import partition
 from spann.cli.app import cli
 from spann.testing import clustered, die_at
 

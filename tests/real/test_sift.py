@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import spann
-from spann.storage import IndexReader
-from spann.tune.truth import exact_search
+from spann.measuring.exact import exact_search
+from spann.store.reader import IndexReader
 from spann.vectors import open_source
 
 ROWS = 100_000

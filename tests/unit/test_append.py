@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import checkpoint, partition
+from spann.building import checkpoint
+from spann.building.stages import partition
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
-from spann.storage import IndexReader, PageChecksums, ShardedWriter, files, page_checksums
+from spann.store import files
+from spann.store.arrays import ShardedArray, ShardedWriter
+from spann.store.exact import PageChecksums, page_checksums
+from spann.store.reader import IndexReader
 from spann.testing import FaultyDisk, PowerCut, PowerCutDisk, clustered, exact_neighbours
 
 EVERYTHING = spann.SearchParams(max_postings=2**31, rerank=2**31, error_bound=1e6)
@@ -283,7 +287,7 @@ def test_an_extended_array_is_the_array(tmp_path, content, row_shape, old_rows, 
                 writer.begin_with(old, crcs)
                 begun = old.rows
             writer.append(values[begun:rows])
-            return spann.storage.ShardedArray(tmp_path / name, writer.layout), writer.finish()
+            return ShardedArray(tmp_path / name, writer.layout), writer.finish()
 
     old, crcs = write("old", old_rows)
     array, grown = write("new", old_rows + more, old, crcs)

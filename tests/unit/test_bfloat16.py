@@ -12,9 +12,10 @@ import spann
 from spann.cli import cli
 from spann.elements import pack, rounded, unpack
 from spann.errors import FormatError, InputError
-from spann.storage import IndexReader, manifest
+from spann.format import manifest
+from spann.measuring.exact import exact_search
+from spann.store.reader import IndexReader
 from spann.testing import clustered
-from spann.tune import exact_search
 from spann.vectors import convert, open_source
 
 WIDE, QUERIES = (rounded(x) for x in clustered(4000, 40, 60, 3))

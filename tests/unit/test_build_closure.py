@@ -7,11 +7,12 @@ import pytest
 
 import spann
 from spann._kernels import twins
-from spann.build import assign
-from spann.build.balance import ROUNDS, SPARE
-from spann.build.layout import TAIL_CUT
-from spann.build.neighborhood import _joined
-from spann.storage import PAGE, IndexReader, Record
+from spann.building.stages import assign
+from spann.building.stages.balance import ROUNDS, SPARE
+from spann.building.stages.layout import TAIL_CUT
+from spann.building.stages.neighborhood import _joined
+from spann.format.postings import PAGE, Record
+from spann.store.reader import IndexReader
 from spann.testing import clustered
 
 

@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 import spann
 from spann._kernels import code_twins
 from spann._kernels.checksum import crc32c
-from spann.build import arrange, balance, build_index, edges, encode, partition, write
-from spann.build.centroids import HALF_ERROR, HALF_RANGE
-from spann.storage import PAGE, ArrayLayout, IndexReader, PageChecksums, Record, exact_pages, posting_span
+from spann.building import edges
+from spann.building.centroids import HALF_ERROR, HALF_RANGE
+from spann.building.pipeline import build_index
+from spann.building.stages import arrange, balance, partition
+from spann.building.stages import write_codes as encode
+from spann.building.stages import write_exact as write
+from spann.format.exact import exact_pages
+from spann.format.layout import ArrayLayout
+from spann.format.postings import PAGE, Record, posting_span
+from spann.store.exact import PageChecksums
+from spann.store.reader import IndexReader
 from spann.testing import clustered
 from spann.types import Metric
 from spann.vectors import as_ids, open_source

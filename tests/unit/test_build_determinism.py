@@ -7,7 +7,9 @@ import pytest
 import zarr
 
 import spann
-from spann.build import balance, edges, neighborhood, partition, write
+from spann.building import edges
+from spann.building.stages import balance, neighborhood, partition
+from spann.building.stages import write_exact as write
 from spann.testing import clustered, exact_neighbours
 
 BASE, QUERIES = clustered(4000, 12, 20, 1)

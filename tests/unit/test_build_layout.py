@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spann.build import edges, layout
-from spann.build.edges import EDGE, EdgeSpool, pack_edges
-from spann.build.layout import TAIL_CUT, cut, lay_out, place
-from spann.build.temporary import RecordFile
-from spann.storage import PAGE, Record
+from spann.building import edges
+from spann.building.edges import EDGE, EdgeSpool, pack_edges
+from spann.building.stages import layout
+from spann.building.stages.layout import TAIL_CUT, cut, lay_out, place
+from spann.building.temporary import RecordFile
+from spann.format.postings import PAGE, Record
 
 
 @st.composite

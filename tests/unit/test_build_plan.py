@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import partition, plan
-from spann.build.partition import Partition
-from spann.build.space import scan
+from spann.building import plan
+from spann.building.stages import partition
+from spann.building.stages.partition import Partition
+from spann.building.stages.scan import scan
 from spann.config import parse_size
 from spann.errors import InputError
-from spann.storage import files
+from spann.store import files
 from spann.testing import clustered
 from spann.types import Metric
 from spann.vectors import ArraySource, open_source

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import build_index, edges, pipeline
-from spann.build.edges import EDGE
-from spann.centroids import graph
+from spann.building import edges, pipeline
+from spann.building.edges import EDGE
+from spann.building.pipeline import build_index
+from spann.building.stages import graph
 from spann.errors import CorruptionError, ExistsError, InputError, MissingError, StorageError
-from spann.storage import files
+from spann.store import files
 from spann.testing import clustered
 from spann.types import Metric
 from spann.vectors import open_source
@@ -350,7 +351,7 @@ def test_a_directory_that_may_not_be_written(tmp_path, faulty):
 
 def test_an_index_of_a_newer_version_or_with_unknown_parts_is_refused(old):
     from spann._kernels.checksum import crc32c
-    from spann.storage.json_text import parse_json, to_json
+    from spann.format.json_text import parse_json, to_json
 
     root = old / "zarr.json"
     document = parse_json(root.read_bytes(), "root")

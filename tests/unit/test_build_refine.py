@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import neighborhood, pipeline, refine
-from spann.storage import IndexReader
+from spann.building import pipeline
+from spann.building.stages import neighborhood, refine
+from spann.store.reader import IndexReader
 from spann.testing import clustered, exact_neighbours
 
 

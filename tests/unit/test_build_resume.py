@@ -18,11 +18,15 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import answers, arrange, checkpoint, encode, neighborhood, partition, refine, write
-from spann.build.checkpoint import Checkpoint, open_checkpoint
-from spann.build.temporary import RecordFile
+from spann.building import checkpoint
+from spann.building.checkpoint import Checkpoint, open_checkpoint
+from spann.building.stages import arrange, neighborhood, partition, refine
+from spann.building.stages import truth as answers
+from spann.building.stages import write_codes as encode
+from spann.building.stages import write_exact as write
+from spann.building.temporary import RecordFile
 from spann.errors import CorruptionError, InputError, StorageError
-from spann.storage import files
+from spann.store import files
 from spann.testing import FaultyDisk, PowerCut, PowerCutDisk, ShortDisk, clustered
 
 BASE, QUERIES = clustered(6000, 16, 10, 1)
@@ -35,7 +39,10 @@ ROOT = Path(__file__).parents[2]
 
 CHILD = """
 import sys, numpy as np, spann
-from spann.build import arrange, checkpoint, encode, neighborhood, partition, write
+from spann.building import checkpoint
+from spann.building.stages import arrange, neighborhood, partition
+from spann.building.stages import write_codes as encode
+from spann.building.stages import write_exact as write
 checkpoint.MARK_SECONDS, checkpoint.MARK_SHARE = 0.0, np.inf
 partition.REGION_BYTES = 1 << 15
 neighborhood.BLOCK_ROWS = 512
@@ -446,7 +453,7 @@ def test_killed_while_files_are_removed(tmp_path, content, marks, removing):
     else:
         die = "file = files.remove_file\nfiles.remove_file = lambda path: (file(path), os._exit(9))\n"
     restart = removing == "what is not gone on with"
-    script = "import os\nfrom spann.build import checkpoint\nfrom spann.storage import files\n" + die + CHILD
+    script = "import os\nfrom spann.building import checkpoint\nfrom spann.store import files\n" + die + CHILD
     script = script.replace("threads=2", f"threads=2, restart={restart}")
     command = [sys.executable, "-c", script, "base.npy", "i", "2", "1"]
     assert subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 9
@@ -463,7 +470,8 @@ def test_the_command_names_what_is_kept_and_goes_on(tmp_path):
     np.save(tmp_path / "base.npy", BASE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (
-        "import sys; from spann.build import checkpoint, partition; checkpoint.MARK_SECONDS = 0.0; "
+        "import sys; from spann.building import checkpoint; from spann.building.stages import partition; "
+        "checkpoint.MARK_SECONDS = 0.0; "
         "partition.REGION_BYTES = 1 << 15; from spann.cli import main; main()"
     )
     build = [sys.executable, "-c", script, "build", "base.npy", "i", "--code-bits", "2", "--progress", "json"]

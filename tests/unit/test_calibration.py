@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import answers
+from spann.building.stages import truth as answers
 from spann.errors import FormatError, InputError, RecallWarning
-from spann.storage import IndexReader
+from spann.measuring import calibration as calibrate
+from spann.measuring.calibration import Asked
+from spann.measuring.promise import Calibration, Point
+from spann.store.reader import IndexReader
 from spann.testing import clustered, exact_neighbours
-from spann.tune import Calibration, calibrate
-from spann.tune.calibrate import Asked
-from spann.tune.promise import Point
 from spann.types import QUERY_STATS, Metric, SearchResult
 from spann.vectors import for_metric, open_source
 

@@ -13,9 +13,11 @@ import spann
 from spann.cli import cli
 from spann.elements import unpack
 from spann.errors import FormatError, InputError
-from spann.storage import IndexReader, manifest
+from spann.format import manifest
+from spann.measuring.exact import exact_search
+from spann.measuring.recall import recall_at_k
+from spann.store.reader import IndexReader
 from spann.testing import exact_neighbours
-from spann.tune import exact_search, recall_at_k
 from spann.types import Metric
 from spann.vectors import Truth, open_source
 

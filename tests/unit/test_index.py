@@ -147,7 +147,7 @@ def test_verify_reports_progress(path):
 
 
 def test_build_reports_every_stage_to_its_end(tmp_path):
-    from spann.build import STAGES
+    from spann.building.plan import STAGES
 
     seen = {}
     spann.build(BASE, tmp_path / "i", progress=lambda stage, done, total: seen.update({stage: (done, total)})).close()
@@ -167,7 +167,7 @@ def test_a_source_of_the_callers_own_stays_open(tmp_path):
 
 def test_a_directory_that_refers_to_nowhere_is_refused(path, coded, monkeypatch):
     """Checksums hold, as a faulty writer's would; every number that reaches native code is checked all the same."""
-    from spann.storage import IndexReader
+    from spann.store.reader import IndexReader
 
     read = IndexReader.read
 

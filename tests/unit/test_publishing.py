@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import checkpoint
+from spann.building import checkpoint
 from spann.errors import ExistsError, InputError, MissingError, RepeatWarning, SpannError, StorageError
-from spann.storage import IndexReader, IndexWriter, files, publishing
-from spann.storage.places import Directory, without_links
+from spann.store import files, publishing
+from spann.store.places import Directory, without_links
+from spann.store.reader import IndexReader
+from spann.store.writer import IndexWriter
 from spann.testing import clustered, die_at
 from spann.vectors import write_results
 

@@ -17,7 +17,7 @@ import spann
 from spann import config
 from spann.cli import cli
 from spann.elements import pack, rounded
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.testing import clustered
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import pytest
 import spann
 from spann._kernels.io import backends
 from spann.search import Effort, Engine
-from spann.storage import IndexReader
+from spann.store.reader import IndexReader
 from spann.testing import clustered, exact_neighbours
 
 METRICS = ["l2", "cosine", "ip"]

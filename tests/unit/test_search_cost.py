@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import spann
-from spann.storage import PAGE, IndexReader, Record
+from spann.format.postings import PAGE, Record
+from spann.store.reader import IndexReader
 from spann.testing import clustered, exact_neighbours
 
 BASE, QUERIES = clustered(20_000, 32, 200, 3)

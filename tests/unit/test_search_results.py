@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import spann
-from spann.build import pipeline
+from spann.building import pipeline
 from spann.errors import CorruptionError, InputError
-from spann.storage import IndexWriter
+from spann.store.writer import IndexWriter
 from spann.testing import clustered, exact_neighbours
 from spann.types import MAX_K
 

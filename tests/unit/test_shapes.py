@@ -11,10 +11,11 @@ import pytest
 
 import spann
 from spann._kernels.distances import simd_levels
-from spann.build.shapes import _principal, shapes_of
+from spann.building.stages.shapes import _principal, shapes_of
+from spann.format.shapes import SHAPES, directions_of, shape_record
 from spann.quantize import Codes, Quantizer
 from spann.search import Engine
-from spann.storage import SHAPES, IndexReader, directions_of, shape_record
+from spann.store.reader import IndexReader
 from spann.testing import clustered, exact_neighbours
 from spann.types import Metric
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError, ExistsError, FormatError, InputError, MissingError, StorageError
-from spann.storage import ArrayLayout, ShardedArray, ShardedWriter, files
-from spann.storage.layout import DTYPES
-from spann.storage.places import as_path
+from spann.format.layout import DTYPES, ArrayLayout
+from spann.store import files
+from spann.store.arrays import ShardedArray, ShardedWriter
+from spann.store.places import as_path
 from spann.testing import ShortDisk
 
 
@@ -304,7 +305,7 @@ def test_short_reads_and_writes_are_continued(tmp_path, monkeypatch):
 
 
 def test_verify_reports_progress_in_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("spann.storage.arrays._SCAN_BYTES", 64)
+    monkeypatch.setattr("spann.store.arrays._SCAN_BYTES", 64)
     crcs = write(tmp_path / "a", sample("uint8", (50, 3)), shard_bytes=90, chunk_bytes=15)
     array = ShardedArray.open(tmp_path / "a")
     steps: list[int] = []

@@ -18,8 +18,12 @@ import zarr
 
 from spann._kernels.checksum import crc32c
 from spann.errors import CorruptionError, ExistsError, FormatError, InputError, MissingError, StorageError
-from spann.storage import FORMAT_VERSION, IndexReader, IndexWriter, files, manifest
-from spann.storage.publishing import CLAIM
+from spann.format import manifest
+from spann.format.manifest import FORMAT_VERSION
+from spann.store import files
+from spann.store.publishing import CLAIM
+from spann.store.reader import IndexReader
+from spann.store.writer import IndexWriter
 
 ARRAYS = {
     "centroids/vectors": np.arange(24, dtype=np.float32).reshape(6, 4),

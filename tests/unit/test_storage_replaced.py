@@ -9,7 +9,9 @@ import pytest
 
 import spann
 from spann.errors import CorruptionError, MissingError, StorageError
-from spann.storage import IndexReader, IndexWriter, on_current, reader
+from spann.store import reader
+from spann.store.reader import IndexReader, on_current
+from spann.store.writer import IndexWriter
 
 
 def write(path, value, overwrite=True):

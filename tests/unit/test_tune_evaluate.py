@@ -10,9 +10,10 @@ import pytest
 
 from spann.config import SearchParams
 from spann.errors import InputError
+from spann.measuring import evaluate
+from spann.measuring.evaluate import PER_QUERY
+from spann.measuring.exact import exact_search
 from spann.testing import clustered, exact_neighbours
-from spann.tune import evaluate, exact_search
-from spann.tune.evaluate import PER_QUERY
 from spann.types import QUERY_STATS, Array, Metric, SearchResult
 from spann.vectors import ArraySource, Truth
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spann.errors import InputError
-from spann.tune import recall_at_k
+from spann.measuring.recall import recall_at_k
 from spann.types import Metric
 from spann.vectors import Truth
 

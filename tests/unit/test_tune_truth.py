@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from spann.errors import InputError
+from spann.measuring.exact import exact_search
 from spann.testing import clustered, exact_neighbours
-from spann.tune import exact_search
 from spann.types import ELEMENT_TYPES, Metric
 from spann.vectors import ArraySource, open_source
 

@@ -1,0 +1,305 @@
+"""What a build will take: disk, temporary disk, memory and time, from counts alone, before anything is read or written.
+
+Sizes follow from the format; `docs/SCALING.md` has the measurements that the other constants are fitted to, and how far
+predictions were off.
+"""
+
+from __future__ import annotations
+
+import mmap
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from spann.building.edges import BUCKET_BYTES, EDGE
+from spann.building.stages import assign, refine
+from spann.building.stages.partition import FLAT, region_rows
+from spann.config import BuildParams
+from spann.errors import InputError
+from spann.format.postings import Record
+from spann.format.shapes import shape_record
+from spann.progress import size
+from spann.store import files
+from spann.store.places import Where
+from spann.system import available_memory
+from spann.types import Metric
+from spann.vectors import VectorSource, for_metric
+
+STAGES = (
+    *("scan", "partition", "cluster", "refine", "graph", "assign", "balance", "layout", "arrange", "write"),
+    *("truth", "calibrate", "publish"),
+)
+"""What `build_index` does, in the order progress is reported, but for "graph", which is made beside others where there
+are threads: "refine" only where centroids are means, "balance" only where there are replicas, "arrange" only where
+there is an exact store."""
+
+LIMIT_SHARE = 0.5
+"""Of the memory available when a build starts: its limit where none is given."""
+
+BASE_BYTES = 140 << 20
+"""The interpreter, its libraries, and the stages' work that one thread does for all."""
+
+WORKER_BYTES = 60 << 20
+"""Of each thread, with the results of its work that wait to be written; most in cluster and in truth."""
+
+GROUP_COPIES = 14
+"""Bytes that a thread takes for each coordinate of the centroids that a group is compared with, for its closure."""
+
+QUERY_COPIES = 36
+"""Bytes for each coordinate of a query of the calibration, while its neighbours are found."""
+
+SEARCHER_BYTES = 30 << 20
+"""Of each thread of the calibration's searches."""
+
+CENTROID_BYTES = 500
+"""Of each centroid besides its vectors: graph while it is built, directory, ends of leaves and groups."""
+
+CENTROID_COPIES = 9
+MEAN_COPIES = 14
+"""Bytes for each coordinate of a centroid: as stored, and two copies as float32 for the graph; of one that is a mean,
+what is summed up besides."""
+
+CLOSURE_SHARE = 0.84
+"""Of `max_replicas`, the postings that a vector ends up in: 6.6 of 8 on SIFT with 3 % centroids, 6.8 with 14 %. Data of
+lower intrinsic dimension have fewer, which only the build itself can tell."""
+
+GRAPH_BYTES = 82
+"""Of each centroid in the stored graph: 73 on 8,000 centroids of SIFT, 86 on 30,000."""
+
+DIRECTORY_BYTES = 22
+"""Of each posting in memory."""
+
+PAGE_LOSS = 1.02
+"""Pages of postings over what their bytes fill."""
+
+GFLOPS = 90.0
+"""Of one thread's matrix products on the machine that the seconds below were measured on (Zen 3, AVX2, float32)."""
+
+SECONDS_PER_GFLOP = 1 / GFLOPS
+
+PASS_SECONDS = 16e-9
+"""Of one thread for each byte of a vector: all passes over it, with their copies and files."""
+
+COORDINATE_SECONDS = 86e-9
+"""Of one thread for each coordinate: clustering within regions, arranging and coding."""
+
+REFINE_SECONDS = 80e-9
+"""The same for refining cells, besides the products."""
+
+CLOSURE_SECONDS = 100e-6
+"""Of one thread for each vector of 128 dimensions, where it joins several postings."""
+
+GRAPH_SECONDS = 90e-6
+"""Of the graph's one thread for each centroid and coordinate, per 128."""
+
+
+TRUTH_SECONDS = 30e-9
+"""Of one thread for each coordinate, besides the products: the exact neighbours of the queries of the calibration."""
+
+CALIBRATION_SECONDS = 42.0
+CALIBRATION_FULL = 50_000
+"""Of one thread: the searches of the calibration, of which smaller collections need less."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted of a build; sizes in bytes.
+
+    `disk_bytes` of the index, `temporary_bytes` at most besides, `memory_bytes` resident at most with `threads`
+    threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none. The limit
+    leaves room for the former beside the build, or not: the calibration `pins` all codes, which saves it time. The
+    build has these `stages`, each of which is reported as progress.
+    """
+
+    count: int
+    dim: int
+    dtype: str
+    metric: str
+    code_bits: int
+    centroids: int
+    threads: int
+    memory_limit: int
+    disk_bytes: int
+    temporary_bytes: int
+    memory_bytes: int
+    seconds: float
+    open_memory_bytes: int
+    open_memory_least: int
+    pins: bool
+    stages: tuple[str, ...]
+
+
+def limit_bytes(given: int | None) -> int:
+    """The limit in bytes: as given, or `LIMIT_SHARE` of what is available."""
+    return given if given is not None else int(LIMIT_SHARE * available_memory())
+
+
+def resident_bytes() -> int:
+    """Of this process now."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def plan_build(
+    source: VectorSource, metric: Metric, params: BuildParams, *, threads: int, limit: int, id_bytes: int | None = None
+) -> Plan:
+    """Predicts the build of `source`; threads are as many of `threads` as `limit` bytes of memory allow.
+
+    Raises `InputError` where not even one does, naming what would help.
+    """
+    source = for_metric(source, metric)
+    params = params.resolved(source.element, source.dim, metric)
+    count, dim, bits = source.count, source.dim, params.bits
+    width = id_bytes or (4 if count <= 2**32 else 8)
+    centroids = params.centroid_count(count)
+    row_width = 4 if count <= 2**32 else 8
+    record = Record.coded(width, row_width, dim, bits) if bits else Record.exact(width, source.stored_bytes)
+    inside = count if bits else count - centroids
+    entries = int(inside * (1 if params.replicas == 1 else max(1.0, CLOSURE_SHARE * params.replicas)))
+
+    centroid_width = source.stored_bytes if not bits or (metric is Metric.L2 and source.dtype.kind in "iu") else 2 * dim
+    shape = shape_record(dim, bits, params.shaped).itemsize if params.shaped else 0
+    kept = centroids * (centroid_width + GRAPH_BYTES + DIRECTORY_BYTES + shape) + (0 if bits else centroids * width)
+    postings = int(
+        PAGE_LOSS * (record.header * centroids + record.primary * inside + record.replica * (entries - inside))
+    )
+    exact = count * source.stored_bytes if bits else 0
+    checksums = exact // 1024
+    codes = record.primary * inside + record.replica * (entries - inside) if bits else 0
+    open_memory = kept + checksums + codes
+    memory = BASE_BYTES + centroids * ((MEAN_COPIES if params.means else CENTROID_COPIES) * dim + CENTROID_BYTES)
+    memory += count * row_width if bits and entries > inside else 0
+    memory += count * 8 if width == 8 and id_bytes else 0
+    sorting = 3 * min(BUCKET_BYTES, entries * EDGE.itemsize)  # by one thread, while no other has work
+    queries = params.calibration_count(count)
+    closure = GROUP_COPIES * dim * min(centroids, assign.CANDIDATES) if params.replicas > 1 else 0
+
+    def peak(threads: int) -> int:
+        assigning = threads * (WORKER_BYTES + closure)
+        return memory + max(sorting, assigning, threads * WORKER_BYTES + queries * QUERY_COPIES * dim)
+
+    fitting = max((n for n in range(1, threads + 1) if peak(n) <= limit), default=0)
+    if fitting == 0:
+        of_centroids = memory - BASE_BYTES
+        remedy = "raise the limit, or lower centroids (a larger posting_size does too)"
+        if peak(1) - of_centroids > limit:
+            remedy = f"the program itself takes {size(peak(1) - of_centroids)} of that, so raise the limit"
+        raise InputError(
+            f"memory_limit is {limit} bytes ({size(limit)}); building {count} vectors of {source.name} with "
+            f"{centroids} centroids needs about {size(peak(1))}: {remedy}"
+        )
+    searching = memory + fitting * SEARCHER_BYTES + open_memory
+    pins = params.means and queries > 0 and peak(fitting) + open_memory <= limit
+    copies = count * (source.stored_bytes + 8)
+    edges = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
+    cells = len(refine.CANDIDATES) * (refine.FOUND.itemsize * count + 4 * centroids * dim) if params.means else 0
+    temporary = max(
+        2 * copies + 2 * count,  # as they come and in regions, or, where there are many, roughly and finely so
+        copies + cells + entries * EDGE.itemsize + edges + entries * 8 + (count * 8 if bits else 0),
+    )
+    return Plan(
+        count=count,
+        dim=dim,
+        dtype=source.element,
+        metric=metric.value,
+        code_bits=bits,
+        centroids=centroids,
+        threads=fitting,
+        memory_limit=limit,
+        disk_bytes=postings + exact + checksums + kept,
+        temporary_bytes=temporary,
+        memory_bytes=max(peak(fitting), searching if pins else 0),
+        seconds=_seconds(count, dim, source.row_bytes, centroids, params, fitting),
+        open_memory_bytes=open_memory,
+        open_memory_least=kept + checksums,
+        pins=pins,
+        stages=_stages(params, queries),
+    )
+
+
+def _stages(params: BuildParams, queries: int) -> tuple[str, ...]:
+    """Of `STAGES`, those that a build has."""
+    there = {"refine": params.means, "balance": params.replicas > 1, "arrange": params.bits > 0}
+    there |= dict.fromkeys(("truth", "calibrate"), queries > 0)
+    return tuple(stage for stage in STAGES if there.get(stage, True))
+
+
+def threads_to_append(
+    source: VectorSource, about: dict[str, Any], path: Path, *, threads: int, limit: int, copied: int
+) -> int:
+    """As many of `threads` as `limit` bytes of memory allow for appending `source` to the index at `path`.
+
+    `about` has the attributes of the index, `copied` of its bytes are written again. Raises `InputError` where not even
+    one thread fits, or the disk has too little room."""
+    centroids, postings, count = int(about["centroids"]), int(about["postings"]), source.count
+    params, record = BuildParams(**about["parameters"]), Record.of(about)
+    edges = count * params.replicas
+    memory = BASE_BYTES + centroids * (8 * source.dim + 64) + (postings + edges) * 2 * DIRECTORY_BYTES
+    memory += 24 * (int(about["count"]) + count) if about["ids"] == "user" else 0
+    memory += count * record.row_bytes if params.replicas > 1 else 0
+    sorting = 3 * min(BUCKET_BYTES, edges * EDGE.itemsize)
+    fitting = min(threads, (limit - memory) // WORKER_BYTES)
+    if fitting < 1 or memory + sorting > limit:
+        raise InputError(
+            f"memory_limit is {limit} bytes; appending {count} vectors of {source.name} to {path} needs about "
+            f"{memory + max(sorting, WORKER_BYTES)}: raise the limit, or append less at a time"
+        )
+    exact = source.stored_bytes if params.bits else 0
+    new = count * exact + edges * (record.replica + record.header)
+    needed = new + copied + 3 * count * (source.stored_bytes + 8) + edges * EDGE.itemsize
+    free = files.free_bytes(path.parent)
+    if needed > free:
+        raise InputError(f"{path}: appending {source.name} needs about {needed} bytes of disk; {free} are free")
+    return int(fitting)
+
+
+def check_disk(plan: Plan, path: Path, work: Where) -> None:
+    """Raises `InputError` if what the build will write does not fit on the file system of `path`; what an unfinished
+    build left in `work` is there already."""
+    free = files.free_bytes(path.parent)
+    needed = plan.disk_bytes + plan.temporary_bytes
+    there = files.status(work)
+    left = there is not None and stat.S_ISDIR(there.st_mode)  # anything else is refused when the build begins
+    if needed > free + (sum(size for _, size in files.walk_files(work)) if left else 0):
+        raise InputError(
+            f"{path}: needs about {needed} bytes of disk ({plan.disk_bytes} for the index, {plan.temporary_bytes} "
+            f"while it is built); {free} are free"
+        )
+
+
+def _seconds(count: int, dim: int, row_bytes: int, centroids: int, params: BuildParams, threads: int) -> float:
+    regions = -(-count // region_rows(dim))
+    compared = regions if regions <= FLAT else 2 * np.sqrt(regions)
+    work = count * (row_bytes * PASS_SECONDS + dim * COORDINATE_SECONDS)
+    work += 2e-9 * count * compared * dim * SECONDS_PER_GFLOP
+    if params.means:
+        compared = sum(min(centroids, candidates) for candidates in refine.CANDIDATES)
+        work += count * dim * (REFINE_SECONDS + 2e-9 * compared * SECONDS_PER_GFLOP)
+    if params.replicas > 1:
+        work += count * CLOSURE_SECONDS * (0.5 + dim / 256)
+    queries = params.calibration_count(count)
+    if queries:
+        work += count * dim * (TRUTH_SECONDS + 2e-9 * queries * SECONDS_PER_GFLOP)
+        work += CALIBRATION_SECONDS * min(1.0, count / CALIBRATION_FULL)
+    graph = centroids * GRAPH_SECONDS * dim / 128 * max(1.0, np.log2(max(2, centroids)) / 13)
+    speed = _speed()
+    # The graph takes one thread while others assign and arrange.
+    alone = work / threads / speed
+    return float(max(alone, (graph / speed if threads > 1 else 0)) if threads > 1 else alone + graph / speed)
+
+
+def _speed() -> float:
+    """How fast this machine multiplies matrices, as a multiple of the one that was measured."""
+    x = np.ones((512, 512), np.float32)
+    best = np.inf
+    with threadpool_limits(1, user_api="blas"):
+        for _ in range(4):
+            start = time.perf_counter()
+            x @ x
+            best = min(best, time.perf_counter() - start)
+    return float(2 * 512**3 / best / 1e9 / GFLOPS)

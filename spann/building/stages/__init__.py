@@ -1,0 +1,1 @@
+"""The stages of a build, a module for each (docs/DESIGN.md, Build)."""

@@ -1,0 +1,160 @@
+"""Stage "calibrate": measures on the index itself which settings give which recall (spann/measuring/calibration.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann.building.checkpoint import Checkpoint
+from spann.building.stages.truth import answers
+from spann.measuring.calibration import FEW, MOST, Asked, calibrate
+from spann.search import Engine
+from spann.store.places import Where
+from spann.store.reader import IndexReader
+from spann.types import Array, Metric, Progress
+from spann.vectors import VectorSource, sample_rows
+
+SEED = 20_241
+"""Start of the choice of the vectors that are queries."""
+
+PRUNE_RANK = 16
+"""Of the posting whose distance `epsilon2` is relative to (ext/c/search/prune.c)."""
+
+COMPARED = 1000
+"""Vectors of the collection that queries are compared with."""
+
+APPENDED = 2.0
+"""Postings that are scored for one of `max_postings`, at most, where vectors were appended: some bring another."""
+
+COSINE_NOISE = 1e-6
+"""Of 1 - cos in float32, absolute."""
+
+
+IdsOf = Callable[[NDArray[np.int64]], Array]
+"""Ids of rows."""
+
+Own = tuple[NDArray[np.int64], IdsOf]
+"""Of queries that are vectors of the collection: their rows, and what tells ids of rows."""
+
+
+def own_rows(count: int, queries: int) -> NDArray[np.int64]:
+    """Which of `count` vectors of the collection are the `queries` of its calibration, ascending."""
+    return sample_rows(count, min(queries, count), SEED)
+
+
+def calibrate_with_own(
+    path: Path,
+    vectors: VectorSource,
+    ids_of: Callable[[NDArray[np.int64]], Array],
+    queries: int,
+    threads: int,
+    memory_budget: int | str,
+    temporary: Where,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any] | None:
+    """Calibrates the index at `path` with `queries` of its own vectors: `vectors` has all of them, in any order, and
+    `ids_of` tells the ids of its rows. `memory_budget` is that of the search. JSON for the attribute `calibration`;
+    None where there are too few vectors. The truth is kept in `temporary` and the `checkpoint`."""
+    rows = own_rows(vectors.count, queries)
+    # The first of them serve every k, and rows that follow each other may be neighbours.
+    rows = rows[np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))]
+    queried = vectors.take(rows)
+    return calibrate_index(
+        path, vectors, queried, (rows, ids_of), threads, memory_budget, temporary, progress, checkpoint
+    )
+
+
+def calibrate_index(
+    path: Path,
+    vectors: VectorSource,
+    queries: Array,
+    own: Own | None,
+    threads: int,
+    memory_budget: int | str,
+    temporary: Where,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any] | None:
+    """`own`: the rows of `vectors` that the queries are, where they are from there, and what tells ids of rows."""
+    reader = IndexReader.open(path)
+    metric = Metric.parse(reader.attributes["metric"])
+    own_rows = None if own is None else own[0]
+    known = answers(vectors, queries, own_rows, metric, threads, temporary, checkpoint, progress)
+    if not known.kth:
+        return None
+    queries = queries[known.chosen]
+    own_ids = None if own is None else _ids_of(known.own, own[1])
+    engine = Engine(reader, memory_budget=memory_budget)
+    try:
+        reach = Reach(engine, queries[:FEW])
+        unlike = 0.0
+        if own is None:
+            some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
+            unlike = _difference(reach.nearest, Reach(engine, some).nearest)
+        found = calibrate(
+            lambda q, k, params: engine.search(q, k, params, threads=threads, order="query"),
+            Asked(
+                queries,
+                known.kth,
+                own=own_ids,
+                largest_first=metric is Metric.IP,
+                noise=COSINE_NOISE if metric is Metric.COSINE else 0.0,
+            ),
+            reach=reach.of,
+            unlike=unlike,
+            postings=len(engine.arrays.length),
+            each=APPENDED if engine.arrays.appended else 1.0,
+            entries=max(1.0, float(engine.arrays.length.mean())),
+            coded=engine.arrays.code_bits > 0,
+            progress=progress,
+        )
+    finally:
+        engine.close()
+    return found.to_json()
+
+
+def _ids_of(rows: NDArray[np.int64], ids_of: IdsOf) -> NDArray[np.int64]:
+    """Ids of `rows`, of any shape; -1 stays."""
+    ids = np.full(rows.shape, -1, np.int64)
+    ids[rows >= 0] = ids_of(rows[rows >= 0]).astype(np.int64)
+    return ids
+
+
+class Reach:
+    """How many of the postings that some queries consider are within (1 + epsilon2) times the distance of the 16th
+    nearest of these, by what is expected of them; ``nearest`` (nq,) is the distance of the nearest of all."""
+
+    def __init__(self, engine: Engine, queries: Array) -> None:
+        self._expected = engine.expected(queries, MOST)
+        self.nearest = self._expected.min(axis=1)
+
+    def of(self, max_postings: int, fill: float) -> float:
+        """The epsilon2 at which the mean query has `fill` of `max_postings`, but more than the rank that it is relative
+        to, below which the rule says nothing; infinity where it never has as many."""
+        return self.at(max(fill * max_postings, 1.25 * PRUNE_RANK), max_postings)
+
+    def at(self, wanted: float, max_postings: int) -> float:
+        """The epsilon2 at which the mean query has `wanted` postings of the `max_postings` that it considers."""
+        considered = self._expected[:, :max_postings]
+        rank = np.minimum(PRUNE_RANK, np.isfinite(considered).sum(axis=1))  # empty postings are not among them
+        some = min(PRUNE_RANK, considered.shape[1])
+        smallest = np.sort(np.partition(considered, some - 1, axis=1)[:, :some], axis=1)
+        own = smallest[np.arange(len(smallest)), np.maximum(rank, 1) - 1]
+        with np.errstate(invalid="ignore"):  # where all are empty
+            ratio = (considered / np.maximum(own, 1e-30)[:, None]).reshape(-1)
+        place = round(wanted * len(considered))
+        if place >= np.isfinite(ratio).sum():
+            return float(np.inf)
+        return float(f"{max(np.partition(ratio, place)[place] - 1, 1e-3):.4g}")
+
+
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """The largest difference between the cumulative distributions of two samples."""
+    at = np.concatenate([a, b])
+    shares = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (a, b)]
+    return float(np.abs(shares[0] - shares[1]).max())

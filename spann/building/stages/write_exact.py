@@ -1,0 +1,107 @@
+"""Stage "write" of postings that hold vectors: gathers those of each and writes the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann._kernels import postings as packing
+from spann.building.checkpoint import Batches
+from spann.building.ids import Ids
+from spann.building.parallel import ordered_map
+from spann.building.stages.layout import Directory
+from spann.building.stages.partition import Partition
+from spann.building.temporary import RecordFile
+from spann.format.postings import PAGE
+from spann.store.arrays import ShardedWriter
+from spann.types import Array, Progress
+
+BATCH_BYTES = 16 << 20
+"""Pages assembled at a time by one thread. Neighbouring postings share vectors, which are then read once."""
+
+Run = tuple[NDArray[np.int64], int, int]
+"""Of whole pages: postings that begin in them, first page, last page exclusive."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The pages of all postings of ``directory``, on their way to ``writer``; what is to be known of each besides,
+    such as its crc32c, goes to ``facts``, and ``batches`` says what is done."""
+
+    directory: Directory
+    writer: ShardedWriter
+    facts: RecordFile
+    batches: Batches
+    threads: int
+    progress: Progress
+
+    def fill(self, assemble: Callable[[Run], tuple[Array, Array]], pages: int) -> Array:
+        """Appends what `assemble` makes of each run of about `pages` pages: its bytes, and the facts of its postings.
+        Goes on after the batches that are done; returns the facts of all (postings,)."""
+        directory, writer, facts = self.directory, self.writer, self.facts
+        order = np.lexsort((directory.offset, directory.page))
+        total = directory.pages - directory.pages_before
+        runs = islice(page_batches(directory, order, pages), self.batches.done, None)
+        for made, found in ordered_map(assemble, runs, self.threads):
+            writer.append(made)
+            facts.append(found)
+            self.batches.add()
+            self.progress("write", writer.rows - directory.pages_before, total)
+        self.batches.end()
+        every = np.zeros(len(order), facts.dtype)
+        every[order[: facts.count]] = facts.read(0, facts.count)
+        return every
+
+
+def write_pages(source: Partition, names: Ids, kept: RecordFile, out: Pages) -> NDArray[np.uint32]:
+    """Fills the pages of `out` with the vectors at the positions `kept`; returns the crc32c of each posting
+    (postings,)."""
+    directory = out.directory
+    entry_end = np.cumsum(directory.length, dtype=np.int64)
+
+    def assemble(run: Run) -> tuple[Array, NDArray[np.uint32]]:
+        which, first_page, last_page = run
+        length = directory.length[which]
+        entries = ranges(entry_end[which] - length, length.astype(np.int64))
+        low, high = (int(entries.min()), int(entries.max()) + 1) if len(entries) else (0, 0)
+        rows = kept.read(low, high)[entries - low]
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        made = np.zeros((last_page - first_page) * PAGE, np.uint8)
+        starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
+        found = packing.pack(
+            names.of(source.rows_of(distinct))[inverse],
+            source.take_stored(distinct)[inverse],
+            length,
+            starts + directory.offset[which],
+            made,
+        )
+        return made.reshape(-1, PAGE), found
+
+    return out.fill(assemble, BATCH_BYTES // PAGE)
+
+
+def page_batches(directory: Directory, order: NDArray[np.int64], pages: int) -> Iterator[Run]:
+    """Runs of about `pages` whole pages; `order` is that of the postings on disk, which they cut into pieces.
+
+    A run ends only before a page in which a posting begins at byte 0, so no posting lies across two runs.
+    """
+    page = directory.page[order].astype(np.int64)
+    clean = np.flatnonzero((directory.offset[order] == 0) & (directory.length[order] > 0))
+    position, start_page = 0, directory.pages_before
+    while start_page < directory.pages:
+        following = clean[np.searchsorted(page[clean], start_page + pages) :]
+        stop = int(following[0]) if len(following) else len(order)
+        stop_page = int(page[stop]) if len(following) else directory.pages
+        yield order[position:stop], start_page, stop_page
+        position, start_page = stop, stop_page
+
+
+def ranges(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The positions start[i] .. start[i] + length[i], for every i, one after another."""
+    total = int(length.sum())
+    ranges: NDArray[np.int64] = np.arange(total) + np.repeat(start - (np.cumsum(length) - length), length)
+    return ranges

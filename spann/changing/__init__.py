@@ -1,0 +1,1 @@
+"""Changes of a published index, each a new generation."""

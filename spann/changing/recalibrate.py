@@ -1,0 +1,170 @@
+"""Measuring again which settings of an index give which recall: `spann tune`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann._kernels.checksum import crc32c
+from spann.building.checkpoint import FILE as CHECKPOINT
+from spann.building.checkpoint import gone_on_with
+from spann.building.stages.calibration import COMPARED, SEED, IdsOf, Own, calibrate_index, own_rows
+from spann.building.stages.truth import FILE as TRUTH
+from spann.config import DEFAULT_CALIBRATION
+from spann.elements import memory_dtype
+from spann.errors import InputError
+from spann.format.manifest import RESERVED
+from spann.format.postings import PAGE, Record, posting_bytes, posting_span
+from spann.measuring.calibration import FEW
+from spann.store import files
+from spann.store.arrays import ShardedArray
+from spann.store.places import without_links
+from spann.store.reader import IndexReader
+from spann.store.writer import IndexWriter
+from spann.types import ELEMENT_TYPES, Array, Metric, Progress
+from spann.vectors import StoredSource, VectorSource, for_metric, sample_rows
+
+
+def recalibrate(
+    path: str | Path,
+    queries: VectorSource | None,
+    *,
+    base: VectorSource | None,
+    count: int | None,
+    created_by: str,
+    threads: int,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Calibrates the index at `path` anew and publishes that as its next generation, all else being links; where it
+    finds what is known, the index stays as it is.
+
+    With up to `count` of `queries`, or of the collection's own vectors. `base` are the vectors of the collection, by id
+    where that is the row; needed where the index has no exact store. What an interrupted one found is gone on with.
+    Raises `InputError`, also where other work on the index is unfinished and not to be given up with `restart`,
+    `MissingError`, and `ExistsError` while another process changes the index.
+    """
+    report = progress or (lambda stage, done, total: None)
+    path = without_links(Path(path))
+    wanted = DEFAULT_CALIBRATION if count is None else count
+    if wanted < FEW:
+        raise InputError(f"count is {wanted}; a calibration needs at least {FEW} queries")
+    IndexReader.open(path)
+    with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
+        writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
+        reader = IndexReader.open(path)
+        about, metric = reader.attributes, reader.collection.metric
+        vectors = _vectors(reader, None if base is None else for_metric(base, metric))
+        asked, own, what = _asked(reader, vectors, queries, base, wanted)
+        some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
+        identity = {
+            "work": "tune",
+            "program": created_by,
+            "index": f"generation {about['generation']}, checksum {about['checksum']}",
+            "queries": f"{what}, checksum {crc32c(asked):08x}",
+            "base": f"{vectors.count} vectors, checksum {crc32c(some):08x} of some",
+        }
+        command = f"spann tune {path}" + ("" if queries is None else f" {queries.name}")
+        with gone_on_with(writer, identity, command, {"truth": (TRUTH,)}, {}, restart=restart) as checkpoint:
+            found = calibrate_index(path, vectors, asked, own, threads, "auto", writer.temporary, report, checkpoint)
+            if found is None:
+                raise InputError(f"{path}: {vectors.count} vectors are too few to calibrate searches")
+            if found == about.get("calibration"):
+                return
+            for name in reader.arrays():
+                writer.extend_array(name, reader.array(name), reader.checksums(name)).finish()
+            kept = {name: value for name, value in about.items() if name not in RESERVED}
+            writer.publish(
+                {**kept, "calibration": found}, features=about["features"], generation=about["generation"] + 1
+            )
+
+
+def _asked(
+    reader: IndexReader, vectors: VectorSource, queries: VectorSource | None, base: VectorSource | None, count: int
+) -> tuple[Array, Own | None, str]:
+    """Up to `count` queries for a calibration, which of `vectors` they are, and in words what they are."""
+    shuffle = np.random.Generator(np.random.PCG64(SEED))
+    if queries is None:
+        if base is not None:
+            raise InputError(f"{reader.path}: base was given without queries: the ids of its vectors are unknown")
+        rows = own_rows(vectors.count, count)
+        rows = rows[shuffle.permutation(len(rows))]
+        return vectors.take(rows), (rows, _own_ids(reader)), f"{len(rows)} of its vectors"
+    metric = Metric.parse(reader.attributes["metric"])
+    queries = for_metric(queries, metric)
+    _check_queries(queries, reader.attributes)
+    rows = sample_rows(queries.count, min(count, queries.count), SEED)
+    return queries.take(rows)[shuffle.permutation(len(rows))], None, f"{len(rows)} given"
+
+
+class _Store(VectorSource):
+    """The exact store of an index, in the order of its rows."""
+
+    def __init__(self, array: ShardedArray) -> None:
+        super().__init__(str(array.path), array.rows, array.row_shape[0], array.dtype.newbyteorder("="))
+        self._array = array
+
+    def _read(self, start: int, stop: int) -> Array:
+        return self._array.read_rows(start, stop)
+
+    def _take(self, rows: NDArray[np.int64]) -> Array:
+        return np.concatenate([self._array.read_rows(row, row + 1) for row in rows.tolist()])
+
+
+def _vectors(reader: IndexReader, base: VectorSource | None) -> VectorSource:
+    about = reader.attributes
+    if base is None:
+        if not about.get("code_bits", 0):
+            raise InputError(
+                f"{reader.path}: the index has no codes, and its vectors only in postings: give them as --base (base=)"
+            )
+        store = _Store(reader.array("vectors/exact"))
+        return store if about["dtype"] in ELEMENT_TYPES else StoredSource(store, about["dtype"])
+    if (base.count, base.dim, base.element) != (about["count"], about["dim"], about["dtype"]):
+        raise InputError(
+            f"{base.name} holds {base.count} x {base.dim} {base.element}; {reader.path} was made of "
+            f"{about['count']} x {about['dim']} {about['dtype']}"
+        )
+    return base
+
+
+def _check_queries(queries: VectorSource, about: Mapping[str, Any]) -> None:
+    if (queries.dim, queries.dtype) != (about["dim"], memory_dtype(about["dtype"])):
+        raise InputError(
+            f"{queries.name} holds {queries.element} vectors of dimension {queries.dim}; the index needs "
+            f"{about['dtype']} of dimension {about['dim']}"
+        )
+    if queries.count < FEW:
+        raise InputError(
+            f"{queries.name} holds {queries.count} queries; a calibration needs at least {FEW}: give more, or "
+            "none, and vectors of the index are taken"
+        )
+
+
+def _own_ids(reader: IndexReader) -> IdsOf:
+    """Ids of rows of the exact store, which the postings hold."""
+    about = reader.attributes
+    record, id_type = Record.of(about), np.dtype(f"<u{about['id_bytes']}")
+    page, offset, length, primaries = (
+        reader.read(f"postings/directory/{name}") for name in ("page", "offset", "length", "primaries")
+    )
+    ends = np.cumsum(primaries, dtype=np.int64)
+    start, _ = posting_span(page, offset, posting_bytes(about, length, primaries))
+    pages = reader.array("postings/pages")
+
+    def ids_of(rows: NDArray[np.int64]) -> Array:
+        posting = np.searchsorted(ends, rows, side="right")
+        at = start[posting] + record.header + (rows - (ends[posting] - primaries[posting])) * id_type.itemsize
+        found = [
+            pages.read_rows(int(byte) // PAGE, (int(byte) + id_type.itemsize - 1) // PAGE + 1)
+            .reshape(-1)[int(byte) % PAGE :][: id_type.itemsize]
+            .view(id_type)[0]
+            for byte in at
+        ]
+        return np.array(found)
+
+    return ids_of

@@ -1,0 +1,321 @@
+"""What a manifest says of the collection of an index, and which arrays follow from it: docs/FORMAT.md is normative.
+
+Everything here is checked once, when an index is opened and before any array is read: who has a `Collection` need not
+ask again whether a number is one, or an array has the shape that it must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from spann._kernels.codes import code_bytes
+from spann.config import MAX_DIRECTIONS
+from spann.elements import STORED_TYPES, stored_dtype, stored_width
+from spann.errors import FormatError
+from spann.format.exact import exact_pages
+from spann.format.json_text import shown
+from spann.format.layout import ArrayLayout
+from spann.format.postings import PAGE, Record
+from spann.format.shapes import SHAPES, shape_record
+from spann.types import ELEMENT_TYPES, MAX_DIM, Metric
+
+LARGEST_COUNT = 1 << 48
+"""Vectors of a collection at most."""
+
+MOST_POSTINGS = 2**32 - 1
+MOST_CENTROIDS = 2**32 - 2
+LONGEST_POSTING = 65_534
+"""Entries of a posting at most."""
+
+MOST_LEVELS = 64
+"""Levels of a navigation graph at most."""
+
+LARGEST_NORM = 1.001e18
+"""Length of a vector at most: sums of two squared lengths stay finite in float32. A little is left for rounding."""
+
+CODE_BITS = (1, 2, 3, 4, 8)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """What an array must be: `rows` None where the manifest does not say how many."""
+
+    name: str
+    dtype: Any
+    row_shape: tuple[int, ...] = ()
+    rows: int | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The entries of `attributes.spann` that describe the collection; 0 for those that only some indexes have."""
+
+    metric: Metric
+    element: str
+    dim: int
+    count: int
+    id_bytes: int
+    user_ids: bool
+    code_bits: int
+    row_bytes: int
+    directions: int
+    max_norm: float
+    centroids: int
+    postings: int
+    entries: int
+    posting_bound: int
+    levels: int
+    entry: int
+    is_appended: bool
+
+    @classmethod
+    def parse(cls, attributes: Mapping[str, Any], where: str) -> Collection:
+        """Checks every entry, by itself and against the others. Raises `FormatError` naming `where`, the entry and what
+        it must be."""
+        entry = _Entries(attributes, where)
+        features = attributes["features"]
+        metric = Metric(entry.one_of("metric", [metric.value for metric in Metric]))
+        element = entry.one_of("dtype", STORED_TYPES)
+        coded, shaped = "codes" in features, SHAPES in features
+        count = entry.number("count", 1, LARGEST_COUNT)
+        centroids = entry.number("centroids", 1, MOST_CENTROIDS)
+        postings = entry.number("postings", centroids, MOST_POSTINGS)
+        bound = entry.number("posting_bound", 1, LONGEST_POSTING)
+        primaries = count if coded else count - centroids
+        graph = _Entries(entry.object("graph"), f"{where}: graph")
+        found = cls(
+            metric=metric,
+            element=element,
+            dim=entry.number("dim", 1, MAX_DIM),
+            count=count,
+            id_bytes=entry.one_of("id_bytes", (4, 8)),
+            user_ids=entry.one_of("ids", ("row", "user")) == "user",
+            code_bits=entry.one_of("code_bits", CODE_BITS) if coded else entry.absent("code_bits", "codes"),
+            row_bytes=entry.one_of("row_bytes", (4, 8)) if coded else entry.absent("row_bytes", "codes"),
+            directions=(
+                entry.number("directions", 1, MAX_DIRECTIONS) if shaped else entry.absent("directions", SHAPES)
+            ),
+            max_norm=entry.real("max_norm", 0.0, LARGEST_NORM if metric is Metric.IP else 0.0),
+            centroids=centroids,
+            postings=postings,
+            entries=entry.number("entries", max(0, primaries), postings * bound),
+            posting_bound=bound,
+            levels=graph.number("levels", 1, MOST_LEVELS),
+            entry=graph.number("entry", 0, centroids - 1),
+            is_appended="appended" in features,
+        )
+        entry.object("parameters")
+        if "sources" in attributes:
+            entry.list_of("sources", str)
+        if "calibration" in attributes:
+            _check_calibration(entry.object("calibration"), f"{where}: calibration")
+        found._check_relations(features, where)
+        return found
+
+    def _check_relations(self, features: list[str], where: str) -> None:
+        def must(holds: bool, what: str) -> None:
+            if not holds:
+                raise FormatError(f"{where}: {what}")
+
+        binary, codes = self.metric is Metric.HAMMING, self.code_bits
+        must(
+            binary == (self.element == "bit") and not (binary and (self.dim % 8 or codes)),
+            f"{self.element} vectors of dimension {self.dim} with codes of {codes} bits cannot be under "
+            f"{self.metric.value}",
+        )
+        for element in set(STORED_TYPES) - set(ELEMENT_TYPES):
+            must((element in features) == (self.element == element), f"dtype and the feature {element} go together")
+        must(SHAPES not in features or bool(codes), "there are shapes, but no codes")
+        must(bool(codes) or self.centroids <= self.count, f"{self.centroids} centroids represent {self.count} vectors")
+        must(self.user_ids or self.id_bytes == 8 or self.count <= 1 << 32, f"{self.count} rows in ids of 4 bytes")
+        must(self.row_bytes != 4 or self.count <= 1 << 32, f"{self.count} rows in numbers of 4 bytes")
+
+    @property
+    def binary(self) -> bool:
+        return self.element == "bit"
+
+    @property
+    def width(self) -> int:
+        """Numbers of `stored_dtype` that a vector has on disk."""
+        return stored_width(self.element, self.dim)
+
+    @property
+    def padded_dim(self) -> int:
+        return -(-self.dim // 32) * 32
+
+    @property
+    def code_bytes(self) -> int:
+        return code_bytes(self.dim, self.code_bits)
+
+    @property
+    def record(self) -> Record:
+        """The bytes of a posting."""
+        if self.code_bits:
+            return Record.coded(self.id_bytes, self.row_bytes, self.dim, self.code_bits)
+        return Record.exact(self.id_bytes, self.width * stored_dtype(self.element).itemsize)
+
+    @property
+    def shape_record(self) -> np.dtype[Any]:
+        """The bytes of a shape, where there are any."""
+        return shape_record(self.dim, self.code_bits, self.directions)
+
+    def centroid_elements(self) -> tuple[str, ...]:
+        """Types that the numbers of centroids may have: means are not vectors of the collection."""
+        if not self.code_bits:
+            return (self.element,)
+        whole = self.metric is Metric.L2 and self.element in ("uint8", "int8")
+        return (self.element, "float16", "float32") if whole else ("float16", "float32")
+
+    def arrays(self, layouts: Mapping[str, ArrayLayout]) -> list[ArraySpec]:
+        """Every array that the index has; where that depends on how others are cut, these are in `layouts`."""
+        centroids = layouts.get("centroids/vectors")
+        kinds = [stored_dtype(element) for element in self.centroid_elements()]
+        kind = centroids.dtype if centroids is not None and centroids.dtype in kinds else kinds[0]
+        directory = "postings/directory"
+        found = [
+            ArraySpec("centroids/vectors", kind, (self.width,), self.centroids),
+            ArraySpec("postings/pages", "uint8", (PAGE,)),
+            ArraySpec(f"{directory}/page", "uint32", (), self.postings),
+            ArraySpec(f"{directory}/offset", "uint16", (), self.postings),
+            ArraySpec(f"{directory}/length", "uint16", (), self.postings),
+            ArraySpec(f"{directory}/primaries", "uint16", (), self.postings),
+            ArraySpec(f"{directory}/crc32c", "uint32", (), self.postings),
+            ArraySpec(f"{directory}/chain", "uint32", (), self.centroids + 1, optional=True),
+        ]
+        for level in range(self.levels):
+            name = f"centroids/graph/level{level}"
+            size = self.centroids if level == 0 else _rows(layouts, f"{name}/nodes")
+            if level:
+                found.append(ArraySpec(f"{name}/nodes", "uint32"))
+            found.append(ArraySpec(f"{name}/offsets", "uint64", (), None if size is None else size + 1))
+            found.append(ArraySpec(f"{name}/neighbors", "uint32"))
+        if self.is_appended:
+            found.append(ArraySpec(f"{directory}/appended", "uint32"))
+        if self.user_ids:
+            found.append(ArraySpec("vectors/ids", "int64", (), self.count))
+        if not self.code_bits:
+            return [*found, ArraySpec("centroids/ids", f"uint{8 * self.id_bytes}", (), self.centroids)]
+        exact = layouts.get("vectors/exact")
+        if self.metric is Metric.IP:
+            found.append(ArraySpec("centroids/lift", "float32", (), self.centroids, optional=True))
+        if self.directions:
+            found.append(ArraySpec("postings/shapes", "uint8", (self.shape_record.itemsize,), self.postings))
+        return [
+            *found,
+            ArraySpec("vectors/exact", stored_dtype(self.element), (self.dim,), self.count),
+            ArraySpec("vectors/exact_crc32c", "uint32", (), None if exact is None else exact_pages(exact)),
+            ArraySpec("quantizer/origin", "float32", (), self.dim),
+            ArraySpec("quantizer/signs", "uint8", (self.padded_dim // 8,), 4),
+        ]
+
+    def check_arrays(self, layouts: Mapping[str, ArrayLayout], where: str, *, but: Container[str] = ()) -> None:
+        """Raises `FormatError` unless `layouts` are the arrays that belong to the index, of the types and shapes that
+        they must have, and no others. Those named `but` need not be there."""
+        expected = {spec.name: spec for spec in self.arrays(layouts)}
+        for name, spec in expected.items():
+            layout = layouts.get(name)
+            if layout is None:
+                if not spec.optional and name not in but:
+                    raise FormatError(f"{where}: the index has no array {name!r}")
+                continue
+            rows = layout.rows if spec.rows is None else spec.rows
+            kind = np.dtype(spec.dtype)
+            if (layout.rows, layout.row_shape, layout.dtype) != (rows, spec.row_shape, kind):
+                raise FormatError(
+                    f"{where}: array {name!r} is {layout.dtype.name} {layout.shape}; expected {kind.name} "
+                    f"{(rows, *spec.row_shape)}"
+                )
+        for name in sorted(layouts.keys() - expected.keys()):
+            raise FormatError(f"{where}: array {name!r} does not belong to such an index")
+        self._check_counts(layouts, where)
+
+    def _check_counts(self, layouts: Mapping[str, ArrayLayout], where: str) -> None:
+        appended = layouts["postings/directory/appended"].rows if self.is_appended else 0
+        own = self.postings - appended
+        if self.is_appended and appended < 1:
+            raise FormatError(f"{where}: no posting is appended, though the index has that feature")
+        if own < self.centroids or (own > self.centroids and "postings/directory/chain" not in layouts):
+            raise FormatError(
+                f"{where}: {self.postings} postings, {appended} of them appended, do not share themselves out among "
+                f"{self.centroids} centroids"
+            )
+        if layouts["postings/pages"].rows > 1 << 32:
+            raise FormatError(f"{where}: {layouts['postings/pages'].rows} pages are more than numbers of 32 bits count")
+
+
+class _Entries:
+    """An object of the manifest, read entry by entry."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values, self._where = values, where
+
+    def _refuse(self, name: str, must: str) -> NoReturn:
+        found = f"is {shown(self._values[name])}" if name in self._values else "is missing"
+        raise FormatError(f"{self._where}: {name} {found}; it must be {must}")
+
+    def number(self, name: str, least: int, most: int) -> int:
+        value = self._values.get(name)
+        if type(value) is not int or not least <= value <= most:
+            self._refuse(name, f"a whole number from {least} to {most}")
+        return value
+
+    def real(self, name: str, least: float, most: float) -> float:
+        value = self._values.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+            self._refuse(name, f"a number from {least:g} to {most:g}" if least < most else f"{least}")
+        return float(value)
+
+    def one_of(self, name: str, known: Any) -> Any:
+        value = self._values.get(name)
+        if not any(type(value) is type(one) and value == one for one in known):
+            self._refuse(name, f"one of {', '.join(map(str, known))}")
+        return value
+
+    def object(self, name: str) -> Mapping[str, Any]:
+        value = self._values.get(name)
+        if not isinstance(value, dict):
+            self._refuse(name, "an object")
+        return value
+
+    def list_of(self, name: str, kind: type) -> list[Any]:
+        value = self._values.get(name)
+        if not isinstance(value, list) or not all(isinstance(one, kind) for one in value):
+            self._refuse(name, f"a list of {kind.__name__}")
+        return value
+
+    def absent(self, name: str, feature: str) -> int:
+        if name in self._values:
+            raise FormatError(f"{self._where}: {name} is given, but the index has not the feature {feature}")
+        return 0
+
+
+def _check_calibration(values: Mapping[str, Any], where: str) -> None:
+    """That it is a table of numbers for each k: what they mean is the business of who reads them."""
+    entry = _Entries(values, where)
+    entry.one_of("origin", ("base", "given"))
+    entry.number("queries", 1, LARGEST_COUNT)
+    entry.real("unlike", 0.0, 1.0)
+    if "strangers" in values:
+        entry.number("strangers", 1, LARGEST_COUNT)
+    if not isinstance(values.get("stale", ""), str):
+        raise FormatError(f"{where}: stale is {shown(values['stale'])}; it must be text")
+    columns = entry.list_of("columns", str)
+    if len(set(columns)) != len(columns):
+        raise FormatError(f"{where}: two columns have the same name")
+    curves = _Entries(entry.object("curves"), f"{where}: curves")
+    for k in values["curves"]:
+        if not k.isascii() or not k.isdigit() or len(k) > 20 or k != str(int(k)) or k == "0":
+            raise FormatError(f"{where}: {shown(k)} is no number of neighbours")
+        rows = curves.list_of(k, list)
+        sound = all(len(row) == len(columns) and all(x is None or type(x) in (int, float) for x in row) for row in rows)
+        if not rows or not sound:
+            raise FormatError(f"{where}: the rows for k {k} must be numbers or null, one for each of the columns")
+
+
+def _rows(layouts: Mapping[str, ArrayLayout], name: str) -> int | None:
+    return layouts[name].rows if name in layouts else None

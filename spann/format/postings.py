@@ -1,0 +1,75 @@
+"""Where the bytes of posting lists lie, and what a directory must satisfy to be trusted (docs/FORMAT.md, Postings)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spann._kernels.codes import HEADER, code_bytes
+from spann.elements import stored_bytes
+from spann.types import Array
+
+PAGE = 4096
+"""Bytes of a page: postings are placed in, counted in and, with direct I/O, read by pages."""
+
+LARGEST_POSTING = 1 << 30
+"""Bytes of a posting at most: a search reads it at once."""
+
+HEADER_BYTES = 4 * HEADER
+"""What a posting of codes begins with: float32 numbers."""
+
+FACTOR_BYTES = 4
+"""Of an entry with a code: two uint16."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Bytes of a posting that is not empty: `header` once, `primary` or `replica` for each entry of the kind."""
+
+    header: int
+    primary: int
+    replica: int
+
+    @classmethod
+    def exact(cls, id_bytes: int, vector_bytes: int) -> Record:
+        """Postings that hold vectors."""
+        return cls(0, id_bytes + vector_bytes, id_bytes + vector_bytes)
+
+    @classmethod
+    def coded(cls, id_bytes: int, row_bytes: int, dim: int, bits: int) -> Record:
+        """Postings that hold codes; a replica also says, in `row_bytes`, which row of the exact store it is."""
+        entry = id_bytes + FACTOR_BYTES + code_bytes(dim, bits)
+        return cls(HEADER_BYTES, entry, entry + row_bytes)
+
+    @classmethod
+    def of(cls, about: dict[str, Any]) -> Record:
+        """The record of the index that `about`, its attributes, describes."""
+        dim, id_bytes, bits = int(about["dim"]), int(about["id_bytes"]), int(about.get("code_bits", 0))
+        if bits:
+            return cls.coded(id_bytes, int(about["row_bytes"]), dim, bits)
+        return cls.exact(id_bytes, stored_bytes(about["dtype"], dim))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a replica's row number."""
+        return self.replica - self.primary
+
+    def size(self, length: Array, primaries: Array) -> NDArray[np.int64]:
+        """Bytes of postings of `length` entries, `primaries` of them primary: (postings,)."""
+        n, p = length.astype(np.int64), primaries.astype(np.int64)
+        sizes: NDArray[np.int64] = (n > 0) * self.header + p * self.primary + (n - p) * self.replica
+        return sizes
+
+
+def posting_bytes(about: dict[str, Any], length: Array, primaries: Array) -> NDArray[np.int64]:
+    """Bytes of each posting, (postings,), of the index that `about`, its attributes, describes."""
+    return Record.of(about).size(length, primaries)
+
+
+def posting_span(page: Array, offset: Array, size: NDArray[np.int64]) -> tuple[Array, Array]:
+    """First byte of each posting and first byte after it, (postings,) int64, counted through all pages."""
+    start = page.astype(np.int64) * PAGE + offset
+    return start, start + size

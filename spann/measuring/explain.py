@@ -1,0 +1,127 @@
+"""What one query did, stage by stage, and why it stopped where it did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from spann.config import SearchParams
+from spann.measuring.promise import Calibration
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Of one query and its setting. Times in microseconds, sizes in bytes.
+
+    - ``centroids_scored`` while navigating; ``postings_scored``, ``postings_read`` from disk, the others being pinned;
+      ``stopped``: what ended the list of postings.
+    - ``codes_scored``; ``vectors_scored`` exactly; ``reads``, ``pages_read`` (4 KiB), those of them of the exact store,
+      and ``bytes_read``.
+    - ``navigate_us``, ``score_us``, ``rerank_us`` of computing, ``read_us`` with reads under way, ``total_us``.
+    - ``predicted``: recall, postings and vectors scored that the calibration saw with such a setting, or None.
+    - ``doubts``: why the recall that was asked for may not be had.
+    """
+
+    k: int
+    found: int
+    max_postings: int
+    epsilon2: float | None
+    error_bound: float
+    rerank: int
+    centroids_scored: int
+    postings_scored: int
+    postings_read: int
+    stopped: str
+    codes_scored: int
+    vectors_scored: int
+    reads: int
+    pages_read: int
+    exact_pages_read: int
+    bytes_read: int
+    navigate_us: float
+    read_us: float
+    score_us: float
+    rerank_us: float
+    total_us: float
+    predicted: dict[str, float] | None
+    doubts: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        reach = "" if self.epsilon2 is None else f", epsilon2 {self.epsilon2:.3g}"
+        lines = [
+            f"setting    max_postings {self.max_postings}{reach}, error_bound {self.error_bound:.3g}, "
+            f"rerank {self.rerank}, k {self.k}",
+            f"navigate   {self.centroids_scored} centroids scored, {self.navigate_us:.0f} us",
+            f"postings   {self.postings_scored} scored, {self.postings_read} of them read from disk; stopped: "
+            f"{self.stopped}",
+            f"score      {self.codes_scored} codes, {self.score_us:.0f} us",
+            f"re-rank    {self.vectors_scored} vectors exactly, {self.exact_pages_read} pages of the exact store, "
+            f"{self.rerank_us:.0f} us",
+            f"disk       {self.reads} reads, {self.pages_read} pages, {self.bytes_read / 1024:.0f} KiB, "
+            f"{self.read_us:.0f} us with reads under way",
+            f"in all     {self.total_us:.0f} us, {self.found} results",
+        ]
+        if self.predicted is not None:
+            lines.append(
+                f"predicted  recall {self.predicted['recall']:.3f}; on average {self.predicted['postings']:.0f} "
+                f"postings and {self.predicted['vectors']:.0f} vectors exactly"
+            )
+        lines += [f"doubt      {doubt}" for doubt in self.doubts]
+        return "\n".join(lines)
+
+
+def explain(
+    stats: np.void,
+    found: int,
+    params: SearchParams,
+    k: int,
+    postings: int,
+    calibration: Calibration | None,
+    doubts: Sequence[str] = (),
+) -> Explanation:
+    """The explanation of a query that cost `stats` (a record of `QUERY_STATS`) and found `found` vectors with `params`,
+    resolved, in an index of `postings` postings; with the `doubts` that there are of its recall."""
+    most = params.max_postings or postings
+    scored = int(stats["postings_scored"])
+    if scored >= min(most, postings):
+        stopped = "max_postings reached" if most < postings else "every posting was scored"
+    elif math.isinf(params.epsilon2):
+        stopped = "every posting that navigation found was scored"
+    else:
+        stopped = f"vectors of the others are expected over {1 + params.epsilon2:.3g} times as far as those of the 16th"
+    predicted = None
+    if calibration is not None:
+        point = calibration.near(params, k)
+        predicted = {"recall": point.recall, "postings": point.postings, "vectors": point.distances}
+    return Explanation(
+        k=k,
+        found=found,
+        max_postings=most,
+        epsilon2=None if math.isinf(params.epsilon2) else params.epsilon2,
+        error_bound=params.error_bound,
+        rerank=params.rerank or k,
+        centroids_scored=int(stats["centroid_distances"]),
+        postings_scored=scored,
+        postings_read=int(stats["postings_read"]),
+        stopped=stopped,
+        codes_scored=int(stats["estimates"]),
+        vectors_scored=int(stats["distances"]),
+        reads=int(stats["reads"]),
+        pages_read=int(stats["pages_read"]),
+        exact_pages_read=int(stats["exact_pages_read"]),
+        bytes_read=int(stats["bytes_read"]),
+        navigate_us=float(stats["navigate_ns"]) / 1e3,
+        read_us=float(stats["read_ns"]) / 1e3,
+        score_us=float(stats["score_ns"]) / 1e3,
+        rerank_us=float(stats["rerank_ns"]) / 1e3,
+        total_us=float(stats["total_ns"]) / 1e3,
+        predicted=predicted,
+        doubts=tuple(doubts),
+    )
