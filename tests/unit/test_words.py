@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/DESIGN.md", "docs/TUTORIAL.md", "docs/FAQ.md")
+DOCUMENTS = (
+    "README.md",
+    "SECURITY.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")),
+)
 MEDIAN, LONG, SHARE = 16, 35, 0.02
 """Words of the median sentence at most; words of a long sentence, and the share of these at most."""
 
