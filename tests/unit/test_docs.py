@@ -99,3 +99,11 @@ def test_the_version_is_the_packages():
     assert project["version"] == spann.__version__
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## \[{re.escape(spann.__version__)}\]", changelog, re.MULTILINE)
+
+
+def test_owners_of_the_architecture_exist():
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    owners = re.findall(r"^\| `([\w/.]+)` \|", text, re.MULTILINE)
+    assert all((ROOT / owner).exists() for owner in owners)
+    packages = {f"spann/{file.parent.name}" for file in (ROOT / "spann").glob("*/__init__.py")}
+    assert packages <= set(owners)
