@@ -26,7 +26,7 @@ class Ids:
         """The ids of the vectors of `source`; `InputError` for any that cannot be, naming the row."""
         if ids is None:
             return cls(None, 4 if source.count <= 2**32 else 8)
-        user = ids.of(source)
+        user = ids.of(source.count, source.name)
         return cls(user, 4 if int(user.max()) < 2**32 else 8)
 
     @classmethod
@@ -42,7 +42,7 @@ class Ids:
         else:
             if ids is None:
                 raise InputError(f"{source.name} needs ids: the vectors of the index have ids that were given")
-            user = ids.of(source)
+            user = ids.of(source.count, source.name)
             taken = np.flatnonzero(np.isin(user, known))
             if len(taken):
                 row = taken[0]

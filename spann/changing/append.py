@@ -100,7 +100,7 @@ def append_index(
             limit=limit_bytes(memory_limit),
             copied=old.copied_bytes(),
         )
-        given = ids.of(source) if ids is not None and old.about["ids"] == "user" else None
+        given = ids.of(source.count, source.name) if ids is not None and old.about["ids"] == "user" else None
         scanned = None
         if not again and old.may_hold(source, given):
             scanned = scan(source, old.metric, workers, report, alone=False)

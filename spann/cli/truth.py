@@ -56,7 +56,7 @@ def truth(
     with open_source(base, max_rows=max_rows) as source, open_queries(queries) as asked:
         names = names or source.own_ids()
         if names is not None:
-            named = names.of(source)
+            named = names.of(source.count, source.name)
         vectors = asked.read(0, asked.count)
         with progress_report(quiet) as progress:
             rows, distances = exact_search(source, vectors, k, metric, threads=threads, progress=progress)

@@ -3,7 +3,8 @@
 from spann.vectors.checks import SMALLEST_SQNORM, check_finite, check_lengths, check_nonzero, narrowed, plain
 from spann.vectors.conversion import convert
 from spann.vectors.formats import open_queries, open_source
-from spann.vectors.ids import GivenIds, IdList, as_ids, read_ids
+from spann.vectors.id_list import IdList
+from spann.vectors.ids import GivenIds, as_ids, read_ids
 from spann.vectors.queries import as_queries
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results

@@ -76,7 +76,7 @@ def convert(
         names = names or source.own_ids()
     elif names is not None:
         raise InputError(f"{path}: {path.suffix} cannot hold ids; {' '.join(WITH_IDS)} can")
-    named = None if names is None else names.of(source)
+    named = None if names is None else names.of(source.count, source.name)
     write = _WRITERS[path.suffix.lower()]
     write_whole(path, lambda file: write(file, source, _blocks(source, wanted, progress), named))
 

@@ -25,7 +25,7 @@ from spann.vectors.files import look_up
 from spann.vectors.sources import VectorSource
 
 if TYPE_CHECKING:
-    from spann.vectors.ids import IdList
+    from spann.vectors.id_list import IdList
 
 BASES = ("train", "shuffle_train")
 """Names of the vectors to search; where there are both, the same vectors in another order, the first is taken."""

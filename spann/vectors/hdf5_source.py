@@ -19,7 +19,7 @@ from spann.system import check_room, open_regular
 from spann.types import Array
 from spann.vectors import paging
 from spann.vectors.containers import foreign
-from spann.vectors.ids import IdList, check_id_type, find_part
+from spann.vectors.id_list import IdList, check_id_type, find_part
 from spann.vectors.sources import VectorSource, check_dim, usable_rows, vector_dtype
 
 BASE_NAME = "train"

@@ -12,7 +12,7 @@ from spann.errors import InputError
 from spann.system import check_room
 from spann.types import Array
 from spann.vectors.containers import foreign
-from spann.vectors.ids import IdList, check_id_type, find_part
+from spann.vectors.id_list import IdList, check_id_type, find_part
 from spann.vectors.parquet_file import names_of, open_file, type_of
 
 

@@ -20,7 +20,7 @@ from spann.types import Array
 from spann.vectors import paging
 from spann.vectors.checks import narrowed
 from spann.vectors.containers import foreign
-from spann.vectors.ids import IdList
+from spann.vectors.id_list import IdList
 from spann.vectors.parquet_file import open_file, type_of
 from spann.vectors.parquet_ids import read_parquet_ids
 from spann.vectors.sources import VectorSource, check_dim, usable_rows, vector_dtype

@@ -18,7 +18,7 @@ from spann.types import MAX_DIM, Array, Metric, element_type
 from spann.vectors import paging
 
 if TYPE_CHECKING:
-    from spann.vectors.ids import IdList
+    from spann.vectors.id_list import IdList
 
 
 def vector_dtype(dtype: Any, name: str) -> np.dtype[Any]:
