@@ -19,7 +19,10 @@ CYTHON_FLAGS = ["-Wno-unused-function", "-Wno-unused-parameter", "-Wno-missing-f
 SIMD, CRC32C = "base/simd.c", "base/crc32c.c"
 DISTANCE, CODES = "kernels/distance.c", "kernels/codes.c"
 IO = ["io/io.c", "io/io_uring.c", "io/io_pool.c"]
-SEARCH = ["query_major", "posting_major", "query", "prune", "rerank", "navigate", "candidates", "topk"]
+SEARCH = [
+    *("query_major", "posting_major", "searcher", "reads", "query", "rerank", "score", "visits", "places", "space"),
+    *("state", "navigate", "candidates", "topk", "pinned"),
+]
 
 MODULES = {
     "_checksum": [CRC32C],
@@ -31,7 +34,7 @@ MODULES = {
     "_search": [*(f"search/{name}.c" for name in SEARCH), *IO, CODES, DISTANCE, SIMD, CRC32C],
 }
 
-HEADERS = sorted(str(p) for p in [*Path("ext/c").rglob("*.h"), *Path("ext/c").rglob("*.inc")])
+HEADERS = sorted(str(p) for pattern in ("c/*/*.h", "c/*/*.inc", "*.pxd") for p in Path("ext").glob(pattern))
 
 extensions = [
     Extension(
@@ -50,6 +53,7 @@ extensions = [
 setup(
     ext_modules=cythonize(
         extensions,
+        include_path=["ext"],
         compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True},
         build_dir=None,
         quiet="-v" not in sys.argv,

@@ -4,10 +4,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
-cdef extern from "kernels/distance.h" nogil:
-    ctypedef struct spann_kernels:
-        pass
-    const spann_kernels *spann_kernels_get()
+from c_kernels cimport spann_kernels, spann_kernels_get
+
 
 cdef extern from "building/cluster.h" nogil:
     ctypedef struct spann_cluster_params:

@@ -3,6 +3,8 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int8_t, int32_t, int64_t, uint16_t, uint32_t
 
+from c_format cimport spann_code_header
+
 
 cdef extern from "kernels/codes.h" nogil:
     ctypedef struct spann_code_query:
@@ -12,8 +14,6 @@ cdef extern from "kernels/codes.h" nogil:
         float noise
         uint32_t padded
         uint32_t bits
-    ctypedef struct spann_code_header:
-        pass
     ctypedef struct spann_code_params:
         size_t dim
         unsigned bits

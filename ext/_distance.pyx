@@ -3,22 +3,22 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t
 
+from c_kernels cimport *
 
 cdef extern from "base/simd.h" nogil:
     int spann_simd_level()
     int spann_simd_widest()
 
-cdef extern from "kernels/distance.h" nogil:
-    ctypedef void (*spann_score_fn)(const void *, const void *, size_t, size_t, float *) noexcept nogil
-    ctypedef void (*spann_gather_fn)(const void *, const void *, const uint32_t *, size_t, size_t,
-                                     float *) noexcept nogil
-    ctypedef double (*spann_measure_fn)(const void *, const void *, size_t) noexcept nogil
-    ctypedef struct spann_kernels:
-        spann_score_fn score[3][6]
-        spann_gather_fn gather[3][6]
-        spann_measure_fn measure[3][6]
-        void (*dot_tile)(const float *, const float *, size_t, size_t, float *) noexcept nogil
-    const spann_kernels *spann_kernels_get()
+# Numbers of metrics and of element types. hamming is l2 of bits.
+METRICS = {"l2": SPANN_L2, "ip": SPANN_IP, "cosine": SPANN_COS, "hamming": SPANN_L2}
+ELEMENTS = {
+    "uint8": SPANN_U8,
+    "int8": SPANN_I8,
+    "float16": SPANN_F16,
+    "float32": SPANN_F32,
+    "bfloat16": SPANN_BF16,
+    "bit": SPANN_BITS,
+}
 
 
 def simd_level():

@@ -4,36 +4,18 @@ from libc.errno cimport EINVAL
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from c_io cimport *
 
-cdef extern from "io/io.h" nogil:
-    ctypedef struct spann_io:
-        pass
-    ctypedef struct spann_read:
-        int fd
-        uint32_t bytes
-        uint64_t offset
-        void *buffer
-        uint64_t tag
-    ctypedef struct spann_read_done:
-        uint64_t tag
-        int64_t result
-    enum:
-        SPANN_IO_MAX_DEPTH
-    spann_io *spann_io_open(int, unsigned int, int *)
-    int spann_io_backend(const spann_io *)
-    int spann_io_start(spann_io *, const spann_read *)
-    int spann_io_submit(spann_io *)
-    int spann_io_wait(spann_io *, spann_read_done *, unsigned int, unsigned int)
-    unsigned int spann_io_outstanding(const spann_io *)
-    void spann_io_close(spann_io *)
+# Ways of reading, best first; AUTO is the first of them that works.
+AUTO = SPANN_IO_AUTO
+URING = SPANN_IO_URING
+POOL = SPANN_IO_POOL
+SYNC = SPANN_IO_SYNC
+MAX_DEPTH = SPANN_IO_MAX_DEPTH
 
 
 cdef enum:
     AT_ONCE = 64  # completions taken by one call
-
-
-def max_depth():
-    return SPANN_IO_MAX_DEPTH
 
 
 def open_close(int backend, unsigned int depth):
@@ -60,7 +42,7 @@ cdef int read_all(int backend, unsigned int depth, unsigned int least, const int
     if io == NULL:
         return status
     for i in range(n):
-        read.fd = fds[i]
+        read.file.fd = fds[i]
         read.bytes = lengths[i]
         read.offset = <uint64_t> offsets[i]
         read.buffer = at
@@ -117,7 +99,7 @@ cdef int read_through(spann_io *io, unsigned int depth, int fd, const int64_t *o
 cdef int start(spann_io *io, int fd, int64_t offset, uint32_t length, unsigned char *buffers,
                uint64_t number) noexcept nogil:
     cdef spann_read read
-    read.fd = fd
+    read.file.fd = fd
     read.bytes = length
     read.offset = <uint64_t> offset
     read.buffer = buffers + number * length

@@ -1,33 +1,41 @@
-"""Thin doors to ext/c/format/posting_format.h and ext/c/building/pages.h; spann._kernels.postings checks the arguments."""
+"""Thin doors to ext/c/format/posting_format.h and ext/c/building/pages.h. spann._kernels.postings checks arguments."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 
-cdef extern from "kernels/distance.h" nogil:
-    ctypedef struct spann_kernels:
-        pass
-    const spann_kernels *spann_kernels_get()
+from c_format cimport *
+from c_kernels cimport spann_kernels, spann_kernels_get
 
-cdef extern from "format/posting_format.h" nogil:
-    ctypedef struct spann_coded:
-        const unsigned char *headers
-        const unsigned char *ids
-        const unsigned char *add
-        const unsigned char *scale
-        const unsigned char *rows
-        const unsigned char *codes
-        size_t id_bytes
-        size_t row_bytes
-        size_t code_bytes
-    void spann_pack_postings(const unsigned char *, size_t, const unsigned char *, size_t, const uint16_t *,
-                             const uint64_t *, size_t, unsigned char *, uint32_t *)
-    void spann_pack_coded(const spann_coded *, const uint16_t *, const uint16_t *, const uint64_t *, size_t,
-                          unsigned char *, uint32_t *)
 
 cdef extern from "building/pages.h" nogil:
     int spann_arrange(const spann_kernels *, float *, size_t, const int64_t *, size_t, const int64_t *, size_t,
                       int64_t *)
+
+
+# What spann._kernels.postings must agree with.
+PAGE = SPANN_PAGE
+SLACK = SPANN_SLACK
+HEADER_BYTES = SPANN_HEADER_BYTES
+FACTOR_BYTES = SPANN_FACTOR_BYTES
+MAX_DIRECTIONS = SPANN_MAX_DIRECTIONS
+
+
+def posting_parts(size_t id_bytes, size_t row_bytes, size_t code_bytes, size_t entries, size_t primaries):
+    """Where ids, add, scale, rows and codes of a posting of codes begin, and its size."""
+    cdef spann_widths widths
+    cdef spann_posting_parts p
+    widths.id, widths.row, widths.code = id_bytes, row_bytes, code_bytes
+    p = spann_parts_of_posting(&widths, entries, primaries)
+    return p.ids, p.add, p.scale, p.rows, p.codes, p.end
+
+
+def shape_parts(size_t code_bytes, size_t directions):
+    """Where spread, rest, offsets, add, scale and codes of a shape begin, and its size."""
+    cdef spann_shape shape
+    cdef spann_shape_parts p = spann_parts_of_shape(code_bytes, directions)
+    cdef char *begin = <char *> &shape
+    return <char *> &shape.spread - begin, <char *> &shape.rest - begin, p.offsets, p.add, p.scale, p.codes, p.end
 
 
 def pack(const unsigned char[:, ::1] ids, const unsigned char[:, ::1] vectors, const uint16_t[::1] lengths,
@@ -44,13 +52,11 @@ def pack_coded(const unsigned char[:, ::1] headers, const unsigned char[:, ::1] 
     cdef spann_coded given
     given.headers = &headers[0, 0]
     given.ids = &ids[0, 0]
-    given.id_bytes = ids.shape[1]
     given.add = &add[0, 0]
     given.scale = &scale[0, 0]
     given.rows = &rows[0, 0] if rows.shape[0] else NULL
-    given.row_bytes = row_bytes
     given.codes = &codes[0, 0]
-    given.code_bytes = codes.shape[1]
+    given.widths.id, given.widths.row, given.widths.code = ids.shape[1], row_bytes, codes.shape[1]
     with nogil:
         spann_pack_coded(&given, &lengths[0], &primaries[0], &starts[0], lengths.shape[0], &out[0], &crcs[0])
 

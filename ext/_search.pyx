@@ -1,124 +1,23 @@
-"""Thin door to ext/c/search/search.h; spann.search.engine makes the arrays, checks them and keeps them alive."""
+"""Thin door to ext/c/search. spann.search.opened makes the arrays of an index, and spann.search.engine the searches."""
 
-from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
+from c_io cimport spann_file
+from c_kernels cimport spann_dtype, spann_metric
+from c_search cimport *
 
-cdef extern from "kernels/distance.h" nogil:
-    ctypedef enum spann_metric:
-        pass
-    ctypedef enum spann_dtype:
-        pass
-
-cdef extern from "search/search.h" nogil:
-    ctypedef struct spann_level:
-        const uint32_t *nodes
-        const uint64_t *offsets
-        const uint32_t *neighbors
-        uint64_t size
-    ctypedef struct spann_index:
-        spann_metric metric
-        spann_dtype dtype
-        uint64_t dim
-        uint64_t count
-        uint64_t entries
-        uint32_t id_bytes
-        float max_norm
-        uint64_t centroids
-        spann_metric centroid_metric
-        spann_dtype centroid_dtype
-        const void *centroid_vectors
-        const void *centroid_ids
-        uint32_t levels
-        const spann_level *graph
-        uint32_t entry
-        uint64_t postings
-        uint64_t own_postings
-        const uint32_t *chain
-        const uint32_t *appended
-        const uint32_t *appended_end
-        const uint32_t *posting_page
-        const uint16_t *posting_offset
-        const uint16_t *posting_length
-        const uint16_t *posting_primaries
-        const uint32_t *posting_crc
-        const int *posting_files
-        uint64_t pages_per_shard
-        uint32_t code_bits
-        uint32_t padded_dim
-        uint32_t row_bytes
-        float query_norm
-        const float *centroid_sqnorm
-        const float *origin
-        const unsigned char *signs
-        const uint64_t *first_row
-        uint32_t directions
-        size_t shape_bytes
-        const unsigned char *shapes
-        uint64_t pinned
-        const uint64_t *first_entry
-        const unsigned char *pinned_ids
-        const unsigned char *pinned_add
-        const unsigned char *pinned_scale
-        const unsigned char *pinned_rows
-        const unsigned char *pinned_codes
-        const unsigned char *pinned_headers
-        const int *exact_files
-        uint64_t exact_shard_rows
-        const uint32_t *exact_crc
-        int32_t closed
-    ctypedef struct spann_effort:
-        double count
-        uint32_t max_postings
-        float epsilon2
-    ctypedef struct spann_search_params:
-        uint32_t k
-        uint32_t max_postings
-        uint32_t navigate
-        float epsilon2
-        uint32_t rerank
-        float error_bound
-        float radius
-        const spann_effort *effort
-        uint32_t efforts
-        uint32_t join
-        uint32_t in_flight
-        uint32_t depth
-        int32_t backend
-        int32_t direct
-        int32_t check
-        const int32_t *stop
-    ctypedef struct spann_query_stats:
-        uint64_t bytes_read
-    ctypedef struct spann_failure:
-        int32_t status
-        int32_t system_error
-        int32_t exact
-        uint64_t where
-    int64_t spann_unpack(const spann_index *, const uint32_t *, const uint64_t *, size_t, const unsigned char *,
-                         unsigned char *, unsigned char *, unsigned char *, unsigned char *, unsigned char *,
-                         unsigned char *)
-    ctypedef struct spann_searcher:
-        pass
-    spann_searcher *spann_searcher_new(const spann_index *)
-    void spann_searcher_free(spann_searcher *)
-    int spann_searcher_run(spann_searcher *, const spann_search_params *, const void *, size_t, size_t, int64_t *,
-                           int64_t *, float *, spann_query_stats *, spann_failure *)
-    int spann_searcher_expected(spann_searcher *, const spann_search_params *, const void *, size_t, size_t, float *,
-                                spann_failure *)
-    int spann_searcher_nearest(spann_searcher *, const spann_search_params *, const void *, size_t, size_t, uint32_t *,
-                               spann_failure *)
-    ctypedef struct spann_batch:
-        pass
-    spann_batch *spann_batch_new(const spann_index *, const spann_search_params *, const void *, size_t, size_t,
-                                 int64_t *, float *, spann_query_stats *, unsigned char *)
-    void spann_batch_free(spann_batch *)
-    int spann_batch_next(spann_batch *)
-    int spann_batch_step(spann_batch *, spann_searcher *, spann_failure *)
-    size_t spann_batch_query_bytes(const spann_index *, const spann_search_params *)
+# How a native call ended.
+OK = SPANN_OK
+NO_SIMD = SPANN_NO_SIMD
+NO_MEMORY = SPANN_NO_MEMORY
+READ_FAILED = SPANN_READ_FAILED
+READ_SHORT = SPANN_READ_SHORT
+DAMAGED = SPANN_DAMAGED
+IO_FAILED = SPANN_IO_FAILED
+STOPPED = SPANN_STOPPED
 
 
 def stats_bytes():
@@ -209,13 +108,13 @@ cdef class NativeIndex:
         self.index.posting_primaries = &primaries[0] if primaries is not None else NULL
         self.index.posting_crc = &crc[0]
         self.index.pages_per_shard = pages_per_shard
-        self.index.posting_files = &files[0] if files.shape[0] else NULL
+        self.index.posting_files = <const spann_file *> &files[0] if files.shape[0] else NULL
         self.kept += [chain, appended, appended_end, page, offset, length, primaries, crc, files]
 
     def set_codes(self, uint32_t bits, uint32_t padded_dim, uint32_t row_bytes, const float[::1] origin,
                   const unsigned char[:, ::1] signs, const uint64_t[::1] first_row, const uint64_t[::1] first_entry,
-                  float query_norm, const float[::1] centroid_sqnorm, uint64_t exact_shard_rows, const uint32_t[::1] exact_crc,
-                  const int[::1] exact_files):
+                  float query_norm, const float[::1] centroid_sqnorm, uint64_t exact_shard_rows,
+                  const uint32_t[::1] exact_crc, const int[::1] exact_files):
         """`centroid_sqnorm` None but for ip."""
         self.index.code_bits = bits
         self.index.padded_dim = padded_dim
@@ -228,7 +127,7 @@ cdef class NativeIndex:
         self.index.centroid_sqnorm = &centroid_sqnorm[0] if centroid_sqnorm is not None else NULL
         self.index.exact_shard_rows = exact_shard_rows
         self.index.exact_crc = &exact_crc[0]
-        self.index.exact_files = &exact_files[0]
+        self.index.exact_files = <const spann_file *> &exact_files[0]
         self.kept += [origin, signs, first_row, first_entry, centroid_sqnorm, exact_crc, exact_files]
 
     def set_shapes(self, uint32_t directions, uint64_t shape_bytes, const unsigned char[::1] shapes):

@@ -1,7 +1,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def max_depth() -> int: ...
+AUTO: int
+URING: int
+POOL: int
+SYNC: int
+MAX_DEPTH: int
+
 def open_close(backend: int, depth: int) -> tuple[int, int]: ...
 def read_many(
     backend: int,

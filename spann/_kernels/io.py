@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 BACKENDS = ("auto", "uring", "pool", "sync")
 """Ways of reading: io_uring, threads that block in pread, pread alone; auto is the first of them that is to be had."""
 
-MAX_DEPTH: int = _io.max_depth()
+MAX_DEPTH: int = _io.MAX_DEPTH
 ALIGNMENT = 4096
 """Of buffers made here, so that descriptors opened O_DIRECT can be read from."""
 

@@ -87,9 +87,9 @@ static void distances(const spann_kernels *kernels) {
 static void codes(const spann_code_kernels *kernels, int ip, size_t dim, unsigned bits) {
     size_t padded = spann_padded_dim(dim), bytes = spann_code_bytes(padded, bits);
     float *x = room(ROWS * dim * 4), *centroid = room(dim * 4), *origin = room(dim * 4), *rotated = room(padded * 4);
-    unsigned char *signs = room(SPANN_ROTATION_ROUNDS * padded / 8), *code = room(ROWS * bytes + SPANN_CODE_SLACK);
+    unsigned char *signs = room(SPANN_ROTATION_ROUNDS * padded / 8), *code = room(ROWS * bytes + SPANN_SLACK);
     unsigned char *add = room(2 * ROWS), *scale = room(2 * ROWS);
-    memset(code, 0, ROWS * bytes + SPANN_CODE_SLACK);
+    memset(code, 0, ROWS * bytes + SPANN_SLACK);
     floats(x, ROWS * dim), floats(centroid, dim), memset(origin, 0, dim * 4);
     for (size_t i = 0; i < SPANN_ROTATION_ROUNDS * padded / 8; i++) signs[i] = (unsigned char)next();
     spann_code_params params = {.dim = dim, .bits = bits, .ip = ip, .origin = origin, .signs = signs};
@@ -158,7 +158,7 @@ static void reads(int backend) {
     int open = 0;
     for (uint64_t i = 0; i < READS; i++) {
         uint64_t at = i * (SIZE / READS);
-        spann_read one = {.fd = fileno(file), .bytes = SIZE / READS, .offset = at, .buffer = back + at, .tag = i};
+        spann_read one = {.file = {fileno(file)}, .bytes = SIZE / READS, .offset = at, .buffer = back + at, .tag = i};
         check(spann_io_start(io, &one) == 0, "start");
         if (++open == 16) {
             int got = spann_io_wait(io, done, READS, 1);

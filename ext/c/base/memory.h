@@ -23,6 +23,8 @@ static inline int spann_reserve(void **array, size_t *capacity, size_t needed, s
     return 0;
 }
 
+#define SPANN_GROW(array, capacity, needed) spann_reserve((void **)&(array), &(capacity), needed, sizeof *(array))
+
 /* Unsigned little-endian number i of an array of 4- or 8-byte ones, at any address. */
 static inline uint64_t spann_read_id(const void *ids, uint32_t id_bytes, size_t i) {
     if (id_bytes == 4) {

@@ -20,7 +20,7 @@ struct spann_io {
 
 int64_t spann_io_pread(const spann_read *read, uint32_t got) {
     while (got < read->bytes) {
-        ssize_t n = pread(read->fd, (char *)read->buffer + got, read->bytes - got, (off_t)(read->offset + got));
+        ssize_t n = pread(read->file.fd, (char *)read->buffer + got, read->bytes - got, (off_t)(read->offset + got));
         if (n < 0 && errno == EINTR) continue;
         /* Going on after what an O_DIRECT read left of an odd end of file: some file systems look at the alignment
          * before they look at the end. Only an end leaves an unaligned rest, so this is one. */

@@ -15,8 +15,13 @@
 
 typedef struct spann_io spann_io;
 
+/* What is read from. Only the backends look inside, so that other stores than local files can follow. */
 typedef struct {
     int fd;
+} spann_file;
+
+typedef struct {
+    spann_file file;
     uint32_t bytes;
     uint64_t offset;
     void *buffer;

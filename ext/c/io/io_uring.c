@@ -130,7 +130,7 @@ static void ring_add(void *state, const spann_read *read) {
     r->slots[slot] = *read;
     r->sqes[r->sq_next & r->sq_mask] = (struct io_uring_sqe){
         .opcode = IORING_OP_READ,
-        .fd = read->fd,
+        .fd = read->file.fd,
         .off = read->offset,
         .addr = (uintptr_t)read->buffer,
         .len = read->bytes,

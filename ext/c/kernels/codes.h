@@ -25,13 +25,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "format/posting_format.h"
 #include "kernels/distance.h"
 
 #define SPANN_ROTATION_ROUNDS 4
 /* The share of E that the rounding of a query at c may have, where |q - c| is the root mean square of |r|. It adds the
  * half of its square, 5 %, to the standard error. Of SIFT and MiniLM no posting in 1000 is farther. */
 #define SPANN_FAR 0.3f
-#define SPANN_CODE_SLACK 64 /* readable bytes that must follow the last code row given to a kernel */
 
 static inline size_t spann_padded_dim(size_t dim) { return (dim + 31) / 32 * 32; }
 
@@ -52,12 +52,7 @@ typedef struct {
 
 size_t spann_code_query_bytes(size_t padded, unsigned bits);
 
-/* Per posting, five floats. Entry i: A = a_low + a_step * add[i], S = s_low + s_step * scale[i]; error is E, or -E where
- * the origin is the posting's centroid. */
-typedef struct {
-    float a_low, a_step, s_low, s_step, error;
-} spann_code_header;
-
+/* Whether the posting's origin is its own centroid. */
 static inline int spann_code_is_far(const spann_code_header *h) { return h->error < 0; }
 
 typedef struct {
@@ -73,7 +68,7 @@ typedef struct spann_encoder spann_encoder; /* scratch memory of spann_encode */
 
 typedef struct {
     /* est (n) for n code rows. add, scale (n): little-endian uint16, may be unaligned, nothing is read beyond them; of
-     * codes, SPANN_CODE_SLACK bytes beyond the last row may be read and do not matter. */
+     * codes, SPANN_SLACK bytes beyond the last row may be read and do not matter. */
     void (*estimate)(const spann_code_query *q, const unsigned char *codes, const unsigned char *add,
                      const unsigned char *scale, const spann_code_header *h, float base, size_t n, float *est);
     /* sum_j v_j x_j of n code rows; reads as estimate does. */

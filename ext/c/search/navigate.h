@@ -3,7 +3,7 @@
 #define SPANN_NAVIGATE_H
 
 #include "search/candidates.h"
-#include "search/search.h"
+#include "search/index.h"
 #include "search/sieve.h"
 
 typedef struct {

@@ -1,6 +1,5 @@
-/* Posting-major search: see search.h. Queries are locked one by one while something is scored for them; with a posting
- * serving many of them, threads hardly ever meet. */
-#include <errno.h>
+/* Posting-major search (search.h). Each query is locked while something is scored for it. A posting serves many queries, so
+ * threads rarely meet at one. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,11 +10,11 @@
 #define LONGEST_READ 32 /* pages */
 #define MOST_READS 16   /* under way for a thread: with reads this long the disk does no more, and memory is bounded */
 
-/* So many of a query's nearest postings are scored with its navigation where they are pinned. They hold most of what
- * it will keep; without them its first postings, which come in the order of the disk, would all be proposed. */
+/* A query's nearest postings that are scored as it navigates, if they are pinned. They hold most of what it will keep.
+ * Otherwise all entries of its first postings, which come in the order of the disk, would become candidates. */
 #define SEEDS 8
 
-/* Of the code of the query that is next; the hardware foresees the rest. */
+/* Prefetched of the next query's code. The hardware foresees the rest. */
 #define PREFETCH_BYTES 512
 
 enum { NAVIGATE, POSTINGS, PLAN, EXACT, FINISH, END };
@@ -39,7 +38,6 @@ struct spann_batch {
     spann_query_stats *stats;
     unsigned char *unfinished;
     spann_query *query;
-    size_t made; /* queries that are initialised */
     unsigned char *locks, *settled;
     unsigned char **posting_ids;
     want *wants;
@@ -60,9 +58,9 @@ size_t spann_batch_query_bytes(const spann_index *index, const spann_search_para
     if (k > index->count) k = index->count;
     size_t candidates = index->code_bits ? spann_selection_room(rerank) * sizeof(spann_candidate) : 0;
     size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) + 64 : 0;
-    uint64_t own = index->chain ? index->chain[index->centroids] : index->centroids;
-    size_t visits = params->max_postings + params->max_postings * (index->postings - own) / own;
-    /* Of k results: the heap and the ids seen, the candidates of a wave, and their pages. */
+    size_t own = index->own_postings, appended = index->postings - own;
+    size_t visits = params->max_postings + params->max_postings * appended / own;
+    /* For each of k results: the heap and the ids seen, the candidates of a wave, and their pages. */
     size_t result = sizeof(spann_hit) + 32 + 2 * (sizeof(spann_candidate) + sizeof(spann_span) + sizeof(spann_fetch));
     return sizeof(spann_query) + visits * (sizeof(spann_visit) + sizeof(want)) + candidates + code + k * result + 2560;
 }
@@ -114,7 +112,7 @@ static int is_seed(const spann_batch *b, const spann_query *q, size_t visit) {
     return visit < SEEDS && q->visits[visit].posting < b->index->pinned;
 }
 
-/* Wants by posting, by counting. */
+/* Sorts the wants by posting, by counting. */
 static int gather_postings(spann_batch *b) {
     size_t postings = b->index->postings, total = 0, at = 0;
     b->want_end = calloc(postings, sizeof *b->want_end);
@@ -135,7 +133,7 @@ static int gather_postings(spann_batch *b) {
     for (size_t p = 0; p < postings; p++) {
         size_t count = b->want_end[p];
         if (count) b->wanted[at++] = (uint32_t)p;
-        b->want_end[p] = end; /* where it begins, until it is filled */
+        b->want_end[p] = end; /* its begin, until the wants are filled in */
         end += count;
     }
     for (size_t i = 0; i < b->n; i++) {
@@ -160,11 +158,9 @@ static int by_first(const void *a, const void *b) {
     return x->want.query < y->want.query ? -1 : x->want.query > y->want.query;
 }
 
-/* Wants by page, and the reads that serve them. */
+/* Sorts the wants by page, and plans the reads that serve them. */
 static int gather_pages(spann_batch *b) {
-    const spann_index *index = b->index;
-    size_t row_bytes = index->dim * spann_dtype_size(index->dtype);
-    uint64_t shard_pages = (index->exact_shard_rows * row_bytes + SPANN_PAGE - 1) / SPANN_PAGE;
+    uint64_t shard_pages = spann_exact_shard_pages(b->index);
     size_t total = 0, at = 0;
     for (size_t i = 0; i < b->n; i++) total += b->settled[i] ? 0 : b->query[i].span_count;
     b->items = b->read_count = 0;
@@ -249,17 +245,17 @@ static int take(spann_batch *b, size_t *item) {
     return *item < b->items;
 }
 
-/* Offers a posting to all queries that want it; `content` NULL: it is pinned. */
+/* Scores a posting for all queries that want it. `content` is NULL if it is pinned. */
 static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, const unsigned char *content) {
     const spann_index *index = b->index;
     if (content) {
         int status = spann_check_posting(c, posting, content);
         if (status) return status;
         if (index->code_bits) {
-            size_t kept = (size_t)index->posting_primaries[posting] * index->id_bytes;
-            if ((b->posting_ids[posting] = malloc(kept ? kept : 1)) == NULL)
-                return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
-            memcpy(b->posting_ids[posting], spann_posting_ids(content), kept);
+            size_t primaries = index->posting_primaries[posting], kept = primaries * index->id_bytes;
+            spann_posting_parts part = spann_parts_of_posting(&c->widths, index->posting_length[posting], primaries);
+            if ((b->posting_ids[posting] = malloc(kept ? kept : 1)) == NULL) return spann_no_memory(c);
+            memcpy(b->posting_ids[posting], content + part.ids, kept);
         }
     }
     size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) : 0;
@@ -275,8 +271,8 @@ static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, con
         int status = spann_go_on(c);
         if (status) return status;
         lock(b, w.query);
-        status = content ? spann_query_posting(c, q, &q->visits[w.item], content)
-                         : spann_query_pinned(c, q, &q->visits[w.item], &q->visits[w.item] + 1);
+        status = content ? spann_score_posting(c, q, &q->visits[w.item], content)
+                         : spann_score_pinned(c, q, &q->visits[w.item], &q->visits[w.item] + 1);
         unlock(b, w.query);
         if (status) return status;
     }
@@ -297,92 +293,55 @@ static int serve_pages(spann_batch *b, spann_context *c, const joined *read, con
         }
         if (status) return status;
         lock(b, w.query);
-        status = spann_query_span(c, &b->query[w.query], span, content + (span->first - read->first) * SPANN_PAGE);
+        status = spann_rerank_span(c, &b->query[w.query], span, content + (span->first - read->first) * SPANN_PAGE);
         unlock(b, w.query);
         if (status) return status;
     }
     return SPANN_OK;
 }
 
-typedef struct {
-    size_t item;
-    void *buffer;
-    spann_place place;
-} under_way;
+typedef struct { /* a thread's part in a phase */
+    spann_batch *batch;
+    spann_context *context;
+} part;
 
-static int served(spann_batch *b, spann_context *c, const under_way *u, int64_t result) {
-    int exact = b->phase == EXACT;
-    uint64_t where = exact ? b->reads[u->item].first : b->wanted[u->item];
-    if (result < 0) return spann_fail(c, SPANN_READ_FAILED, exact, where, (int)-result);
-    if ((size_t)result < u->place.skip + u->place.content) return spann_fail(c, SPANN_READ_SHORT, exact, where, 0);
-    size_t want_at = exact ? b->reads[u->item].from : where ? b->want_end[where - 1] : 0;
-    spann_query_stats *stats = &b->stats[b->wants[want_at].query];
-    uint32_t pages = (uint32_t)((u->place.offset % SPANN_PAGE + u->place.bytes + SPANN_PAGE - 1) / SPANN_PAGE);
-    __atomic_fetch_add(&stats->reads, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&stats->bytes_read, u->place.bytes, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&stats->pages_read, pages, __ATOMIC_RELAXED);
-    __atomic_fetch_add(exact ? &stats->exact_pages_read : &stats->postings_read, exact ? pages : 1, __ATOMIC_RELAXED);
-    const unsigned char *content = (const unsigned char *)u->buffer + u->place.skip;
-    return exact ? serve_pages(b, c, &b->reads[u->item], content) : serve_posting(b, c, (uint32_t)where, content);
+static int serve(void *worker, const spann_purpose *purpose, const unsigned char *content) {
+    spann_batch *b = ((part *)worker)->batch;
+    spann_context *c = ((part *)worker)->context;
+    const joined *read = purpose->exact ? &b->reads[purpose->item] : NULL;
+    size_t first = read ? read->from : purpose->where ? b->want_end[purpose->where - 1] : 0;
+    spann_reads_account(&b->stats[b->wants[first].query], purpose);
+    return read ? serve_pages(b, c, read, content) : serve_posting(b, c, (uint32_t)purpose->where, content);
 }
 
-/* POSTINGS and EXACT: keeps `depth` reads under way, and serves what has arrived. */
-static int read_and_serve(spann_batch *b, spann_searcher *s) {
-    enum { AT_ONCE = 16 };
+/* Starts the read of an item, or serves it at once if it is pinned. A status. */
+static int start(spann_batch *b, spann_searcher *s, size_t item) {
     spann_context *c = &s->context;
-    uint32_t depth = b->params->depth < MOST_READS ? b->params->depth : MOST_READS, free_count = depth;
-    under_way *slots = malloc(depth * sizeof *slots);
-    uint32_t *free_slots = malloc(depth * sizeof *free_slots);
-    int status = slots && free_slots ? SPANN_OK : spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0), more = 1;
-    for (uint32_t i = 0; status == SPANN_OK && i < depth; i++) free_slots[i] = i;
+    spann_purpose purpose = {.item = item, .exact = b->phase == EXACT};
+    if (purpose.exact) {
+        purpose.where = b->reads[item].first;
+        purpose.place = spann_pages_place(c, b->reads[item].first, b->reads[item].last);
+    } else {
+        uint32_t posting = b->wanted[item];
+        if (posting < b->index->pinned) return serve_posting(b, c, posting, NULL);
+        purpose.where = posting;
+        purpose.place = spann_posting_place(c, posting);
+    }
+    return spann_reads_start(&s->reads, c, purpose);
+}
+
+/* POSTINGS and EXACT: keeps reads under way, and serves what has arrived. A status. */
+static int read_and_serve(spann_batch *b, spann_searcher *s) {
+    spann_context *c = &s->context;
+    part mine = {b, c};
+    size_t item;
+    int more = 1, status = SPANN_OK;
     while (status == SPANN_OK) {
-        while (more && free_count && status == SPANN_OK) {
-            size_t item;
-            if (!(more = take(b, &item))) break;
-            if (b->phase == POSTINGS && b->wanted[item] < b->index->pinned) {
-                status = serve_posting(b, c, b->wanted[item], NULL);
-                continue;
-            }
-            spann_place place = b->phase == EXACT ? spann_pages_place(c, b->reads[item].first, b->reads[item].last)
-                                                  : spann_posting_place(c, b->wanted[item]);
-            void *buffer = spann_buffers_get(&s->buffers, place.bytes);
-            if (buffer == NULL) {
-                status = spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
-                break;
-            }
-            uint32_t at = free_slots[--free_count];
-            slots[at] = (under_way){item, buffer, place};
-            spann_read read = {place.file, (uint32_t)place.bytes, place.offset, buffer, at};
-            int error = spann_io_start(s->io, &read);
-            if (error) {
-                spann_buffers_put(&s->buffers, buffer, place.bytes);
-                status = spann_fail(c, SPANN_IO_FAILED, 0, 0, -error);
-            }
-        }
-        if (status || spann_io_outstanding(s->io) == 0) break;
-        spann_read_done done[AT_ONCE];
-        int got = spann_io_wait(s->io, done, AT_ONCE, 1);
-        if (got < 0) status = spann_fail(c, SPANN_IO_FAILED, 0, 0, -got);
-        for (int i = 0; i < got; i++) {
-            under_way *u = &slots[done[i].tag];
-            if (status == SPANN_OK) status = served(b, c, u, done[i].result);
-            spann_buffers_put(&s->buffers, u->buffer, u->place.bytes);
-            free_slots[free_count++] = (uint32_t)done[i].tag;
-        }
+        while (status == SPANN_OK && s->reads.room && (more = more && take(b, &item))) status = start(b, s, item);
+        if (status || spann_io_outstanding(s->reads.io) == 0) break;
+        status = spann_reads_complete(&s->reads, c, 1, serve, &mine);
     }
-    while (s->io && spann_io_outstanding(s->io)) { /* after a failure */
-        spann_read_done done[AT_ONCE];
-        int got = spann_io_wait(s->io, done, AT_ONCE, 1);
-        if (got < 0) {
-            spann_io_close(s->io);
-            s->io = NULL;
-            break;
-        }
-        for (int i = 0; i < got; i++)
-            spann_buffers_put(&s->buffers, slots[done[i].tag].buffer, slots[done[i].tag].place.bytes);
-    }
-    free(slots);
-    free(free_slots);
+    if (status) spann_reads_drain(&s->reads);
     return status;
 }
 
@@ -391,15 +350,15 @@ static int serve_query(spann_batch *b, spann_context *c, size_t i) {
     int status = spann_go_on(c);
     if (status) return status;
     if (b->phase == NAVIGATE) {
-        if (spann_query_init(q, c)) return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0);
+        if (spann_query_init(q, c)) return spann_no_memory(c);
         status = spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);
         size_t seeds = q->visit_count < SEEDS ? q->visit_count : SEEDS;
         for (size_t v = 0; status == SPANN_OK && v < seeds; v++)
-            if (is_seed(b, q, v)) status = spann_query_pinned(c, q, &q->visits[v], q->visits + seeds);
+            if (is_seed(b, q, v)) status = spann_score_pinned(c, q, &q->visits[v], q->visits + seeds);
         return status;
     }
     if (b->phase == PLAN) {
-        if (!b->settled[i]) status = spann_query_plan(c, q);
+        if (!b->settled[i]) status = spann_rerank_plan(c, q);
         b->settled[i] = q->fetch_count == 0;
         return status;
     }
@@ -410,10 +369,11 @@ static int serve_query(spann_batch *b, spann_context *c, size_t i) {
 }
 
 int spann_batch_step(spann_batch *b, spann_searcher *s, spann_failure *failure) {
-    *failure = (spann_failure){0};
-    if (spann_context_start(&s->context, b->params, failure)) return -1;
+    uint32_t depth = b->params->depth;
+    int status = spann_context_start(&s->context, b->params, failure);
+    if (status) return status;
     s->context.posting_ids = b->posting_ids;
-    int status = spann_searcher_ring(s, b->params);
+    status = spann_reads_open(&s->reads, &s->context, depth < MOST_READS ? depth : MOST_READS);
     if (status == SPANN_OK && (b->phase == POSTINGS || b->phase == EXACT)) {
         status = read_and_serve(b, s);
     } else {

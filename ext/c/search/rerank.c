@@ -1,20 +1,20 @@
-/* The waves in which the candidates of a query are re-ranked exactly (query.h). */
+#include "search/rerank.h"
+
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/crc32c.h"
 #include "base/memory.h"
-#include "search/query.h"
+#include "search/score.h"
+#include "search/visits.h"
 
-/* Candidates in the first wave, as a share of k: 16 for the best 10. Those that the estimates place behind are read only
- * if their bound lets them in; on SIFT (2 bits) 12 to 20 differ by under a page at equal recall. */
+/* Candidates in the first wave, as a multiple of k: 16 for the best 10. Later candidates are read only if their bound lets
+ * them in. On SIFT (2 bits) 12 to 20 differ by under a page at equal recall. */
 #define FIRST_WAVE 1.6
 
-/* Reads of the exact store are joined up to this size: beyond it joining only makes the wave's last read later. */
+/* Reads of the exact store are joined up to this size. Longer ones only delay the wave's last read. */
 #define LONGEST_FETCH (64 << 10)
 
-/* The visit whose posting's primaries begin at `row` or last before it; visit_count if none does. Rows count up with the
+/* The last visit whose posting's primaries begin at `row` or before it; visit_count if there is none. Rows ascend with the
  * numbers of postings. */
 static size_t visit_at(const spann_context *c, const spann_query *q, uint64_t row) {
     size_t low = 0, high = q->visit_count;
@@ -26,7 +26,7 @@ static size_t visit_at(const spann_context *c, const spann_query *q, uint64_t ro
     return low ? low - 1 : q->visit_count;
 }
 
-/* Whether the row is of a posting that was scored, so that its id is at hand. */
+/* Whether the row is a primary of a posting that was scored, so that its id is at hand. */
 static int is_known(const spann_context *c, const spann_query *q, uint64_t row) {
     size_t at = visit_at(c, q, row);
     return at < q->visit_count && row < c->index->first_row[q->visits[at].posting + 1];
@@ -35,12 +35,12 @@ static int is_known(const spann_context *c, const spann_query *q, uint64_t row) 
 /* First page that holds a byte of `row`, and the first after it. */
 static void pages_of(const spann_context *c, uint64_t row, uint64_t *first, uint64_t *last) {
     uint64_t shard = row / c->index->exact_shard_rows;
-    uint64_t at = row % c->index->exact_shard_rows * c->exact_row_bytes;
+    uint64_t at = row % c->index->exact_shard_rows * c->row_bytes;
     *first = shard * c->exact_shard_pages + at / SPANN_PAGE;
-    *last = shard * c->exact_shard_pages + (at + c->exact_row_bytes + SPANN_PAGE - 1) / SPANN_PAGE;
+    *last = shard * c->exact_shard_pages + (at + c->row_bytes + SPANN_PAGE - 1) / SPANN_PAGE;
 }
 
-/* Whether the pages read in the wave before cover the row and its distance was taken from them. */
+/* Whether the row was scored with the pages of the wave before. */
 static int was_scored(const spann_context *c, const spann_query *q, uint64_t row) {
     uint64_t first, last;
     pages_of(c, row, &first, &last);
@@ -53,8 +53,8 @@ static int was_scored(const spann_context *c, const spann_query *q, uint64_t row
     return low < q->span_count && q->spans[low].first <= first && last <= q->spans[low].last && is_known(c, q, row);
 }
 
-/* Chooses the candidates of the next wave: the best by estimate of those whose bound lets them be a result. Those that can
- * be none are dropped for good, for the k-th distance only sinks; so are those scored with the wave before. */
+/* Chooses the candidates of the next wave: those with the best estimates whose bound lets them be a result. Drops those
+ * that cannot be one, because the k-th distance only sinks, and those scored with the wave before. */
 static int choose(spann_context *c, spann_query *q) {
     spann_candidate *items = q->candidates.items;
     size_t wave = q->wave_rows ? 2 * q->wave_rows : (size_t)ceil(FIRST_WAVE * (double)q->hits.k), left = 0;
@@ -64,34 +64,24 @@ static int choose(spann_context *c, spann_query *q) {
     q->wave_rows = wave;
     q->chosen_count = wave < left ? wave : left;
     q->left = left - q->chosen_count;
-    if (GROW(q->chosen, q->chosen_capacity, q->chosen_count)) return spann_no_memory(c);
+    if (SPANN_GROW(q->chosen, q->chosen_capacity, q->chosen_count)) return spann_no_memory(c);
     spann_candidates_select(items, left, q->chosen_count);
     for (size_t i = 0; i < q->chosen_count; i++) {
         q->chosen[i] = items[i];
-        q->chosen[i].value = 0; /* so that the row decides */
+        q->chosen[i].value = 0; /* to sort by row */
     }
     spann_candidates_sort(q->chosen, q->chosen_count);
     memmove(items, items + q->chosen_count, q->left * sizeof *items);
     return SPANN_OK;
 }
 
-int spann_sort_visits(spann_context *c, spann_query *q) {
-    size_t n = q->visit_count;
-    if (GROW(c->order, c->order_capacity, n) || GROW(c->visits, c->visit_capacity, n)) return spann_no_memory(c);
-    for (size_t i = 0; i < n; i++) c->order[i] = (spann_candidate){.row = q->visits[i].posting, .id = i};
-    spann_candidates_sort(c->order, n);
-    for (size_t i = 0; i < n; i++) c->visits[i] = q->visits[c->order[i].id];
-    if (n) memcpy(q->visits, c->visits, n * sizeof *q->visits);
-    return SPANN_OK;
-}
-
-int spann_query_plan(spann_context *c, spann_query *q) {
+int spann_rerank_plan(spann_context *c, spann_query *q) {
     if (c->index->code_bits == 0) return SPANN_OK;
     uint64_t start = spann_now_ns();
     if (q->wave_rows == 0) {
         spann_selection_cut(&q->candidates);
         q->left = q->candidates.size;
-        int status = spann_sort_visits(c, q);
+        int status = spann_visits_sort(c, q);
         if (status) return status;
     }
     int status = choose(c, q);
@@ -106,7 +96,7 @@ int spann_query_plan(spann_context *c, spann_query *q) {
             if (last > open->last) open->last = last;
             open->chosen_to = (uint32_t)i + 1;
         } else {
-            if (GROW(q->spans, q->span_capacity, q->span_count + 1)) return spann_no_memory(c);
+            if (SPANN_GROW(q->spans, q->span_capacity, q->span_count + 1)) return spann_no_memory(c);
             q->spans[q->span_count++] = (spann_span){first, last, (uint32_t)i, (uint32_t)i + 1};
         }
     }
@@ -119,25 +109,12 @@ int spann_query_plan(spann_context *c, spann_query *q) {
             (span->last - q->spans[open->span_from].first) * SPANN_PAGE <= LONGEST_FETCH) {
             open->span_to = (uint32_t)i + 1;
         } else {
-            if (GROW(q->fetches, q->fetch_capacity, q->fetch_count + 1)) return spann_no_memory(c);
+            if (SPANN_GROW(q->fetches, q->fetch_capacity, q->fetch_count + 1)) return spann_no_memory(c);
             q->fetches[q->fetch_count++] = (spann_fetch){(uint32_t)i, (uint32_t)i + 1};
         }
     }
     q->stats->rerank_ns += spann_now_ns() - start;
     return SPANN_OK;
-}
-
-/* Rows of the exact store in its shard number `shard`. */
-static uint64_t shard_rows(const spann_index *index, uint64_t shard) {
-    uint64_t left = index->count - shard * index->exact_shard_rows;
-    return left < index->exact_shard_rows ? left : index->exact_shard_rows;
-}
-
-spann_place spann_pages_place(const spann_context *c, uint64_t first, uint64_t last) {
-    uint64_t shard = first / c->exact_shard_pages, at = first % c->exact_shard_pages * SPANN_PAGE;
-    uint64_t end = (last - shard * c->exact_shard_pages) * SPANN_PAGE;
-    uint64_t rows_end = shard_rows(c->index, shard) * c->exact_row_bytes;
-    return spann_file_place(c, c->index->exact_files[shard], at, (size_t)((end < rows_end ? end : rows_end) - at));
 }
 
 spann_place spann_fetch_place(const spann_context *c, const spann_query *q, const spann_fetch *fetch) {
@@ -153,15 +130,15 @@ static const unsigned char *ids_from(const spann_context *c, const spann_query *
     return ids + (row - index->first_row[v->posting]) * index->id_bytes;
 }
 
-/* Rows that lie whole in the span: all whose ids are at hand, chosen or not, for they cost no read; and those chosen
- * that lie elsewhere (a replica brought them). On SIFT the rows beside the chosen ones raise recall@10 of 12 pages from
+/* Scores all rows that lie whole in the span and whose ids are at hand, chosen or not, because they cost no read. Also
+ * scores chosen rows that only a replica named. On SIFT the rows beside the chosen ones raise recall@10 of 12 pages from
  * 0.888 to 0.906. */
-int spann_query_span(spann_context *c, spann_query *q, const spann_span *span, const unsigned char *content) {
+int spann_rerank_span(spann_context *c, spann_query *q, const spann_span *span, const unsigned char *content) {
     const spann_index *index = c->index;
-    uint64_t shard = span->first / c->exact_shard_pages, width = c->exact_row_bytes;
+    uint64_t shard = span->first / c->exact_shard_pages, width = c->row_bytes;
     uint64_t begin = span->first % c->exact_shard_pages * SPANN_PAGE;
     uint64_t end = (span->last - shard * c->exact_shard_pages) * SPANN_PAGE;
-    uint64_t base = shard * index->exact_shard_rows, rows = shard_rows(index, shard);
+    uint64_t base = shard * index->exact_shard_rows, rows = spann_rows_of_shard(index, shard);
     uint64_t first = base + (begin + width - 1) / width, last = base + (end / width < rows ? end / width : rows);
     size_t at = visit_at(c, q, first);
     if (at == q->visit_count) at = 0;
@@ -187,26 +164,13 @@ int spann_query_span(spann_context *c, spann_query *q, const spann_span *span, c
     return SPANN_OK;
 }
 
-int spann_check_pages(spann_context *c, uint64_t first, uint64_t last, const unsigned char *content) {
-    if (!c->params->check) return SPANN_OK;
-    uint64_t shard = first / c->exact_shard_pages;
-    uint64_t rows_end = shard_rows(c->index, shard) * c->exact_row_bytes;
-    for (uint64_t page = first; page < last; page++) {
-        uint64_t at = page % c->exact_shard_pages * SPANN_PAGE;
-        size_t bytes = rows_end - at < SPANN_PAGE ? (size_t)(rows_end - at) : SPANN_PAGE;
-        if (spann_crc32c(0, content + (page - first) * SPANN_PAGE, bytes) != c->index->exact_crc[page])
-            return spann_fail(c, SPANN_DAMAGED, 1, page, 0);
-    }
-    return SPANN_OK;
-}
-
-int spann_query_exact(spann_context *c, spann_query *q, const spann_fetch *fetch, const unsigned char *content) {
+int spann_rerank_fetch(spann_context *c, spann_query *q, const spann_fetch *fetch, const unsigned char *content) {
     uint64_t first = q->spans[fetch->span_from].first;
     for (uint32_t i = fetch->span_from; i < fetch->span_to; i++) {
         const spann_span *span = &q->spans[i];
         const unsigned char *pages = content + (span->first - first) * SPANN_PAGE;
         int status = spann_check_pages(c, span->first, span->last, pages);
-        if (status == SPANN_OK) status = spann_query_span(c, q, span, pages);
+        if (status == SPANN_OK) status = spann_rerank_span(c, q, span, pages);
         if (status) return status;
     }
     return SPANN_OK;

@@ -1,26 +1,19 @@
-/* What a thread keeps from batch to batch, for both ways of working on one. */
+/* What a thread keeps from batch to batch, for both orders of work. */
 #ifndef SPANN_SEARCHER_H
 #define SPANN_SEARCHER_H
 
-#include "base/buffers.h"
-#include "io/io.h"
 #include "search/query.h"
+#include "search/reads.h"
+#include "search/search.h"
 
 struct spann_searcher {
     spann_context context;
-    spann_buffers buffers;
-    spann_io *io;
-    int backend;
-    uint32_t depth;
-    /* Of query_major.c alone. */
-    struct spann_slot *slots;
-    uint32_t slot_count;
-    struct spann_pending *pending;
-    uint32_t *free_pending;
-    uint32_t pending_count, free_count;
+    spann_reads reads;
+    spann_query *queries; /* (query_count) used by query-major search */
+    uint32_t query_count;
 };
 
-/* Makes sure that there is a ring as `p` wants it. A status. */
-int spann_searcher_ring(spann_searcher *s, const spann_search_params *p);
+/* Makes sure that there are `count` queries, none of them under way. A status. */
+int spann_searcher_queries(spann_searcher *s, uint32_t count);
 
 #endif

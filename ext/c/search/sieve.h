@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "search/search.h"
+#include "search/index.h"
 #include "search/topk.h"
 
 typedef struct {

@@ -1,13 +1,14 @@
-/* Page-aligned buffers for reads, kept for the next read of about the same size. A page more than asked for can be read
- * (SPANN_SLACK), so that reads of 2^i pages take no buffer of twice their size. */
+/* Page-aligned buffers for reads, kept for the next read of about the same size. Each has a page more than asked for:
+ * room for SPANN_SLACK, without which reads of 2^i pages would take buffers of twice their size. */
 #ifndef SPANN_BUFFERS_H
 #define SPANN_BUFFERS_H
 
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "format/posting_format.h"
+
 #define SPANN_BUFFER_CLASSES 24 /* class i: 2^i pages, up to 32 GiB */
-#define SPANN_BUFFER_PAGE 4096
 
 typedef struct {
     void *free[SPANN_BUFFER_CLASSES]; /* lists linked through the buffers' first bytes */
@@ -15,16 +16,16 @@ typedef struct {
 
 static inline unsigned spann_buffer_class(size_t bytes) {
     unsigned class = 0;
-    while (class < SPANN_BUFFER_CLASSES && ((size_t)SPANN_BUFFER_PAGE << class) < bytes) class++;
+    while (class < SPANN_BUFFER_CLASSES && ((size_t)SPANN_PAGE << class) < bytes) class++;
     return class;
 }
 
-/* At least `bytes` bytes, or NULL if memory ran out or that is more than any buffer has. */
+/* At least `bytes` bytes. NULL if memory ran out, or if that is more than any buffer has. */
 static inline void *spann_buffers_get(spann_buffers *b, size_t bytes) {
     unsigned class = spann_buffer_class(bytes);
     if (class == SPANN_BUFFER_CLASSES) return NULL;
     void *buffer = b->free[class];
-    if (buffer == NULL) return aligned_alloc(SPANN_BUFFER_PAGE, ((size_t)SPANN_BUFFER_PAGE << class) + SPANN_BUFFER_PAGE);
+    if (buffer == NULL) return aligned_alloc(SPANN_PAGE, ((size_t)SPANN_PAGE << class) + SPANN_PAGE);
     b->free[class] = *(void **)buffer;
     return buffer;
 }

@@ -1,0 +1,16 @@
+/* From a query to the postings it scores: the nearest centroids, and which of their postings reach towards it. */
+#ifndef SPANN_VISITS_H
+#define SPANN_VISITS_H
+
+#include "search/state.h"
+
+/* Navigates and prunes. Leaves the postings to score in `visits`, nearest centroid first. A status. */
+int spann_visits_find(spann_context *c, spann_query *q);
+
+/* Called when all visits are scored: adds some if more vectors are within the radius than the effort is for. A status. */
+int spann_visits_extend(spann_context *c, spann_query *q);
+
+/* Sorts the visits by posting. A status. */
+int spann_visits_sort(spann_context *c, spann_query *q);
+
+#endif
