@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from spann.types import ELEMENT_TYPES, Array
 
 STORED_TYPES = (*ELEMENT_TYPES, "bfloat16", "bit")
-"""Elements that an index can hold, in the order of the native code's enumeration."""
+"""Elements that an index can hold."""
 
 _IN_MEMORY: dict[str, np.dtype[Any]] = {"bfloat16": np.dtype(np.float32), "bit": np.dtype(np.bool_)}
 _ON_DISK: dict[str, np.dtype[Any]] = {"bfloat16": np.dtype(np.uint16), "bit": np.dtype(np.uint8)}

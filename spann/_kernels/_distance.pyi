@@ -1,6 +1,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+METRICS: dict[str, int]
+ELEMENTS: dict[str, int]
+
 def simd_level() -> int: ...
 def simd_widest() -> int: ...
 def score(

@@ -1,6 +1,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
+PAGE: int
+SLACK: int
+HEADER_BYTES: int
+FACTOR_BYTES: int
+MAX_DIRECTIONS: int
+
+def posting_parts(
+    id_bytes: int, row_bytes: int, code_bytes: int, entries: int, primaries: int
+) -> tuple[int, int, int, int, int, int]: ...
+def shape_parts(code_bytes: int, directions: int) -> tuple[int, int, int, int, int, int, int]: ...
 def pack(
     ids: NDArray[np.uint8],
     vectors: NDArray[np.uint8],

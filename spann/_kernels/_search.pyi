@@ -1,6 +1,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
+OK: int
+NO_SIMD: int
+NO_MEMORY: int
+READ_FAILED: int
+READ_SHORT: int
+DAMAGED: int
+IO_FAILED: int
+STOPPED: int
+
 def stats_bytes() -> int: ...
 
 class NativeIndex:

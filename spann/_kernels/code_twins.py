@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spann._kernels.codes import FAR, HEADER, padded_dim
+from spann._kernels.codes import FAR, padded_dim
+from spann._kernels.postings import HEADER
 from spann.types import Array
 
 CHUNK = 32

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spann._kernels import _codes
 from spann._kernels.distances import simd_level
+from spann._kernels.postings import HEADER, SLACK
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array
 
@@ -23,14 +24,10 @@ ROUNDS = 4
 CODE_BITS = (1, 2, 3, 4, 8)
 """Bits a dimension that codes can have."""
 
-HEADER = 5
-"""Floats of a posting's header: a_low, a_step, s_low, s_step, error (negative where the origin is its centroid)."""
-
 FAR = 0.3
 """Share of the error, at the centroid, from which on the rounding of a query asks for that origin
 (ext/c/kernels/codes.h)."""
 
-_SLACK = 64
 _BAD_SIMD = -2
 
 Floats = NDArray[np.float32]
@@ -224,7 +221,7 @@ def _check(name: str, array: Array, dtype: Any, shape: tuple[int, ...]) -> None:
 def _tail(codes: Bytes) -> tuple[Bytes, int]:
     """The last rows once more, with the bytes behind them that kernels may read, and how many rows that is."""
     n, width = codes.shape
-    rows = min(n, -(-_SLACK // width))
-    tail = np.zeros((rows + -(-_SLACK // width), width), np.uint8)
+    rows = min(n, -(-SLACK // width))
+    tail = np.zeros((rows + -(-SLACK // width), width), np.uint8)
     tail[:rows] = codes[n - rows :]
     return tail, rows

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _distance
-from spann.elements import STORED_TYPES, stored_dtype
+from spann.elements import stored_dtype
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array, Metric, element_type
 
@@ -23,7 +23,15 @@ SIMD_LEVELS = ("scalar", "avx2", "avx512")
 TILE = 16
 """Columns of the tile of `dot_tile`."""
 
-_METRIC_NUMBER = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2, Metric.HAMMING: 0}
+
+def metric_number(metric: Metric) -> int:
+    """The native number of a metric. That of hamming is l2 of bits."""
+    return _distance.METRICS[metric.value]
+
+
+def element_number(element: str) -> int:
+    """The native number of an element type that an index can hold."""
+    return _distance.ELEMENTS[element]
 
 
 def simd_levels() -> tuple[str, ...]:
@@ -52,7 +60,7 @@ def score(query: Array, rows: Array, metric: Metric) -> NDArray[np.float32]:
     """
     dtype = _checked(query, rows, metric)
     out = np.empty(len(rows), np.float32)
-    if _distance.score(_METRIC_NUMBER[metric], dtype, _bytes(query), _bytes(rows), query.size, out) < 0:
+    if _distance.score(metric_number(metric), dtype, _bytes(query), _bytes(rows), query.size, out) < 0:
         simd_level()
     return out
 
@@ -68,7 +76,7 @@ def gather(query: Array, rows: Array, index: NDArray[np.uint32], metric: Metric)
     if int(index.max()) >= len(rows):
         raise InputError(f"row number {int(index.max())} is outside of {len(rows)} rows")
     out = np.empty(len(index), np.float32)
-    if _distance.gather(_METRIC_NUMBER[metric], dtype, _bytes(query), _bytes(rows), index, query.size, out) < 0:
+    if _distance.gather(metric_number(metric), dtype, _bytes(query), _bytes(rows), index, query.size, out) < 0:
         simd_level()
     return out
 
@@ -83,7 +91,7 @@ def measure(query: Array, rows: Array, metric: Metric) -> NDArray[np.float64]:
     if metric is Metric.HAMMING:
         raise InputError("scores of bits are exact: there is nothing to measure")
     out = np.empty(len(rows), np.float64)
-    if _distance.measure(_METRIC_NUMBER[metric], dtype, _bytes(query), _bytes(rows), query.size, out) < 0:
+    if _distance.measure(metric_number(metric), dtype, _bytes(query), _bytes(rows), query.size, out) < 0:
         simd_level()
     return out
 
@@ -119,7 +127,7 @@ def _checked(query: Array, rows: Array, metric: Metric) -> int:
         raise InputError(
             f"query must be a contiguous ({rows.shape[1]},) {wanted} array for rows of {dtype}, not {_text(query)}"
         )
-    return STORED_TYPES.index("bit" if metric is Metric.HAMMING else element)
+    return element_number("bit" if metric is Metric.HAMMING else element)
 
 
 def _is_plain(array: Array) -> bool:

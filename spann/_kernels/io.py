@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _io
+from spann._kernels.postings import PAGE
 from spann.errors import InputError, StorageError
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "uring", "pool", "sync")
-"""Ways of reading: io_uring, threads that block in pread, pread alone; auto is the first of them that is to be had."""
+_NUMBERS = {"auto": _io.AUTO, "uring": _io.URING, "pool": _io.POOL, "sync": _io.SYNC}
+
+BACKENDS = tuple(sorted(_NUMBERS, key=lambda name: _NUMBERS[name]))
+"""Ways of reading: auto, io_uring, threads that block in pread, pread alone. ``auto`` is the best that works here."""
 
 MAX_DEPTH: int = _io.MAX_DEPTH
-ALIGNMENT = 4096
+ALIGNMENT = PAGE
 """Of buffers made here, so that descriptors opened O_DIRECT can be read from."""
 
 

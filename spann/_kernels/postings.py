@@ -6,6 +6,7 @@ The checked doors to ext/c/format/posting_format.c and ext/c/building/pages.c.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,50 @@ from spann._kernels.distances import simd_level
 from spann.errors import InputError
 from spann.types import Array
 
+PAGE = 4096
+"""Bytes of a page: postings are placed in, counted in and, with direct I/O, read by pages."""
+
+HEADER = 5
+"""Floats of a posting's header: a_low, a_step, s_low, s_step, error (negative where the origin is its centroid)."""
+
+HEADER_BYTES = 4 * HEADER
+"""What a posting of codes begins with."""
+
+FACTOR_BYTES = 2
+"""Of each of the two factors of an entry with a code, ``add`` and ``scale``: a uint16."""
+
+SLACK = 64
+"""Readable bytes that must follow codes in memory, because kernels read ahead."""
+
 _BAD_SIMD = -2
-_HEADER_BYTES = 20
+
+
+Number = TypeVar("Number", int, NDArray[np.int64])
+
+
+class Parts(NamedTuple, Generic[Number]):
+    """Where the parts of a posting of codes begin, counted from its first byte. ``end`` is its size.
+
+    The header comes first, and the ids follow it at `HEADER_BYTES`.
+    """
+
+    add: Number
+    scale: Number
+    rows: Number
+    codes: Number
+    end: Number
+
+
+def posting_parts(id_bytes: int, row_bytes: int, code_bytes: int, entries: Number, primaries: Number) -> Parts[Number]:
+    """The parts of a posting with codes of `entries`, at least one, the first `primaries` of them primary.
+
+    A replica also has `row_bytes`: its row in the exact store. Arrays (postings,) of numbers give arrays.
+    """
+    add = HEADER_BYTES + entries * id_bytes
+    scale = add + entries * FACTOR_BYTES
+    rows = scale + entries * FACTOR_BYTES
+    codes = rows + (entries - primaries) * row_bytes
+    return Parts(add, scale, rows, codes, codes + entries * code_bytes)
 
 
 def pack(
@@ -72,16 +115,15 @@ def pack_coded(lists: CodedLists, starts: NDArray[np.uint64], out: NDArray[np.ui
         or not len(starts) == len(primary) == len(lists.headers) == postings
         or len(lists.rows) != replicas
         or bool((primary > length).any())
-        or lists.headers.shape[1:] != (_HEADER_BYTES // 4,)
+        or lists.headers.shape[1:] != (HEADER,)
     ):
         raise InputError(
             f"{n} entries, {replicas} of them replicas, in {postings} postings do not match "
             f"{[len(a) for a in entries]} entries, {len(lists.rows)} rows, {len(lists.headers)} headers and "
             f"{len(starts)} places"
         )
-    entry = lists.ids.itemsize + 4 + lists.codes.shape[1]
-    sizes = (length > 0) * _HEADER_BYTES + length * entry + (length - primary) * lists.rows.itemsize
-    ends = starts + sizes.astype(np.uint64)
+    sizes = posting_parts(lists.ids.itemsize, lists.rows.itemsize, lists.codes.shape[1], length, primary).end
+    ends = starts + np.where(length > 0, sizes, 0).astype(np.uint64)
     if postings and int(ends.max()) > out.size:
         raise InputError(f"a posting ends at byte {int(ends.max())} of a buffer of {out.size}")
     crcs = np.zeros(postings, np.uint32)
@@ -129,3 +171,19 @@ def arrange(x: NDArray[np.float32], lengths: NDArray[np.int64], bounds: NDArray[
 
 def _as_bytes(rows: Array) -> NDArray[np.uint8]:
     return np.ascontiguousarray(rows).view(np.uint8)
+
+
+def shape_parts(code_bytes: int, directions: int) -> tuple[int, ...]:
+    """Where spread, rest, offsets, add, scale and codes of a shape begin in native code, and its size."""
+    return _postings.shape_parts(code_bytes, directions)
+
+
+def check_native(name: str, ours: object, native: object) -> None:
+    """Raises `ImportError` where the native modules were built for another layout of bytes."""
+    if ours != native:
+        raise ImportError(f"{name} is {ours}, and spann's native modules were built for {native}; rebuild them")
+
+
+for _name in ("PAGE", "HEADER_BYTES", "FACTOR_BYTES", "SLACK"):
+    check_native(_name, globals()[_name], getattr(_postings, _name))
+check_native("the order of a posting's parts", posting_parts(4, 8, 5, 7, 3), _postings.posting_parts(4, 8, 5, 7, 3)[1:])

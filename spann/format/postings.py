@@ -8,21 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spann._kernels.codes import HEADER, code_bytes
+from spann._kernels.codes import code_bytes
+from spann._kernels.postings import HEADER_BYTES, posting_parts
+from spann._kernels.postings import PAGE as PAGE
 from spann.elements import stored_bytes
 from spann.types import Array
 
-PAGE = 4096
-"""Bytes of a page: postings are placed in, counted in and, with direct I/O, read by pages."""
-
 LARGEST_POSTING = 1 << 30
 """Bytes of a posting at most: a search reads it at once."""
-
-HEADER_BYTES = 4 * HEADER
-"""What a posting of codes begins with: float32 numbers."""
-
-FACTOR_BYTES = 4
-"""Of an entry with a code: two uint16."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +34,11 @@ class Record:
     @classmethod
     def coded(cls, id_bytes: int, row_bytes: int, dim: int, bits: int) -> Record:
         """Postings that hold codes; a replica also says, in `row_bytes`, which row of the exact store it is."""
-        entry = id_bytes + FACTOR_BYTES + code_bytes(dim, bits)
-        return cls(HEADER_BYTES, entry, entry + row_bytes)
+        primary, replica = (
+            posting_parts(id_bytes, row_bytes, code_bytes(dim, bits), 1, primaries).end - HEADER_BYTES
+            for primaries in (1, 0)
+        )
+        return cls(HEADER_BYTES, primary, replica)
 
     @classmethod
     def of(cls, about: dict[str, Any]) -> Record:

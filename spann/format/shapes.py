@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spann._kernels.codes import HEADER, code_bytes
+from spann._kernels import _postings
+from spann._kernels.codes import code_bytes
+from spann._kernels.postings import HEADER, check_native, shape_parts
 from spann.config import MAX_DIRECTIONS
 from spann.errors import CorruptionError
 from spann.types import Array
@@ -51,3 +53,12 @@ def directions_of(about: Mapping[str, Any], where: str) -> int:
             f"codes, and 1 to {MAX_DIRECTIONS} directions"
         )
     return found
+
+
+def _offsets(record: np.dtype[Any]) -> tuple[int, ...]:
+    assert record.fields is not None
+    return (*(record.fields[name][1] for name in record.names or () if name != "header"), record.itemsize)
+
+
+check_native("MAX_DIRECTIONS", MAX_DIRECTIONS, _postings.MAX_DIRECTIONS)
+check_native("the order of a shape's parts", _offsets(shape_record(64, 2, 3)), shape_parts(code_bytes(64, 2), 3))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import codes as kernels
+from spann._kernels.postings import HEADER
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array, Metric
 
@@ -117,7 +118,7 @@ class Quantizer:
         does not hold the GIL. Raises `InputError`, `MemoryError`.
         """
         if len(x) == 0:
-            headers = np.zeros((len(lengths), kernels.HEADER), np.float32)
+            headers = np.zeros((len(lengths), HEADER), np.float32)
             nothing = np.zeros(0, np.uint16)
             return Codes(np.zeros((0, self.code_bytes), np.uint8), nothing, nothing.copy(), headers)
         parts = kernels.encode(

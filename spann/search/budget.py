@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.postings import HEADER_BYTES
 from spann.config import parse_size
 from spann.errors import InputError
 from spann.system import available_memory
@@ -52,10 +53,6 @@ class MemoryBudget:
                     f"memory_budget is {self.limit} bytes; centroids, graph and directory of {name} need {needed}"
                 )
         return int(np.searchsorted(sizes, left, side="right")) - 1 if left > 0 else 0
-
-
-HEADER_BYTES = 20
-"""Of a pinned posting, besides its entries."""
 
 
 def pinned_bytes(

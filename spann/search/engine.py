@@ -75,8 +75,6 @@ FREE_DESCRIPTORS = 64
 LEAST_DESCRIPTORS = 8
 """Of these, what opening itself takes for a moment: with fewer it is refused."""
 
-_NO_MEMORY, _READ_FAILED, _READ_SHORT, _DAMAGED, _IO_FAILED, _STOPPED = 1, 2, 3, 4, 5, 6
-
 _Status = tuple[int, int, int, int]
 
 
@@ -372,30 +370,32 @@ class Engine:
         return as_bytes(queries).reshape(len(queries), -1 if len(queries) else 0)
 
     def _raise_for(self, status: int, system_error: int, exact: int, where: int) -> None:
-        if status == 0:
+        if status == _search.OK:
             return
         place = f"page {where} of vectors/exact" if exact else f"posting {where}"
-        if status == _STOPPED:
+        if status == _search.STOPPED:
             raise StoppedError
-        if status == _NO_MEMORY:
+        if status == _search.NO_MEMORY:
             raise MemoryError(f"{self.path}: out of memory in search")
-        if status == _READ_FAILED:
+        if status == _search.READ_FAILED:
             raise StorageError(f"{self.path}: reading {place} failed: {os.strerror(system_error)}")
-        if status == _READ_SHORT:
+        if status == _search.READ_SHORT:
             array = "vectors/exact" if exact else "postings/pages"
             raise CorruptionError(f"{self.path}: {place} ends early: a file of {array} was cut short")
-        if status == _DAMAGED:
+        if status == _search.DAMAGED:
             raise CorruptionError(
                 f"{self.path}: {place} is damaged (its checksum does not match); "
                 f"`spann verify {self.path}` lists all damage"
             )
-        if status == _IO_FAILED:
+        if status == _search.IO_FAILED:
             asked = os.environ.get("SPANN_IO", "auto")
             raise StorageError(
                 f"{self.path}: reading is not possible ({os.strerror(system_error)}); the environment variable "
                 f"SPANN_IO is {asked!r} and must be one of {', '.join(BACKENDS)} that this system has"
             )
-        raise InputError("SPANN_SIMD names a level that is unknown or that this processor lacks")
+        if status == _search.NO_SIMD:
+            raise InputError("SPANN_SIMD names a level that is unknown or that this processor lacks")
+        raise ImportError(f"the native search ended with the unknown status {status}: rebuild the native modules")
 
 
 def _open_files(reader: IndexReader, io: str) -> tuple[bool, Files]:

@@ -8,17 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import _search
-from spann.elements import STORED_TYPES
+from spann._kernels.distances import element_number, metric_number
+from spann._kernels.postings import HEADER_BYTES, SLACK
 from spann.errors import CorruptionError
 from spann.format.postings import PAGE, posting_span
-from spann.search.budget import HEADER_BYTES, MemoryBudget, pinned_bytes
+from spann.search.budget import MemoryBudget, pinned_bytes
 from spann.search.contract import Resident
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric
 
-METRIC_NUMBERS = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2, Metric.HAMMING: 0}
-
-_SLACK = 64
 _LINE = 64
 """Bytes of a cache line."""
 
@@ -54,8 +52,8 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
     `InputError` for a budget too small."""
     about, where, bits = resident.collection, resident.where, resident.collection.code_bits
     native = _search.NativeIndex(
-        metric=METRIC_NUMBERS[about.metric],
-        dtype=STORED_TYPES.index(about.element),
+        metric=metric_number(about.metric),
+        dtype=element_number(about.element),
         dim=about.width,
         count=about.count,
         entries=about.entries,
@@ -87,7 +85,7 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
     )
     opened = OpenArrays(native, length, primaries, len(owner), bits, memory=memory)
     if resident.shapes is not None:
-        shapes = np.concatenate([resident.shapes.reshape(-1), np.zeros(_SLACK, np.uint8)])
+        shapes = np.concatenate([resident.shapes.reshape(-1), np.zeros(SLACK, np.uint8)])
         native.set_shapes(about.directions, about.shape_record.itemsize, shapes)
         memory["shapes"] = shapes.nbytes
     if bits:
@@ -96,7 +94,7 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
             first_entry = _starts(length)
         _set_codes(native, resident, files, first_row, first_entry, memory)
         sizes = pinned_bytes(first_row, first_entry, about.id_bytes + 4 + about.code_bytes, about.row_bytes)
-        opened.codes_bytes = int(sizes[-1]) + _SLACK
+        opened.codes_bytes = int(sizes[-1]) + SLACK
         opened.pinned_postings = budget.pinned_postings(sum(memory.values()), sizes, where)
         memory["codes"] = _pin(reader, opened, first_row, first_entry, page, offset) if opened.pinned_postings else 0
     else:
@@ -113,8 +111,8 @@ def _set_centroids(native: _search.NativeIndex, resident: Resident, memory: dict
     # With codes centroids are means in the working space, where cosine is l2 of unit vectors.
     space = Metric.L2 if about.code_bits and about.metric is Metric.COSINE else about.metric
     native.set_centroids(
-        METRIC_NUMBERS[space],
-        STORED_TYPES.index(resident.centroid_element),
+        metric_number(space),
+        element_number(resident.centroid_element),
         _in_lines(as_bytes(vectors)),
         len(vectors),
         None if ids is None else as_bytes(ids),
@@ -179,7 +177,7 @@ def _pin(
     add, scale = np.empty(max(1, 2 * entries), np.uint8), np.empty(max(1, 2 * entries), np.uint8)
     row_bytes = int((entries - int(first_row[postings])) * about.row_bytes)
     rows = np.empty(max(1, row_bytes), np.uint8)
-    codes = np.empty(entries * about.code_bytes + _SLACK, np.uint8)
+    codes = np.empty(entries * about.code_bytes + SLACK, np.uint8)
     headers = np.zeros(postings * HEADER_BYTES, np.uint8)
     size = about.record.size(opened.length, opened.primaries)[:postings]
     start, end = posting_span(page[:postings], offset[:postings], size)

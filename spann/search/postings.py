@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c, crc32c_blocks
+from spann._kernels.postings import Parts, posting_parts
 from spann.elements import stored_dtype, unpack
 from spann.format.collection import Collection
-from spann.format.postings import FACTOR_BYTES, PAGE, posting_span
+from spann.format.postings import PAGE, posting_span
 from spann.search.contract import Resident, first_unusable
 from spann.store.arrays import ShardedArray
 from spann.types import Array, Metric
@@ -114,16 +115,21 @@ class Postings:
     def rows(self, posting: int, content: Bytes) -> Array:
         """With codes: the rows of the exact store that its replicas say they are."""
         n, p = int(self.length[posting]), int(self.primaries[posting])
-        rows = content[self.record.header + n * (self.id_type.itemsize + FACTOR_BYTES) :]
-        found: Array = rows[: (n - p) * self.row_type.itemsize].view(self.row_type)
+        parts = self._parts(n, p)
+        found: Array = content[parts.rows : parts.codes].view(self.row_type)
         return found
 
     def codes(self, posting: int) -> Bytes:
         """With codes: those of its entries, (n, bytes), read from disk."""
-        start, end, n = int(self.start[posting]), int(self.end[posting]), int(self.length[posting])
+        start, end = int(self.start[posting]), int(self.end[posting])
+        n, p = int(self.length[posting]), int(self.primaries[posting])
         content = self._pages.read_rows(start // PAGE, -(-end // PAGE)).reshape(-1)
         content = content[start % PAGE :][: end - start]
-        return content[len(content) - n * self.about.code_bytes :].reshape(n, -1)
+        return content[self._parts(n, p).codes :].reshape(n, -1)
+
+    def _parts(self, entries: int, primaries: int) -> Parts[int]:
+        about = self.about
+        return posting_parts(about.id_bytes, about.row_bytes, about.code_bytes, entries, primaries)
 
 
 class RowSet:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from spann._kernels import _search, twins
 from spann._kernels.checksum import crc32c
+from spann._kernels.distances import element_number, metric_number
 from spann._kernels.io import BACKENDS, backends
 from spann.types import ELEMENT_TYPES, QUERY_STATS, Array, Metric
 
 PAGE = 4096
-OK, READ_SHORT, DAMAGED = 0, 3, 4
+OK, READ_SHORT, DAMAGED = _search.OK, _search.READ_SHORT, _search.DAMAGED
 EVERYTHING = 10**6
 METRICS = [metric for metric in Metric if metric is not Metric.HAMMING]
-NATIVE_METRIC = {Metric.L2: 0, Metric.IP: 1, Metric.COSINE: 2}
 
 
 @dataclass
@@ -69,6 +69,7 @@ class Made:
             backend=BACKENDS.index(backend),
             direct=direct,
             check=check,
+            stop=_search.Stop(),
         )
         raw = queries.view(np.uint8)
         if posting_major:
@@ -159,8 +160,8 @@ def make(tmp_path: Path) -> Iterator[Any]:
         ]
         files = np.array(opened, np.int32)
         native = _search.NativeIndex(
-            metric=NATIVE_METRIC[metric],
-            dtype=ELEMENT_TYPES.index(dtype),
+            metric=metric_number(metric),
+            dtype=element_number(dtype),
             dim=dim,
             count=n,
             entries=sum(length),
@@ -168,8 +169,8 @@ def make(tmp_path: Path) -> Iterator[Any]:
             max_norm=float(np.linalg.norm(rows.astype(np.float64), axis=1).max()),
         )
         native.set_centroids(
-            NATIVE_METRIC[metric],
-            ELEMENT_TYPES.index(dtype),
+            metric_number(metric),
+            element_number(dtype),
             rows[reps].view(np.uint8).reshape(-1),
             centroids,
             (reps * 3).astype(id_type).view(np.uint8),
