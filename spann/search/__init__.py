@@ -1,4 +1,4 @@
-"""Searching an index: navigate, prune, fetch, score, collect, all in one native pass (ext/c/search.c)."""
+"""Searching an index: navigate, prune, read, score, re-rank, collect, all in one native pass (ext/c/search)."""
 
 from spann.search.budget import MemoryBudget
 from spann.search.engine import IO_MODES, Effort, Engine
@@ -6,13 +6,9 @@ from spann.search.extent import RANGE_CANDIDATES, Within, iterate, search_range,
 from spann.search.verify import verify_index
 from spann.search.workers import Stop
 
-STAGES = ("navigate", "prune", "fetch", "score", "collect")
-"""What one query goes through."""
-
 __all__ = [
     "IO_MODES",
     "RANGE_CANDIDATES",
-    "STAGES",
     "Effort",
     "Engine",
     "MemoryBudget",

@@ -20,7 +20,7 @@ from spann.testing import clustered, exact_neighbours
 from spann.types import Metric
 
 SHARE, DEVIATIONS, LEAST = 0.4, 3.0, 0.25
-"""As ext/c/search/prune.c has them."""
+"""As ext/c/search/visits.c has them."""
 
 METRICS = ["l2", "cosine", "ip"]
 
