@@ -9,7 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* By the fastest code this machine has; SPANN_SIMD=scalar in the environment when the module is loaded forces scalar. */
+/* By the fastest code this machine has; SPANN_SIMD=scalar in the environment when the module is loaded forces
+ * scalar. */
 uint32_t spann_crc32c(uint32_t crc, const void *data, size_t n);
 
 /* The same value by tables alone, whatever the machine. */

@@ -37,16 +37,15 @@ static inline uint64_t spann_read_id(const void *ids, uint32_t id_bytes, size_t 
     return id;
 }
 
-/* Asks for the cache lines of some bytes that will be read soon. In bursts of more than some dozens of lines it holds up
- * what is computed meanwhile. */
+/* Prefetches bytes that will be read soon. Bursts of more than some dozens of cache lines delay computing. */
 static inline void spann_prefetch(const void *from, size_t bytes) {
     enum { LINE = 64 };
     const char *first = (const char *)((uintptr_t)from / LINE * LINE), *end = (const char *)from + bytes;
     for (; first < end; first += LINE) __builtin_prefetch(first);
 }
 
-/* Gives what was freed back to the system. glibc keeps it in a heap of each thread that allocated, so that a process which
- * opens indexes again and again, or interrupts large searches, grew by a batch for each of them. */
+/* Returns freed memory to the system. glibc keeps it in a heap of each thread that allocated. Without this, a
+ * process that opens indexes again and again, or interrupts large searches, grows by a batch each time. */
 static inline void spann_give_back(void) {
 #if defined(__GLIBC__)
     malloc_trim(0);

@@ -12,8 +12,8 @@ struct spann_io {
     void *state;
     int backend;
     unsigned depth, under_way; /* under way: added to the backend and not yet reported */
-    /* Circular: reads beyond depth. Held here, and not refused, so that a caller may hand in all that a query wants at
-     * once, whatever the depth is. */
+    /* Circular: reads beyond depth. They are held, not refused, so that a caller may start all reads of a query at
+     * once. */
     spann_read *held;
     unsigned held_first, held_count, held_capacity;
 };
@@ -22,8 +22,8 @@ int64_t spann_io_pread(const spann_read *read, uint32_t got) {
     while (got < read->bytes) {
         ssize_t n = pread(read->file.fd, (char *)read->buffer + got, read->bytes - got, (off_t)(read->offset + got));
         if (n < 0 && errno == EINTR) continue;
-        /* Going on after what an O_DIRECT read left of an odd end of file: some file systems look at the alignment
-         * before they look at the end. Only an end leaves an unaligned rest, so this is one. */
+        /* Some file systems check the alignment of an O_DIRECT read before they check for the end of the file. Only
+         * an end leaves an unaligned rest, so this is the end. */
         if (n < 0 && errno == EINVAL && got) break;
         if (n < 0) return -errno;
         if (n == 0) break;
@@ -97,8 +97,8 @@ spann_io *spann_io_open(int backend, unsigned depth, int *system_error) {
         return NULL;
     }
     io->depth = depth < SPANN_IO_MAX_DEPTH ? depth : SPANN_IO_MAX_DEPTH;
-    /* No errno of io_uring_setup is worth telling apart: old kernels, filters of containers, a sysctl, limits on memory
-     * and on descriptors all mean that the pool is what there is. */
+    /* Old kernels, filters of containers, a sysctl, and limits on memory and descriptors all mean the same here: use
+     * the pool. */
     for (io->backend = backend ? backend : SPANN_IO_URING;; io->backend = SPANN_IO_POOL) {
         io->ops = all_ops[io->backend];
         io->state = io->ops->open(io->depth, system_error);
@@ -164,7 +164,7 @@ int spann_io_wait(spann_io *io, spann_read_done *done, unsigned max, unsigned le
         stored += (unsigned)n;
         io->under_way -= (unsigned)n;
     } while (stored < least);
-    /* The disk should have these while the caller works on what it got; a failure is the next wait's to report. */
+    /* The disk works on these while the caller works on what it got. The next wait reports a failure. */
     if (io->held_count) spann_io_submit(io);
     return (int)stored;
 }

@@ -15,7 +15,7 @@ typedef struct {
 
 extern const spann_io_backend_ops spann_io_uring_ops, spann_io_pool_ops;
 
-/* The rest of a read of which `got` bytes are there, in the calling thread. Returns a result for spann_read_done. */
+/* Reads the rest of a read that has `got` bytes, in the calling thread. Returns a result for spann_read_done. */
 int64_t spann_io_pread(const spann_read *read, uint32_t got);
 
 #endif

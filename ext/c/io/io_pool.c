@@ -6,9 +6,9 @@
 #include <signal.h>
 #include <stdlib.h>
 
-/* What a disk gains from still more reads at once is little, and what the scheduler loses is not. */
+/* More reads at once gain little on a disk, and cost the scheduler much. */
 #define MOST_THREADS 32
-/* pread needs next to nothing; small stacks stay in glibc's cache, so that the next pool is made without mmap. */
+/* pread needs little stack. Small stacks stay in glibc's cache, so the next pool needs no mmap. */
 #define STACK_BYTES (256 << 10)
 
 typedef struct {
@@ -51,8 +51,8 @@ static void *work(void *state) {
     return NULL;
 }
 
-/* 0 or an errno. Signals are the program's: a thread that took one would run Python's handler, or end a system call of
- * ours, at no one's request. */
+/* 0 or an errno. The threads block all signals: a thread that took one would run Python's handler, or interrupt a
+ * read. */
 static int start_thread(pool *p) {
     pthread_attr_t attributes;
     sigset_t all, before;
@@ -90,7 +90,7 @@ static void *pool_open(unsigned depth, int *system_error) {
     p->most_threads = depth < MOST_THREADS ? depth : MOST_THREADS;
     p->queue = malloc(depth * sizeof *p->queue);
     p->done = malloc(depth * sizeof *p->done);
-    /* One thread now, so that no later failure to start one matters: reads get done, only later. */
+    /* One thread now. If a later one cannot start, reads still get done, only later. */
     *system_error = p->queue && p->done ? start_thread(p) : ENOMEM;
     if (*system_error == 0) return p;
     release(p);
@@ -101,7 +101,7 @@ static void pool_add(void *state, const spann_read *read) {
     pool *p = state;
     pthread_mutex_lock(&p->lock);
     p->queue[(p->queue_first + p->queue_count++) % p->depth] = *read;
-    /* A thread that was signalled and does not run yet still counts as idle, as what it will take does in the queue. */
+    /* A thread that was signalled but does not run yet still counts as idle. Its work still counts in the queue. */
     int idle = p->idle > 0, too_few = p->queue_count > p->idle && p->threads < p->most_threads;
     pthread_mutex_unlock(&p->lock);
     if (idle) pthread_cond_signal(&p->work);

@@ -1,5 +1,5 @@
-/* Reading through io_uring, on raw system calls: three of them and two rings in shared memory, which is less than a
- * dependency on liburing would cost those who install us. */
+/* Reading through io_uring, on raw system calls. There are three of them, and two rings in shared memory. That is
+ * less than a dependency on liburing. */
 #include "io/io_backend.h"
 
 #include <errno.h>
@@ -19,12 +19,12 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Newer than the headers that some compile against; a kernel that does not know them says EINVAL. */
+/* Newer than some headers. A kernel that does not know them says EINVAL. */
 #define COOP_TASKRUN (1u << 8)   /* 5.19: completions wait for our next system call, no interrupt for them */
 #define SINGLE_ISSUER (1u << 12) /* 6.0: one thread submits; the kernel refuses others */
 #define DEFER_TASKRUN (1u << 13) /* 6.1: completions are finished only inside our io_uring_enter, many at a time */
 
-/* How often, a millisecond apart, a kernel without memory for one request is asked again. */
+/* How often a kernel that has no memory for a request is asked again, a millisecond apart. */
 #define PATIENCE 100
 
 typedef struct {
@@ -42,7 +42,7 @@ typedef struct {
     unsigned free_count;
 } ring;
 
-/* Flags that the kernel does not know are EINVAL, so ask for less, step by step. */
+/* A kernel says EINVAL to flags that it does not know, so ask for less, step by step. */
 static int setup(unsigned entries, struct io_uring_params *p) {
     static const unsigned attempts[] = {COOP_TASKRUN | SINGLE_ISSUER | DEFER_TASKRUN, COOP_TASKRUN, 0};
     for (size_t i = 0; i < sizeof attempts / sizeof *attempts; i++) {
@@ -58,7 +58,7 @@ static void *map(const ring *r, size_t bytes, off_t what) {
     return p == MAP_FAILED ? NULL : p;
 }
 
-/* 0 or an errno; what was mapped until then is ring_close's to unmap. */
+/* 0 or an errno. ring_close unmaps what was mapped until then. */
 static int map_rings(ring *r, const struct io_uring_params *p) {
     int one = (p->features & IORING_FEAT_SINGLE_MMAP) != 0;
     r->sq_bytes = p->sq_off.array + p->sq_entries * sizeof(uint32_t);
@@ -111,7 +111,7 @@ static void *ring_open(unsigned depth, int *system_error) {
         struct io_uring_params p;
         r->fd = setup(depth, &p);
         if (r->fd < 0) *system_error = errno;
-        /* IORING_OP_READ came with 5.6, as this feature did; before, reads would fail one by one. */
+        /* IORING_OP_READ came with 5.6, as this feature did. Before, every read would fail. */
         else if (!(p.features & IORING_FEAT_RW_CUR_POS)) *system_error = ENOSYS;
         else *system_error = map_rings(r, &p);
     }
@@ -136,7 +136,7 @@ static void ring_add(void *state, const spann_read *read) {
         .len = read->bytes,
         .user_data = slot,
     };
-    /* A plain store would do while only our own system call reads it (no SQPOLL), but release is no dearer. */
+    /* Without SQPOLL a plain store would do, but release costs no more. */
     __atomic_store_n(r->sq_tail, ++r->sq_next, __ATOMIC_RELEASE);
     r->unsubmitted++;
 }
@@ -151,9 +151,9 @@ static unsigned reap(ring *r, spann_read_done *done, unsigned max) {
         unsigned slot = (unsigned)cqe->user_data;
         const spann_read *read = &r->slots[slot];
         int64_t result = cqe->res;
-        /* A short read is the end of the file or, on some file systems and old kernels, a stop at what was not in the
-         * page cache; EAGAIN is a descriptor that was opened O_NONBLOCK. Both are rare, so the rest is read on the
-         * spot: submitting it anew would need a second life for every slot, and EAGAIN would come back at once. */
+        /* A short read is the end of the file. On some file systems and old kernels it also stops where the page
+         * cache ends. EAGAIN comes from a descriptor that was opened O_NONBLOCK. Both are rare, so the rest is read
+         * here. Submitting it again would need more state for every slot, and EAGAIN would come back at once. */
         if (result >= 0 && result < read->bytes) result = spann_io_pread(read, (uint32_t)result);
         else if (result == -EAGAIN || result == -EINTR) result = spann_io_pread(read, 0);
         done[i] = (spann_read_done){read->tag, result};
@@ -183,7 +183,8 @@ static int enter(ring *r, unsigned least) {
         int error = enter_once(r, r->unsubmitted, least);
         if (error == 0) continue;
         if (error != -EAGAIN && error != -EBUSY) return error;
-        /* No memory for a request. A read that finishes gives some back; with none to wait for, time must. */
+        /* No memory for a request. A read that finishes gives some back. With no read under way, wait for time to
+         * pass. */
         unsigned finished = ready(r);
         if (finished < r->in_kernel) {
             error = enter_once(r, 0, finished + 1);
@@ -207,7 +208,7 @@ static int ring_wait(void *state, spann_read_done *done, unsigned max, unsigned 
     for (int entered = 0;; entered = 1) {
         stored += reap(r, done + stored, max - stored);
         int enough = stored >= least;
-        /* Entered even for nothing but a look: with DEFER_TASKRUN completions appear nowhere else. */
+        /* Entered even only to look: with DEFER_TASKRUN completions appear nowhere else. */
         if (enough && (entered || (stored && r->unsubmitted == 0))) return (int)stored;
         int error = enter(r, enough ? 0 : least - stored);
         if (error) return stored ? (int)stored : error;
@@ -216,7 +217,7 @@ static int ring_wait(void *state, spann_read_done *done, unsigned max, unsigned 
 
 static void ring_close(void *state) {
     ring *r = state;
-    /* What was never submitted is not in the kernel and needs no wait. An error here is one that no wait will mend. */
+    /* Reads never submitted are not in the kernel and need no wait. An error here cannot be mended by waiting. */
     while (ready(r) < r->in_kernel && enter_once(r, 0, r->in_kernel) == 0) {}
     release(r);
 }

@@ -5,13 +5,13 @@
 
 #define SMALL 16
 
-/* Room for so many times the wanted: each cut passes over all of it, and more room makes cuts rarer, but the limit falls
- * later. With 4 times scoring takes 0 to 2 % longer (SIFT, m = 100, Zen 5). */
+/* Room, as a multiple of the wanted. More room makes cuts rarer, but each passes over all of it and the limit falls
+ * later. With 4 scoring takes 0 to 2 % longer (SIFT, m = 100, Zen 5). */
 #define FACTOR 2
 
 typedef long long half __attribute__((vector_size(16), may_alias));
 
-/* In halves, said so: gcc takes a struct apart into fields, and the next load of it waits for the stores of all of them,
+/* Explicit halves. gcc takes a struct apart into fields, and its next load waits for the stores of all of them,
  * which made cuts 3 times as slow. */
 static void swap(spann_candidate *a, spann_candidate *b) {
     half *x = (half *)a, *y = (half *)b;
@@ -31,9 +31,9 @@ static void insertion_sort(spann_candidate *x, size_t n) {
     }
 }
 
-/* Lomuto's partition around the median of three, which ends at the place returned: none before it is after it, none after
- * it is before it. Without branches, because each comparison would be foreseen half of the time: 3 times as fast as
- * Hoare's. n > 2. */
+/* Lomuto's partition around the median of three; n > 2. Returns the place of the pivot: none before it ranks after
+ * it, none after it ranks before it. It has no branches, which would be mispredicted half of the time, and is 3
+ * times as fast as Hoare's. */
 static size_t partition(spann_candidate *x, size_t n) {
     size_t mid = n / 2, last = n - 1, place = 0;
     if (spann_candidate_before(&x[mid], &x[0])) swap(&x[mid], &x[0]);

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Of 32 bytes, so that it moves as two halves of 16 (candidates.c). */
+/* 32 bytes, so that it moves as two halves of 16 (candidates.c). */
 typedef struct {
     _Alignas(16) float value; /* what is ranked by */
     float lower;              /* carried along: bound of the true value */
@@ -35,8 +35,8 @@ void spann_selection_cut(spann_selection *s);
 /* Cuts, then sorts ascending. */
 void spann_selection_finish(spann_selection *s);
 
-/* By fields, not by a whole struct: one put together on the stack and copied costs a failed store-to-load forwarding,
- * a third of the time of proposing candidates. */
+/* Written by fields. A struct put together on the stack and copied fails store-to-load forwarding, which costs a
+ * third of the time of proposing candidates. */
 static inline void spann_selection_push(spann_selection *s, float value, float lower, uint64_t row, uint64_t id) {
     spann_candidate *c = &s->items[s->size++];
     c->value = value;
@@ -51,8 +51,8 @@ typedef int32_t spann_int4 __attribute__((vector_size(16)));
 
 #define SPANN_BLOCK 16
 
-/* Bit i is set where i < n - at and values[at + i] is not above `limit`; a whole block must be readable. Without
- * branches, for nearly all are above. */
+/* Bit i is set where i < n - at and values[at + i] <= limit. A whole block must be readable. It has no branches,
+ * because nearly all values are above. */
 static inline uint32_t spann_within(const float *values, size_t at, size_t n, float limit) {
     static const spann_int4 bit = {1, 2, 4, 8};
     spann_float4 v[4];
@@ -71,7 +71,7 @@ static inline int spann_candidate_before(const spann_candidate *a, const spann_c
 }
 
 void spann_candidates_sort(spann_candidate *items, size_t n);
-/* Brings the first `keep` of them, as sorting would, to the front, in no order. */
+/* Brings the `keep` that rank first to the front, in no order. */
 void spann_candidates_select(spann_candidate *items, size_t n, size_t keep);
 
 #endif

@@ -24,8 +24,9 @@ typedef struct {
     uint32_t id_bytes;
     float max_norm; /* largest |v|; SPANN_IP prunes relative to it */
 
-    /* With exact vectors in the postings, centroids are vectors of the collection, in `dtype` and `metric`. centroid_ids
-     * (uint32 or uint64 by id_bytes) names them. With codes, they are means in the working space (kernels/codes.h). */
+    /* With exact vectors in the postings, centroids are vectors of the collection, in `dtype` and `metric`.
+     * centroid_ids (uint32 or uint64 by id_bytes) names them. With codes, they are means in the working space
+     * (kernels/codes.h). */
     uint64_t centroids;
     spann_metric centroid_metric;
     spann_dtype centroid_dtype;
@@ -36,7 +37,7 @@ typedef struct {
     uint32_t entry; /* where navigation starts, a node of the top level */
 
     uint64_t postings, own_postings; /* all postings, and those before the appended ones */
-    const uint32_t *chain;        /* (centroids + 1) where each centroid's postings begin; NULL: centroid i has posting i */
+    const uint32_t *chain;        /* (centroids + 1) where postings of each begin; NULL: centroid i has posting i */
     const uint32_t *appended;     /* the appended postings, by centroid; NULL: none */
     const uint32_t *appended_end; /* (centroids + 1) where those of each centroid begin in `appended` */
     const uint32_t *posting_page; /* first page */

@@ -5,32 +5,32 @@
 
 #include "base/memory.h"
 
-/* Past this many candidates a beam that is kept sorted costs more than a scan of any number of centroids saves. */
+/* A sorted beam longer than this costs more than scanning any number of centroids. */
 #define LONGEST_BEAM 4096
 
-/* The graph compares 4 to 7 centroids for each in the beam, each at a random place, and keeps the beam in order; a scan
- * streams through all, and through the caches of all other queries. On 8,000 centroids of SIFT the two cost the same at a
- * ratio of 20 where one thread has the machine for itself, on 418 of embeddings at 8. A scan finds all; where clusters
- * lie apart a graph does not: of 200,000 vectors of clusters, 1,044 centroids, a beam of 64 left 7 % of the neighbours to
- * postings that it did not hold. */
+/* The graph compares 4 to 7 centroids for each in the beam, at random places, and keeps the beam sorted. A scan
+ * streams through all centroids, and through the caches of all other queries. On 8,000 centroids of SIFT the two
+ * cost the same at a ratio of 20 where one thread has the machine for itself; on 418 of embeddings, at 8. A scan
+ * finds all, and a graph does not where clusters lie apart: with 200,000 clustered vectors and 1,044 centroids, a
+ * beam of 64 left 7 % of the neighbours to postings that it did not hold. */
 #define SCAN_RATIO 20
 
 #define BLOCK 256 /* centroids of a scan scored at a time */
 _Static_assert(BLOCK % SPANN_BLOCK == 0, "spann_within reads whole blocks");
 
-/* Nodes of the beam that are expanded together, in three steps, each beside those of the nodes before and after them:
- * their links are fetched, then the vectors these lead to, then those are compared. So little waits for memory, for 1 %
- * more comparisons than one by one. With 8 in one step navigating 80,000 centroids took 1.45 times as long; 8,000, which
- * the caches hold, as long (SIFT, Zen 5). */
+/* Nodes of the beam that are expanded together, in three steps: their links are prefetched, then the vectors these
+ * lead to, then those are compared. Each step runs beside another one of the nodes before and after, so little waits
+ * for memory. It makes 1 % more comparisons than one by one. With 8 in one step, navigating 80,000 centroids took
+ * 1.45 times as long, and 8,000, which the caches hold, as long (SIFT, Zen 5). */
 #define TOGETHER 4
 
-/* Vectors compared, and others fetched, at a time: fetched all at once they hold up what is computed. */
+/* Vectors compared, and others prefetched, at a time. Prefetching all at once delays computing. */
 #define PIECE 16
 
-/* Candidates that are merged into the beam at a time: they are sorted by comparing each with each. */
+/* Candidates merged into the beam at a time. They are sorted by comparing each with each. */
 #define MERGED 16
 
-/* Of a vector that is to be compared; the hardware foresees the rest. */
+/* Bytes prefetched of a vector. The hardware foresees the rest. */
 #define PREFETCH_BYTES 256
 
 int spann_navigator_init(spann_navigator *n, const spann_index *index) {
@@ -79,10 +79,10 @@ static size_t place_of(const uint64_t *keys, size_t count, uint64_t key) {
     return (size_t)(at - keys);
 }
 
-/* Merges at most MERGED keys, all different, into the beam, which stays sorted and at most `beam` long; returns the first place that
- * changed, SIZE_MAX if none did. The keys' places are searched for side by side, and what lies between them moves once:
- * one by one, navigating takes 1.14 times as long (8,000 and 80,000 centroids of SIFT, Zen 5). Eight bytes a candidate
- * make that cheap: with 24, a search with branches, and a heap of those to expand it took three times as long. */
+/* Merges at most MERGED different keys into the beam, which stays sorted and at most `beam` long. Returns the first
+ * place that changed, or SIZE_MAX. The keys' places are searched for side by side, and what lies between them moves
+ * once. One by one, navigating takes 1.14 times as long (8,000 and 80,000 centroids of SIFT, Zen 5). Eight bytes a
+ * candidate make that cheap: with 24, a branching search and a heap it took three times as long. */
 static size_t insert(spann_navigator *n, size_t beam, const uint64_t *keys, size_t count) {
     uint64_t sorted[MERGED];
     size_t places[MERGED];
@@ -159,7 +159,7 @@ static int score_centroids(walk *w, const uint32_t *which, size_t count, const s
     return 0;
 }
 
-/* The nearest that are not expanded yet, from place *next of the beam on: how many, at most TOGETHER. */
+/* Takes from the beam, from place *next on, the nearest nodes not expanded yet. Returns how many, at most TOGETHER. */
 static size_t choose(spann_navigator *n, const spann_level *base, size_t *next, uint32_t *nodes) {
     size_t some = 0;
     for (; *next < n->size && some < TOGETHER; ++*next) {
@@ -174,8 +174,9 @@ static size_t choose(spann_navigator *n, const spann_level *base, size_t *next, 
     return some;
 }
 
-/* Leaves in `fresh` the neighbours of `some` nodes that no node before had: every other one, and so without a branch,
- * which made navigating 8,000 centroids take 1.25 times as long, 80,000 1.03 times (SIFT, Zen 5). */
+/* Leaves in `fresh` the neighbours of `some` nodes that were not visited. Each is written, but only new ones are
+ * kept, without a branch. A branch made navigating 8,000 centroids take 1.25 times as long, 80,000 1.03 times (SIFT,
+ * Zen 5). */
 static int neighbors_of(walk *w, const spann_level *base, const uint32_t *nodes, size_t some, spann_nodes *fresh) {
     uint64_t *visited = w->n->visited;
     size_t count = 0, kept = 0;
@@ -194,7 +195,7 @@ static int neighbors_of(walk *w, const spann_level *base, const uint32_t *nodes,
     return 0;
 }
 
-/* Adds to the beam those of the batch, scored, that are near enough; *next sinks to the first place that changed. */
+/* Adds the near ones of the scored batch to the beam. *next sinks to the first place that changed. */
 static int add_to_beam(spann_navigator *n, const spann_level *base, size_t beam, const spann_nodes *batch, size_t *next) {
     if (spann_reserve((void **)&n->keys, &n->keys_capacity, batch->size, sizeof *n->keys)) return -1;
     uint64_t limit = n->size == beam ? n->beam[beam - 1] : UINT64_MAX;
@@ -211,7 +212,7 @@ static int add_to_beam(spann_navigator *n, const spann_level *base, size_t beam,
     return 0;
 }
 
-/* Malkov and Yashunin 2018, algorithms 5 and 2, with one list for those found and those to expand. */
+/* Malkov and Yashunin 2018, algorithms 5 and 2, with one list for both found nodes and nodes to expand. */
 static int walk_graph(walk *w, size_t beam) {
     spann_navigator *n = w->n;
     const spann_index *index = w->index;

@@ -1,4 +1,5 @@
-/* The centroids nearest to a query: best-first search of the navigation graph, or a scan of all where that is cheaper. */
+/* Finds the centroids nearest to a query, by best-first search of the navigation graph or by scanning all where that
+ * is cheaper. */
 #ifndef SPANN_NAVIGATE_H
 #define SPANN_NAVIGATE_H
 
@@ -26,10 +27,10 @@ typedef struct {
 int spann_navigator_init(spann_navigator *n, const spann_index *index); /* 0, or -1 if memory ran out */
 void spann_navigator_free(spann_navigator *n);
 
-/* Leaves in `found` at least the `wanted` nearest centroids that could be found, with a candidate list of `beam`, not
- * shorter, on the graph; all of them where beam is not below their number and wanted neither. `score` and `gather` are
- * the kernels of the centroids, `query` is what these take. Where centroids are vectors of the collection, all that were
- * scored are offered to `sieve`; otherwise it is NULL. 0, or -1 if memory ran out. */
+/* Leaves in `found` at least the `wanted` nearest centroids found with a candidate list of `beam` or longer. If both
+ * numbers reach that of the centroids, all are found. `score` and `gather` are the kernels of the centroids, and
+ * take `query`. Where centroids are vectors of the collection, all scored ones are offered to `sieve`; otherwise it
+ * is NULL. 0, or -1 if memory ran out. */
 int spann_navigate(spann_navigator *n, const spann_index *index, spann_score_fn score, spann_gather_fn gather,
                    const void *query, size_t wanted, size_t beam, spann_sieve *sieve, uint32_t *distances);
 

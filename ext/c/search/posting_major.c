@@ -1,5 +1,5 @@
-/* Posting-major search (search.h). Each query is locked while something is scored for it. A posting serves many queries, so
- * threads rarely meet at one. */
+/* Posting-major search (search.h). Each query is locked while something is scored for it. A posting serves many
+ * queries, so threads rarely meet at one. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -35,7 +35,8 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
         uint64_t k = q->hits.k, candidates = c->params->rerank > k ? c->params->rerank : k, entries = c->index->entries;
         for (uint32_t i = 0; i < q->attempt && candidates < entries; i++) candidates *= 4;
         q->ids_size = q->wave_rows = q->chosen_count = q->span_count = 0;
-        if (spann_selection_start(&q->candidates, candidates < entries ? candidates : entries)) return spann_no_memory(c);
+        if (candidates > entries) candidates = entries;
+        if (spann_selection_start(&q->candidates, candidates)) return spann_no_memory(c);
     }
     q->stats->navigate_ns += spann_now_ns() - start;
     return SPANN_OK;
@@ -44,13 +45,14 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
 int spann_query_short(const spann_context *c, const spann_query *q) {
     const spann_index *index = c->index;
     if (q->hits.size == q->hits.k) return 0;
-    /* Within a radius there may be fewer. Without codes and efforts the caller starts with a small k and must get all k, so
-     * a radius is no excuse for fewer. */
+    /* Within a radius there may be fewer. Without codes and efforts the caller starts with a small k and must get
+     * all k, so a radius is no excuse for fewer. */
     if (q->reach < INFINITY && (index->code_bits || c->params->efforts)) return 0;
     uint64_t limit = c->params->navigate > c->params->max_postings ? c->params->navigate : c->params->max_postings;
     for (uint32_t i = 0; i < q->attempt && limit < index->centroids; i++) limit *= 4;
     /* Replicas of one row may have displaced other rows from the candidates. */
-    int crowded = index->code_bits && q->candidates.size == q->candidates.wanted && q->candidates.wanted < index->entries;
+    size_t wanted = q->candidates.wanted;
+    int crowded = index->code_bits && q->candidates.size == wanted && wanted < index->entries;
     return q->attempt == 0 || limit < index->centroids || crowded;
 }
 

@@ -84,8 +84,8 @@ static int score_postings(run *r, slot *t) {
     return SPANN_OK;
 }
 
-/* Does for one query what needs no waiting: starts its reads as far as there is room, scores what is in memory, and goes
- * from stage to stage when one is complete. A status. */
+/* Does for one query what needs no waiting: starts its reads as far as there is room, scores what is in memory, and
+ * goes from stage to stage when one is complete. A status. */
 static int advance(run *r, slot *t) {
     spann_context *c = &r->searcher->context;
     spann_query *q = t->query;

@@ -1,4 +1,5 @@
-/* The reads of a thread, in either order of work: starting them, completing them, giving up on them, accounting for them. */
+/* The reads of a thread, in either order of work: starting them, completing them, giving up on them, accounting for
+ * them. */
 #ifndef SPANN_READS_H
 #define SPANN_READS_H
 

@@ -16,7 +16,7 @@ typedef struct {
     uint32_t k;
     uint32_t max_postings; /* without appended ones, which come with the others of their centroid */
     uint32_t navigate;     /* length of the navigation's candidate list (ef) */
-    float epsilon2;        /* prune beyond (1 + epsilon2) times the expected distance of the 16th posting; infinity: never */
+    float epsilon2;        /* prune beyond (1 + epsilon2) times the 16th smallest expected distance; infinity: never */
     uint32_t rerank;       /* candidates re-ranked exactly, at most; never fewer than k */
     float error_bound;     /* drop a candidate once its estimate less this many standard errors cannot be a result */
     float radius;          /* vectors farther, in the metric's unit, need not be found; infinity: no limit */

@@ -7,15 +7,15 @@
 #include "search/score.h"
 #include "search/visits.h"
 
-/* Candidates in the first wave, as a multiple of k: 16 for the best 10. Later candidates are read only if their bound lets
- * them in. On SIFT (2 bits) 12 to 20 differ by under a page at equal recall. */
+/* Candidates in the first wave, as a multiple of k: 16 for the best 10. Later candidates are read only if their
+ * bound lets them in. On SIFT (2 bits) 12 to 20 differ by under a page at equal recall. */
 #define FIRST_WAVE 1.6
 
 /* Reads of the exact store are joined up to this size. Longer ones only delay the wave's last read. */
 #define LONGEST_FETCH (64 << 10)
 
-/* The last visit whose posting's primaries begin at `row` or before it; visit_count if there is none. Rows ascend with the
- * numbers of postings. */
+/* The last visit whose posting's primaries begin at `row` or before it; visit_count if there is none. Rows ascend
+ * with the numbers of postings. */
 static size_t visit_at(const spann_context *c, const spann_query *q, uint64_t row) {
     size_t low = 0, high = q->visit_count;
     while (low < high) {
@@ -130,9 +130,9 @@ static const unsigned char *ids_from(const spann_context *c, const spann_query *
     return ids + (row - index->first_row[v->posting]) * index->id_bytes;
 }
 
-/* Scores all rows that lie whole in the span and whose ids are at hand, chosen or not, because they cost no read. Also
- * scores chosen rows that only a replica named. On SIFT the rows beside the chosen ones raise recall@10 of 12 pages from
- * 0.888 to 0.906. */
+/* Scores all rows that lie whole in the span and whose ids are at hand, chosen or not, because they cost no read.
+ * Also scores chosen rows that only a replica named. On SIFT the rows beside the chosen ones raise recall@10 of 12
+ * pages from 0.888 to 0.906. */
 int spann_rerank_span(spann_context *c, spann_query *q, const spann_span *span, const unsigned char *content) {
     const spann_index *index = c->index;
     uint64_t shard = span->first / c->exact_shard_pages, width = c->row_bytes;

@@ -4,8 +4,8 @@
 
 #include "search/places.h"
 
-/* Called when all visits are scored, and again when all fetches of a wave are: plans the next wave. No fetches mean that
- * none is needed. A status. */
+/* Called when all visits are scored, and again when all fetches of a wave are: plans the next wave. No fetches mean
+ * that none is needed. A status. */
 int spann_rerank_plan(spann_context *c, spann_query *q);
 
 /* What to read for a fetch. */

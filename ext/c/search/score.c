@@ -6,13 +6,14 @@
 #include "base/memory.h"
 #include "search/space.h"
 
-/* Prefetch distance in visits: the codes of visit i + 2, and the directory entry of visit i + 4, while visit i is scored. */
+/* Prefetch distance in visits: the codes of visit i + 2, and the directory entry of visit i + 4, while visit i is
+ * scored. */
 #define VISITS_AHEAD 2
 
-/* Bytes of codes scored at a time, while as many others are prefetched. One burst for each posting delays computing: of
- * 10M SIFT, a kernel takes 1.15 ns a code from the first level of the cache, 5.7 ns from memory, 3.1 ns with bursts and
- * 1.5 ns with pieces. All scoring takes 0.6 of what it took with only the first KiB of each posting prefetched (AVX-512,
- * Zen 5). */
+/* Bytes of codes scored at a time, while as many others are prefetched. One burst for each posting delays computing:
+ * of 10M SIFT, a kernel takes 1.15 ns a code from the first level of the cache, 5.7 ns from memory, 3.1 ns with
+ * bursts and 1.5 ns with pieces. All scoring takes 0.6 of what it took with only the first KiB of each posting
+ * prefetched (AVX-512, Zen 5). */
 #define PIECE_BYTES 1024
 #define LEAST_ROWS 8 /* what the kernels take at once */
 
@@ -82,7 +83,8 @@ static int propose(spann_context *c, spann_query *q, const spann_visit *visit, c
 int spann_score_posting(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content) {
     const spann_index *index = c->index;
     size_t n = index->posting_length[visit->posting];
-    if (index->code_bits == 0) return spann_score_rows(c, q, content + spann_vectors_begin(index->id_bytes, n), n, content);
+    const unsigned char *vectors = content + spann_vectors_begin(index->id_bytes, n);
+    if (index->code_bits == 0) return spann_score_rows(c, q, vectors, n, content);
     if (room_for_scores(c, n)) return spann_no_memory(c);
     entries e = {.n = n, .primaries = index->posting_primaries[visit->posting]};
     spann_posting_parts part = spann_parts_of_posting(&c->widths, n, e.primaries);
@@ -115,8 +117,8 @@ static const unsigned char *prefetch_factors(const spann_context *c, uint32_t po
     return index->pinned_codes + entry * c->widths.code;
 }
 
-/* Leaves the estimates of entries [entry, entry + n) in c->scores. Prefetches the codes of the posting `next`, unless it is
- * NULL, in equal pieces between. */
+/* Leaves the estimates of entries [entry, entry + n) in c->scores. Prefetches the codes of the posting `next`,
+ * unless it is NULL, in equal pieces between. */
 static void estimate_pinned(spann_context *c, const spann_code_query *code, const spann_visit *visit,
                             const spann_visit *next, const spann_code_header *header, uint64_t entry, size_t n) {
     const spann_index *index = c->index;

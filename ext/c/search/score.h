@@ -4,7 +4,8 @@
 
 #include "search/state.h"
 
-/* Scores the bytes of a posting, which SPANN_SLACK readable bytes follow. Keeps its ids, unless the batch does. A status. */
+/* Scores the bytes of a posting, which SPANN_SLACK readable bytes follow. Keeps its ids, unless the batch does. A
+ * status. */
 int spann_score_posting(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content);
 
 /* The same for a pinned posting. It prefetches for the visits after it, up to `end`, which are expected next. */

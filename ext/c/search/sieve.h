@@ -1,5 +1,5 @@
-/* Which rows become hits. A score in float dismisses nearly all of them for little; what may be among the k nearest is
- * measured in double, so results are in the order of the distances that the vectors as given have. */
+/* Which rows become hits. A score in float dismisses nearly all of them cheaply. Rows that may be among the k
+ * nearest are measured in double. So results are in the order of the distances of the vectors as given. */
 #ifndef SPANN_SIEVE_H
 #define SPANN_SIEVE_H
 
@@ -15,11 +15,11 @@ typedef struct {
     const void *query;
     size_t dim;
     double shift, factor;      /* a score stands for the distance shift + factor * score */
-    double relative, absolute; /* how far the two may be apart: a share of that distance, and more */
+    double relative, absolute; /* how far the two may differ: a share of that distance, and a constant */
     float limit;               /* scores above it are dismissed */
 } spann_sieve;
 
-/* `norm`: the length of the query, but under l2. */
+/* `norm`: the length of the query; unused under l2. */
 static inline void spann_sieve_init(spann_sieve *s, const spann_index *index, const spann_kernels *kernels,
                                     spann_topk *hits, const void *query, double norm) {
     double error = spann_score_error(index->dim);
@@ -38,7 +38,7 @@ static inline void spann_sieve_init(spann_sieve *s, const spann_index *index, co
     }
 }
 
-/* Rounded to 44 bits: sums that differ by their rounding alone tie, and ids decide (v and 3 v under cosine). */
+/* Rounded to 44 bits. Sums that differ only by rounding tie, and ids decide (v and 3 v under cosine). */
 static inline double spann_settled(double distance) {
     uint64_t bits;
     memcpy(&bits, &distance, sizeof bits);
@@ -47,7 +47,8 @@ static inline double spann_settled(double distance) {
     return distance;
 }
 
-/* The score above which none is among the k nearest, whatever its error; infinite while there are fewer. */
+/* Sets the score above which no row is among the k nearest, whatever its error. Infinite while there are fewer than
+ * k. */
 static inline void spann_sieve_narrow(spann_sieve *s) {
     if (s->hits->size < s->hits->k) return;
     double most = s->hits->heap[0].distance + s->absolute;

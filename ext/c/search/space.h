@@ -17,7 +17,8 @@ const float *spann_working_query(spann_context *c, const spann_query *q);
 const spann_code_query *spann_code_for(spann_context *c, const spann_query *q, const spann_visit *visit,
                                        const spann_code_header *header);
 
-/* Squared distance, in the space the index was clustered in, of a centroid with this score. Ratios mean something there. */
+/* Squared distance, in the space the index was clustered in, of a centroid with this score. Ratios mean something
+ * there. */
 double spann_geometric_sqdist(const spann_context *c, const spann_query *q, float value);
 
 /* A hit's distance in the metric's unit. */

@@ -15,7 +15,7 @@ typedef struct { /* a posting that a query scores */
     uint32_t posting, centroid;
     float value;    /* score of the centroid: base of the estimates */
     float expected; /* squared distance at which its nearest entries are expected: what pruning compares */
-    size_t ids;     /* where its primaries' ids begin in the query's `ids`; unused if it is pinned or the batch has them */
+    size_t ids;     /* where its primaries' ids begin in the query's `ids`; unused if pinned, or in a batch */
 } spann_visit;
 
 typedef struct { /* consecutive pages of the exact store in which candidates lie */
@@ -98,7 +98,8 @@ int spann_no_memory(spann_context *c);
 
 /* A status: whether the search was asked to end. Called for each posting and each page, which take microseconds. */
 static inline int spann_go_on(spann_context *c) {
-    int asked = __atomic_load_n(c->params->stop, __ATOMIC_RELAXED) | __atomic_load_n(&c->index->closed, __ATOMIC_RELAXED);
+    int closed = __atomic_load_n(&c->index->closed, __ATOMIC_RELAXED);
+    int asked = closed | __atomic_load_n(c->params->stop, __ATOMIC_RELAXED);
     return asked ? spann_fail(c, SPANN_STOPPED, 0, 0, 0) : SPANN_OK;
 }
 

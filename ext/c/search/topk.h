@@ -1,5 +1,5 @@
-/* The k nearest of a stream of (distance, id), each id once. Ties are broken by id, so the result does not depend on the
- * order of the stream. */
+/* The k nearest of a stream of (distance, id), each id once. Ties are broken by id, so the result does not depend on
+ * the order of the stream. */
 #ifndef SPANN_TOPK_H
 #define SPANN_TOPK_H
 
@@ -28,7 +28,7 @@ int spann_topk_insert(spann_topk *t, double distance, uint64_t id);
 /* Sorts the hits in place, nearest first; the heap is then only good for reading and clearing. */
 void spann_topk_sort(spann_topk *t);
 
-/* An id that fell out of the heap needs no second look: its distance is what it was and the bar only falls. */
+/* An id that fell out of the heap needs no second look: its distance stays, and the bar only falls. */
 static inline int spann_topk_push(spann_topk *t, double distance, uint64_t id) {
     if (t->size == t->k) {
         const spann_hit *worst = t->heap;

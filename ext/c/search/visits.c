@@ -7,10 +7,10 @@
 #include "base/memory.h"
 #include "search/space.h"
 
-/* Postings are pruned by the ratio of their distance to the 16th smallest. The paper takes the smallest, which says little
- * about how dense the data are near the query. On 1M SIFT (8,000 centroids, their distances alone), 95 % of the neighbours
- * take 83 postings a query without a rule. They take 135 with the ratio to the nearest, and 75, 69 and 77 with the ratio
- * to the 4th, 16th and 64th. */
+/* Postings are pruned by the ratio of their distance to the 16th smallest. The paper takes the smallest, which says
+ * little about how dense the data are near the query. On 1M SIFT (8,000 centroids, their distances alone), 95 % of
+ * the neighbours take 83 postings a query without a rule. They take 135 with the ratio to the nearest, and 75, 69
+ * and 77 with the ratio to the 4th, 16th and 64th. */
 #define PRUNE_RANK 16
 
 /* The expected squared distance of a posting starts at its centroid's, d^2. It moves a share of the way to
@@ -23,7 +23,8 @@
  * the deviation means nothing. */
 #define SHAPE_LEAST 0.25f
 
-/* How far ahead lengths of postings and shapes are prefetched, and how much of a shape. The hardware foresees the rest. */
+/* How far ahead lengths of postings and shapes are prefetched, and how much of a shape. The hardware foresees the
+ * rest. */
 #define LENGTHS_AHEAD 16
 #define SHAPES_AHEAD 8
 #define PREFETCH_BYTES 512
@@ -32,8 +33,8 @@ static uint32_t first_posting(const spann_index *index, uint64_t centroid) {
     return index->chain ? index->chain[centroid] : (uint32_t)centroid;
 }
 
-/* Mean squared length of the residuals of a centroid's own vectors. Under ip all vectors have length R, so the centroid's
- * own squared length is R^2 less that. */
+/* Mean squared length of the residuals of a centroid's own vectors. Under ip all vectors have length R, so the
+ * centroid's own squared length is R^2 less that. */
 static float spread_around(const spann_index *index, uint32_t centroid) {
     spann_shape shape;
     memcpy(&shape, index->shapes + first_posting(index, centroid) * index->shape_bytes, sizeof shape);
@@ -51,7 +52,8 @@ static float expected_sqdist(spann_context *c, const spann_query *q, const spann
     memcpy(&shape, at, sizeof shape);
     memcpy(offsets, at + part.offsets, n * sizeof *offsets);
     const spann_code_query *code = spann_code_for(c, q, visit, &shape.header);
-    c->codes->estimate(code, at + part.codes, at + part.add, at + part.scale, &shape.header, visit->value, n, estimates);
+    c->codes->estimate(code, at + part.codes, at + part.add, at + part.scale, &shape.header, visit->value, n,
+                       estimates);
 
     float sqdist = (float)spann_geometric_sqdist(c, q, visit->value), scale = 0.5f;
     if (index->metric == SPANN_IP) { /* the estimates are of queries of the length query_norm */
@@ -74,8 +76,8 @@ static int add_visit(spann_query *q, uint32_t posting, uint32_t centroid, float 
     return 0;
 }
 
-/* Adds visits to the postings of the centroids found, nearest first, up to `budget` postings. Appended postings come with
- * their centroid and do not count. Stops at centroids farther than `bound`. */
+/* Adds visits to the postings of the centroids found, nearest first, up to `budget` postings. Appended postings come
+ * with their centroid and do not count. Stops at centroids farther than `bound`. */
 static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound) {
     const spann_index *index = c->index;
     const spann_selection *found = &c->navigator.found;

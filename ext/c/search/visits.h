@@ -7,7 +7,8 @@
 /* Navigates and prunes. Leaves the postings to score in `visits`, nearest centroid first. A status. */
 int spann_visits_find(spann_context *c, spann_query *q);
 
-/* Called when all visits are scored: adds some if more vectors are within the radius than the effort is for. A status. */
+/* Called when all visits are scored: adds some if more vectors are within the radius than the effort is for. A
+ * status. */
 int spann_visits_extend(spann_context *c, spann_query *q);
 
 /* Sorts the visits by posting. A status. */
