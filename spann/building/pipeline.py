@@ -279,8 +279,7 @@ def _facts(source: VectorSource, params: BuildParams) -> np.dtype[Any]:
 
 
 def _search_budget(plan: Plan) -> int | str:
-    """Memory for the searches of the calibration: codes are pinned if all fit, which saves time. With replicas a result
-    may depend on what is pinned, so nothing is."""
+    """Memory for the searches of the calibration. If all codes fit they are pinned, which changes no result."""
     return plan.memory_limit if plan.pins else "none"
 
 

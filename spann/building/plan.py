@@ -111,9 +111,9 @@ class Plan:
     """What is predicted of a build; sizes in bytes.
 
     `disk_bytes` of the index, `temporary_bytes` at most besides, `memory_bytes` resident at most with `threads`
-    threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none. The limit
-    leaves room for the former beside the build, or not: the calibration `pins` all codes, which saves it time. The
-    build has these `stages`, each of which is reported as progress.
+    threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none. `pins` says
+    whether all codes fit within the limit beside the build; then the calibration keeps them in memory. The build has
+    these `stages`, each of which is reported as progress.
     """
 
     count: int
@@ -194,7 +194,7 @@ def plan_build(
             f"{centroids} centroids needs about {size(peak(1))}: {remedy}"
         )
     searching = memory + fitting * SEARCHER_BYTES + open_memory
-    pins = params.means and queries > 0 and peak(fitting) + open_memory <= limit
+    pins = params.bits > 0 and queries > 0 and peak(fitting) + open_memory <= limit
     copies = count * (source.stored_bytes + 8)
     edges = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
     cells = len(refine.CANDIDATES) * (refine.FOUND.itemsize * count + 4 * centroids * dim) if params.means else 0

@@ -353,8 +353,16 @@ def in_four_dimensions(rng):
     return *np.split(rng.random((8300, 4)).astype(np.float32), [8000]), {"code_bits": 0}, (30, 200)
 
 
+def near_copies(rng):
+    """Four groups, in each of which all are within 1e-6 of each other, by 1 - cos."""
+    rows = np.repeat(rng.standard_normal((4, 32)), 1050, axis=0)
+    rows = rng.permutation(rows + 5e-4 * rng.standard_normal(rows.shape))
+    return *np.split(rows.astype(np.float32), [4000]), {"code_bits": 2}, (3, 10)
+
+
 @pytest.mark.parametrize(
-    ("make", "metric"), [(new_to_copies, "l2"), (long_and_short, "ip"), (in_four_dimensions, "l2")]
+    ("make", "metric"),
+    [(new_to_copies, "l2"), (long_and_short, "ip"), (in_four_dimensions, "l2"), (near_copies, "cosine")],
 )
 def test_promises_hold_where_data_is_hard(tmp_path, make, metric):
     base, queries, how, ks = make(np.random.default_rng(5))

@@ -87,9 +87,9 @@ def test_what_is_pinned_changes_no_answer(which, request):
             assert index.open_memory_bytes == sum(index.info()["open_memory"].values())
             found = index.search(QUERIES, 10, FEW, threads=1)
             pinned = index.info()["pinned_postings"]
-        if which == "built":  # replicas are read, and scored, only where the posting is not pinned
-            assert_same(found, none)
-            assert (found.stats["estimates"] == none.stats["estimates"]).all()
+        assert_same(found, none)
+        for name in ("estimates", "distances", "postings_scored", "centroid_distances"):
+            assert (found.stats[name] == none.stats[name]).all(), name
         read = found.stats["postings_read"].sum()
         assert (read == 0) == (pinned == info["postings"])
         assert (read < none.stats["postings_read"].sum()) == (pinned > 0)
@@ -228,8 +228,6 @@ def test_a_range_is_the_same_however_it_is_read(request, which, radius):
     path = request.getfixturevalue(which)
     first = within(path, radius, memory_budget="none")
     for how in ({"threads": 3, "in_flight": 5}, {"io": "direct"}, {"memory_budget": "300kB"}):
-        if which == "replicated" and "memory_budget" in how:
-            continue  # which copy of a vector is scored may depend on what is pinned
         assert_same(within(path, radius, **({"memory_budget": "none"} | how)), first)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.building.checkpoint import Checkpoint
-from spann.building.stages.truth import answers
+from spann.building.stages.truth import SAME, answers
 from spann.measuring.calibration import FEW, MOST, Asked, calibrate
 from spann.search import Engine
 from spann.store.places import Where
@@ -29,9 +29,6 @@ COMPARED = 1000
 
 APPENDED = 2.0
 """Postings that are scored for one of `max_postings`, at most, where vectors were appended: some bring another."""
-
-COSINE_NOISE = 1e-6
-"""Of 1 - cos in float32, absolute."""
 
 
 IdsOf = Callable[[NDArray[np.int64]], Array]
@@ -103,7 +100,7 @@ def calibrate_index(
                 known.kth,
                 own=own_ids,
                 largest_first=metric is Metric.IP,
-                noise=COSINE_NOISE if metric is Metric.COSINE else 0.0,
+                noise=SAME if metric is Metric.COSINE else 0.0,
             ),
             reach=reach.of,
             unlike=unlike,
