@@ -49,6 +49,7 @@ class Workers:
             work()
             return
         errors: list[BaseException] = []
+        waiting = True
         ended = itertools.count(1)
         gate = threading.Lock()
         gate.acquire()
@@ -59,6 +60,8 @@ class Workers:
             except BaseException as error:
                 stop.set()
                 errors.append(error)
+                if not waiting:
+                    errors.clear()
             if next(ended) == threads:
                 gate.release()
 
@@ -66,11 +69,16 @@ class Workers:
             self._hand_out(one, threads)
             while not gate.acquire(timeout=SIGNAL_SECONDS):
                 pass
+            if errors:
+                raise min(errors, key=lambda error: isinstance(error, StoppedError))
         except BaseException:
             stop.set()
             raise
-        if errors:
-            raise min(errors, key=lambda error: isinstance(error, StoppedError))
+        finally:
+            # The traceback of an error leads back to this list. Such a circle would keep what `work` holds, a whole
+            # batch, until the garbage collector comes.
+            waiting = False
+            errors.clear()
 
     def close(self) -> None:
         """Lets nothing begin any more; the threads end."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -177,3 +179,38 @@ def test_interrupts_at_any_place_leave_the_threads_at_work():
     workers.close()
     with pytest.raises(StoppedError):
         workers.run(lambda: None, 2, Stop(), brief=False)
+
+
+class Memory:
+    """What a search holds."""
+
+
+@pytest.mark.parametrize("interrupt", [False, True], ids=["stopped", "interrupted"])
+def test_an_ended_search_frees_its_memory_without_the_garbage_collector(interrupt):
+    workers, caught = Workers(), threading.Event()
+
+    def search(memory: Memory) -> None:
+        def work() -> None:
+            assert memory
+            if interrupt:
+                os.kill(os.getpid(), signal.SIGINT)
+                caught.wait()
+            raise StoppedError
+
+        with suppress(KeyboardInterrupt, StoppedError):
+            workers.run(work, 1, Stop(), brief=False)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()
+    try:
+        memory = Memory()
+        freed = weakref.ref(memory)
+        search(memory)
+        del memory
+        caught.set()
+        workers.run(lambda: None, 1, Stop(), brief=False)  # by the same thread, when it has ended the other
+        assert freed() is None
+    finally:
+        gc.enable()
+        signal.signal(signal.SIGINT, before)
+        workers.close()
