@@ -9,6 +9,9 @@ from c_io cimport spann_file
 from c_kernels cimport spann_dtype, spann_metric
 from c_search cimport *
 
+cdef extern from "base/memory.h" nogil:
+    void spann_give_back()
+
 # How a native call ended.
 OK = SPANN_OK
 NO_SIMD = SPANN_NO_SIMD
@@ -40,7 +43,10 @@ cdef class NativeIndex:
         self.searches = 0
 
     def __dealloc__(self):
+        # Searchers refer to the index, so their buffers are freed by now. The arrays go before the heaps are trimmed.
         free(self.graph)
+        self.kept = None
+        spann_give_back()
 
     def __init__(self, *, int metric, int dtype, uint64_t dim, uint64_t count, uint64_t entries, uint32_t id_bytes,
                  float max_norm):

@@ -45,7 +45,8 @@ static inline void spann_prefetch(const void *from, size_t bytes) {
 }
 
 /* Returns freed memory to the system. glibc keeps it in a heap of each thread that allocated. Without this, a
- * process that opens indexes again and again, or interrupts large searches, grows by a batch each time. */
+ * process that opens indexes again and again, or interrupts large searches, grows by a batch each time.
+ * The free end of a thread's heap stays, up to 64 MiB: malloc_trim leaves it alone. */
 static inline void spann_give_back(void) {
 #if defined(__GLIBC__)
     malloc_trim(0);
