@@ -1,6 +1,7 @@
 """Asks indexes of many kinds of data for recalls, and sees whether unseen queries get them.
 
-    python benchmarks/promises.py [--families gaussian,copies] [--metrics l2,ip] [--kinds codes] [--seed 1] [-o FILE]
+    python benchmarks/promises.py [--families gaussian,copies] [--metrics l2,ip] [--kinds codes] [--seed 1]
+        [--rows 4000] [--queries 200] [--seconds 600] [-o FILE]
 
 A family makes vectors, and queries from the same distribution that are not among them. Of each family, metric and kind
 of index (with codes, with codes and replicas, classic without codes) one index is built as by default, and searched for
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 import tempfile
 import time
@@ -242,7 +244,8 @@ def run(family: str, metric: str, kind: str, made: Made, rank: np.ndarray, seed:
         with spann.build(base, Path(directory) / "i", metric=metric, params=params) as index:
             seconds = time.process_time() - start
             cells = ask(index, queries, rank)
-    return {"family": family, "metric": metric, "kind": kind, "seed": seed, "build_cpu_s": seconds, "cells": cells}
+    about = {"family": family, "metric": metric, "kind": kind, "seed": seed, "rows": len(base), "queries": len(queries)}
+    return {**about, "build_cpu_s": seconds, "cells": cells}
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -261,19 +264,26 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
+    global ROWS, QUERIES
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--metrics", default=",".join((*METRICS, "hamming")))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--queries", type=int, default=QUERIES)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after which no other index is built")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
+    ROWS, QUERIES, end = args.rows, args.queries, time.monotonic() + args.seconds
     runs: list[dict[str, Any]] = []
     for family in args.families.split(","):
         made = make(family, args.seed)
         for metric in (m for m in metrics_of(family) if m in args.metrics.split(",")):
             rank = ranks(*made, metric)
             for kind in (x for x in kinds_of(metric) if x in args.kinds.split(",")):
+                if time.monotonic() > end:
+                    continue
                 runs.append(run(family, metric, kind, made, rank, args.seed))
                 failed = [cell for cell in runs[-1]["cells"] if not cell["passed"]]
                 print(f"{family} {metric} {kind}: {len(failed)} of {len(runs[-1]['cells'])} failed", flush=True)
