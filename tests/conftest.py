@@ -20,8 +20,29 @@ from spann.store.reader import IndexReader
 from spann.testing import FaultyDisk, exact_neighbours
 from spann.types import SearchResult
 
+QUICK = (
+    "golden",
+    *(f"kernels/test_{name}.py" for name in ("clustering", "crc32c", "io", "postings")),
+    *(f"unit/test_build_{name}.py" for name in ("layout",)),
+    *(f"unit/test_vectors_{name}.py" for name in ("checks", "ids", "sources")),
+    *(
+        f"unit/test_{name}.py"
+        for name in ("c_layers", "config", "docs", "quantize", "storage_arrays", "tune_recall", "words")
+    ),
+)
+"""Files and directories of tests that take less than a minute together; all others have the mark `slow`."""
+
 Array = NDArray[Any]
 Content = dict[str, bytes]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what the quick tests leave out."""
+    tests = Path(__file__).parent
+    quick = [tests / name for name in QUICK]
+    for item in items:
+        if not any(item.path.is_relative_to(place) for place in quick):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -240,8 +240,8 @@ def test_unusable_arguments_are_refused() -> None:
     codes = quantizer.encode(ONE, ONE, np.array([1]))
     with pytest.raises(InputError, match="dim is 0"):
         Quantizer.make(0, 2, Metric.L2)
-    with pytest.raises(InputError, match="metric 'angular'"):
-        Quantizer.make(8, 2, "angular")
+    with pytest.raises(InputError, match="metric 'manhattan'"):
+        Quantizer.make(8, 2, "manhattan")
     with pytest.raises(InputError, match=r"x must be \(n, 8\)"):
         quantizer.encode(ONE[:, :4], ONE, np.array([1]))
     with pytest.raises(InputError, match=r"centroids must be .* float64"):
