@@ -154,7 +154,7 @@ def test_eval_refuses(refused: Refused, run: Run, data: Path, tmp_path: Path, mo
         ((index, queries, known, "-k", 11), "k 11 is outside 1 to 10, the neighbours of each query in"),
         ((index, queries, known, "--max-rows", 5), "truth.ibin is for 20 queries and there are 5"),
         ((index, queries, wrong), "wrong.ibin was likely made with another metric than l2"),
-        ((index, queries, known, "--plot", tmp_path / "p.svg"), "extension '.svg' is unknown"),
+        ((index, queries, known, "--plot", tmp_path / "p.gif"), "extension '.gif' is unknown"),
         ((index, queries, tmp_path / "none.ibin"), "none.ibin does not exist"),
     ]:
         assert message in refused(2, "eval", *args, "-q")
