@@ -41,7 +41,7 @@ def write(path: Path, array: np.ndarray) -> None:
     elif path.suffix:
         path.write_bytes(b"".join(struct.pack("<i", len(row)) + row.tobytes() for row in array))
     else:
-        zarr.create_array(path, data=array, chunks=(5, array.shape[1]))
+        zarr.create_array(path, data=array, chunks=(5, array.shape[1]), config={"write_empty_chunks": True})
 
 
 @QUICK

@@ -8,8 +8,7 @@ import pytest
 import spann
 from spann.building.stages import truth as answers
 from spann.errors import FormatError, InputError, RecallWarning
-from spann.measuring import calibration as calibrate
-from spann.measuring.calibration import Asked
+from spann.measuring.calibration import Asked, calibrate
 from spann.measuring.promise import Calibration, Point
 from spann.store.reader import IndexReader
 from spann.testing import clustered, exact_neighbours
