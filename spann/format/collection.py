@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +16,14 @@ from spann._kernels.codes import code_bytes
 from spann.config import MAX_DIRECTIONS
 from spann.elements import STORED_TYPES, stored_dtype, stored_width
 from spann.errors import FormatError
+from spann.format.entries import Entries
 from spann.format.exact import exact_pages
 from spann.format.json_text import shown
 from spann.format.layout import ArrayLayout
+from spann.format.live import live_bytes
 from spann.format.postings import PAGE, Record
 from spann.format.shapes import SHAPES, shape_record
+from spann.format.updates import DELETED, IDS, LIVE, ROWS, Updates
 from spann.types import ELEMENT_TYPES, MAX_DIM, Metric
 
 LARGEST_COUNT = 1 << 48
@@ -72,12 +75,13 @@ class Collection:
     levels: int
     entry: int
     is_appended: bool
+    updates: Updates | None
 
     @classmethod
     def parse(cls, attributes: Mapping[str, Any], where: str) -> Collection:
         """Checks every entry, by itself and against the others. Raises `FormatError` naming `where`, the entry and what
         it must be."""
-        entry = _Entries(attributes, where)
+        entry = Entries(attributes, where)
         features = attributes["features"]
         metric = Metric(entry.one_of("metric", [metric.value for metric in Metric]))
         element = entry.one_of("dtype", STORED_TYPES)
@@ -87,7 +91,7 @@ class Collection:
         postings = entry.number("postings", centroids, MOST_POSTINGS)
         bound = entry.number("posting_bound", 1, LONGEST_POSTING)
         primaries = count if coded else count - centroids
-        graph = _Entries(entry.object("graph"), f"{where}: graph")
+        graph = Entries(entry.object("graph"), f"{where}: graph")
         found = cls(
             metric=metric,
             element=element,
@@ -108,7 +112,10 @@ class Collection:
             levels=graph.number("levels", 1, MOST_LEVELS),
             entry=graph.number("entry", 0, centroids - 1),
             is_appended="appended" in features,
+            updates=Updates.parse(entry.object("updates"), count, f"{where}: updates") if DELETED in features else None,
         )
+        if found.updates is None:
+            entry.absent("updates", DELETED)
         entry.object("parameters")
         if "sources" in attributes:
             entry.list_of("sources", str)
@@ -131,9 +138,15 @@ class Collection:
         for element in set(STORED_TYPES) - set(ELEMENT_TYPES):
             must((element in features) == (self.element == element), f"dtype and the feature {element} go together")
         must(SHAPES not in features or bool(codes), "there are shapes, but no codes")
+        must(self.updates is None or self.user_ids, f"with the feature {DELETED}, ids must be user")
         must(bool(codes) or self.centroids <= self.count, f"{self.centroids} centroids represent {self.count} vectors")
         must(self.user_ids or self.id_bytes == 8 or self.count <= 1 << 32, f"{self.count} rows in ids of 4 bytes")
         must(self.row_bytes != 4 or self.count <= 1 << 32, f"{self.count} rows in numbers of 4 bytes")
+
+    @property
+    def live(self) -> int:
+        """Vectors of the collection: rows that are live."""
+        return self.count if self.updates is None else self.updates.live
 
     @property
     def binary(self) -> bool:
@@ -196,7 +209,15 @@ class Collection:
             found.append(ArraySpec(f"{name}/neighbors", "uint32"))
         if self.is_appended:
             found.append(ArraySpec(f"{directory}/appended", "uint32"))
-        if self.user_ids:
+        if self.updates is not None:
+            rows = layouts.get(ROWS)
+            wide = rows is not None and rows.dtype.itemsize == 8
+            found += [
+                ArraySpec(LIVE, "uint8", (), live_bytes(self.count)),
+                ArraySpec(IDS, f"uint{8 * self.id_bytes}", (), self.updates.entries),
+                ArraySpec(ROWS, "uint64" if wide or self.count > 1 << 32 else "uint32", (), self.updates.entries),
+            ]
+        elif self.user_ids:
             found.append(ArraySpec("vectors/ids", "int64", (), self.count))
         if not self.code_bits:
             return [*found, ArraySpec("centroids/ids", f"uint{8 * self.id_bytes}", (), self.centroids)]
@@ -248,55 +269,9 @@ class Collection:
             raise FormatError(f"{where}: {layouts['postings/pages'].rows} pages are more than numbers of 32 bits count")
 
 
-class _Entries:
-    """An object of the manifest, read entry by entry."""
-
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self._values, self._where = values, where
-
-    def _refuse(self, name: str, must: str) -> NoReturn:
-        found = f"is {shown(self._values[name])}" if name in self._values else "is missing"
-        raise FormatError(f"{self._where}: {name} {found}; it must be {must}")
-
-    def number(self, name: str, least: int, most: int) -> int:
-        value = self._values.get(name)
-        if type(value) is not int or not least <= value <= most:
-            self._refuse(name, f"a whole number from {least} to {most}")
-        return value
-
-    def real(self, name: str, least: float, most: float) -> float:
-        value = self._values.get(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-            self._refuse(name, f"a number from {least:g} to {most:g}" if least < most else f"{least}")
-        return float(value)
-
-    def one_of(self, name: str, known: Any) -> Any:
-        value = self._values.get(name)
-        if not any(type(value) is type(one) and value == one for one in known):
-            self._refuse(name, f"one of {', '.join(map(str, known))}")
-        return value
-
-    def object(self, name: str) -> Mapping[str, Any]:
-        value = self._values.get(name)
-        if not isinstance(value, dict):
-            self._refuse(name, "an object")
-        return value
-
-    def list_of(self, name: str, kind: type) -> list[Any]:
-        value = self._values.get(name)
-        if not isinstance(value, list) or not all(isinstance(one, kind) for one in value):
-            self._refuse(name, f"a list of {kind.__name__}")
-        return value
-
-    def absent(self, name: str, feature: str) -> int:
-        if name in self._values:
-            raise FormatError(f"{self._where}: {name} is given, but the index has not the feature {feature}")
-        return 0
-
-
 def _check_calibration(values: Mapping[str, Any], where: str) -> None:
     """That it is a table of numbers for each k: what they mean is the business of who reads them."""
-    entry = _Entries(values, where)
+    entry = Entries(values, where)
     entry.one_of("origin", ("base", "given"))
     entry.number("queries", 1, LARGEST_COUNT)
     entry.real("unlike", 0.0, 1.0)
@@ -307,7 +282,7 @@ def _check_calibration(values: Mapping[str, Any], where: str) -> None:
     columns = entry.list_of("columns", str)
     if len(set(columns)) != len(columns):
         raise FormatError(f"{where}: two columns have the same name")
-    curves = _Entries(entry.object("curves"), f"{where}: curves")
+    curves = Entries(entry.object("curves"), f"{where}: curves")
     for k in values["curves"]:
         if not k.isascii() or not k.isdigit() or len(k) > 20 or k != str(int(k)) or k == "0":
             raise FormatError(f"{where}: {shown(k)} is no number of neighbours")

@@ -18,6 +18,8 @@ from spann.format.collection import Collection
 from spann.format.directory import check_directory
 from spann.format.graph import Graph, Level, check_graph
 from spann.format.layout import ArrayLayout
+from spann.format.live import check_live
+from spann.format.updates import IDS, LIVE, ROWS
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric
 
@@ -52,6 +54,7 @@ class Resident:
     exact_crc: NDArray[np.uint32] | None
     origin: NDArray[np.float32] | None
     signs: NDArray[np.uint8] | None
+    live: NDArray[np.uint8] | None
 
     @classmethod
     def read(cls, reader: IndexReader) -> Resident:
@@ -86,6 +89,7 @@ class Resident:
             exact_crc=read("vectors/exact_crc32c"),
             origin=read("quantizer/origin"),
             signs=read("quantizer/signs"),
+            live=read(LIVE),
         )
 
     @property
@@ -97,7 +101,7 @@ class Resident:
         """Raises `FormatError` for an array of another type or shape, and `CorruptionError` unless every number is one
         that search can follow, and every float one that it can compute with."""
         collection, where = self.collection, self.where
-        collection.check_arrays(self._forms(), where, but=("vectors/ids",))
+        collection.check_arrays(self._forms(), where, but=("vectors/ids", IDS, ROWS))
         check_graph(self.graph, collection.centroids, where)
         check_directory(
             collection,
@@ -120,6 +124,8 @@ class Resident:
             raise CorruptionError(f"{where}: quantizer/origin is not finite, or too long to be worked with")
         if self.shapes is not None:
             self._check_shapes(self.shapes)
+        if self.live is not None:
+            check_live(self.live, collection.count, collection.live, where)
 
     def _forms(self) -> dict[str, ArrayLayout]:
         """What the arrays are like, as if each lay in one shard; those that stay on disk as they do."""
@@ -138,6 +144,7 @@ class Resident:
             "vectors/exact_crc32c": self.exact_crc,
             "quantizer/origin": self.origin,
             "quantizer/signs": self.signs,
+            LIVE: self.live,
         }
         for number, level in enumerate(self.graph.levels):
             name = f"centroids/graph/level{number}"

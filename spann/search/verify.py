@@ -13,6 +13,7 @@ from spann.elements import unpack
 from spann.errors import SpannError
 from spann.search.contract import Resident, first_unusable
 from spann.search.engine import Engine
+from spann.search.held import HeldRows
 from spann.search.postings import Postings, RowSet
 from spann.store.arrays import Problem
 from spann.store.exact import page_checksums
@@ -31,6 +32,10 @@ rotation that is not theirs."""
 
 ROUNDING = 1e-4
 """Share by which a length may be off that was worked out in float32."""
+
+
+Rows = RowSet | HeldRows
+"""What a walk over the postings tells of the rows that it has met."""
 
 
 def verify_index(reader: IndexReader, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
@@ -64,13 +69,19 @@ def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:
     postings = Postings(resident, reader.array("postings/pages"))
     yield from _check_directory(resident)
     yield from _check_shapes(resident)
-    rows = RowSet(about, reader.read("vectors/ids") if about.user_ids else None)
+    rows: Rows
+    if resident.live is not None:
+        rows = HeldRows(about, reader, resident.live)
+    else:
+        rows = RowSet(about, reader.read("vectors/ids") if about.user_ids else None)
     yield from rows.bad_ids()
     if resident.ids is not None:
         yield from rows.represent(resident.ids)
     yield from _check_walk(postings, rows)
     missing = rows.missing()
-    if missing is not None:
+    if missing is not None and resident.live is not None:
+        yield f"row {missing} has the id of another, which without codes no row may have"
+    elif missing is not None:
         yield f"row {missing} is in no posting and represents no centroid"
     yield from _check_replicas(postings, rows)
     largest = postings.largest_sqnorm
@@ -118,7 +129,7 @@ def _check_shapes(resident: Resident) -> Iterator[str]:
         yield f"posting {p} is empty, and its shape is not 0"
 
 
-def _check_walk(postings: Postings, rows: RowSet) -> Iterator[str]:
+def _check_walk(postings: Postings, rows: Rows) -> Iterator[str]:
     """Reads all pages. Primaries and what is between postings."""
     if postings.overlap():
         yield "two postings overlap"
@@ -130,7 +141,7 @@ def _check_walk(postings: Postings, rows: RowSet) -> Iterator[str]:
             yield from rows.add_primaries(p, content, postings)
 
 
-def _check_replicas(postings: Postings, rows: RowSet) -> Iterator[str]:
+def _check_replicas(postings: Postings, rows: Rows) -> Iterator[str]:
     """Reads all pages again, where there are replicas."""
     if not (postings.length > postings.primaries).any():
         return

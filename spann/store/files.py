@@ -14,6 +14,7 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,9 @@ _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOS
 """What a file system answers that has no hard links, or not one more of this file."""
 
 _COPY_BYTES = 8 << 20
+
+_LOCK_WAIT = 0.001
+"""Seconds between two tries for a lock: no longer than making a small batch durable."""
 
 
 @contextmanager
@@ -360,6 +364,28 @@ def lock(path: Where) -> int | None:
             close(fd)
             raise error if isinstance(error, SpannError) else _explain(error, path, "lock") from error
         close(fd)
+
+
+def wait_lock(path: Where, seconds: float) -> int:
+    """Takes the lock file `path`, created if need be, and waits up to so many seconds for whoever holds it; raises
+    `ExistsError` after that. Closing the descriptor lets go. The file stays."""
+    end = time.monotonic() + seconds
+    with explained(path, "open lock file"):
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK)
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fd
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise ExistsError(f"{path}: another process has held this lock for {seconds:g} s") from None
+                time.sleep(_LOCK_WAIT)
+            except OSError as error:
+                raise _explain(error, path, "lock") from error
+    except BaseException:
+        close(fd)
+        raise
 
 
 def rename_new(source: Where, target: Where) -> None:
