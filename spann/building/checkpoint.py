@@ -9,17 +9,14 @@ the stages that take a few seconds, or seconds that do not grow with the collect
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spann._kernels.checksum import crc32c
 from spann.errors import InputError
 from spann.store import files
 from spann.store.places import Where
-from spann.store.writer import IndexWriter
 
 MARK_SECONDS = 1.0
 """Between two marks, at least, and before the first: a build that is over sooner begins again more quickly than it goes
@@ -29,8 +26,6 @@ MARK_SHARE = 0.05
 """Of the time, at most, that marks take where it is slow: the next is due so much later."""
 
 FILE = "checkpoint"
-
-log = logging.getLogger(__name__)
 
 Mark = dict[str, Any]
 
@@ -153,39 +148,8 @@ class Batches:
         return {"batches": self.done, **self._state()}
 
 
-@contextmanager
-def gone_on_with(
-    writer: IndexWriter,
-    about: dict[str, Any],
-    command: str,
-    names: dict[str, tuple[str, ...]],
-    arrays: dict[str, str],
-    *,
-    restart: bool,
-) -> Iterator[Checkpoint]:
-    """What `writer` finds of an earlier run of the work, and keeps of this one where that is stopped.
-
-    `names[stage]` are the temporary files and `arrays[stage]` is the array that a mark speaks of. Raises as
-    `Checkpoint` does; `restart` gives up what is there, of whatever work it is."""
-    writer.keep = files.exists(writer.temporary / FILE)  # until it is known what it is of
-    checkpoint = open_checkpoint(writer.temporary, about, names, command=command, restart=restart)
-    if checkpoint.begun:
-        log.info("%s goes on where an earlier run stopped; marked are: %s", command, ", ".join(checkpoint.stages))
-    try:
-        writer.clear(but=[name for stage, name in arrays.items() if checkpoint.of(stage)])
-        yield checkpoint
-        writer.keep = False
-    except BaseException as error:
-        writer.keep = checkpoint.begun and not writer.published
-        if writer.keep:
-            error.add_note(
-                f"what is done is kept in {writer.work}: the same command goes on there, or anew with --restart"
-            )
-        raise
-
-
 def open_checkpoint(
-    directory: Where, about: dict[str, Any], names: dict[str, tuple[str, ...]], *, command: str = "", restart: bool
+    directory: Where, about: dict[str, Any], names: Mapping[str, tuple[str, ...]], *, command: str = "", restart: bool
 ) -> Checkpoint:
     """The checkpoint in `directory`, and all other files removed from there but those, `names[stage]`, that its marks
     speak of. `restart` removes these too, of whatever build they are."""

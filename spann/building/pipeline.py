@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
-from spann.building.checkpoint import FILE as CHECKPOINT
-from spann.building.checkpoint import Batches, Checkpoint, gone_on_with
+from spann.building.checkpoint import Batches, Checkpoint
 from spann.building.edges import Candidates, EdgeSpool
 from spann.building.ids import Ids
 from spann.building.plan import Plan, check_disk, limit_bytes, plan_build
@@ -34,6 +33,7 @@ from spann.building.stages.truth import FILE as TRUTH
 from spann.building.stages.write_codes import Coded, posting_facts, write_codes
 from spann.building.stages.write_exact import Pages, write_pages
 from spann.building.temporary import RecordFile
+from spann.building.workspace import Workspace
 from spann.config import BuildParams, thread_count
 from spann.elements import pack, stored_dtype, stored_width
 from spann.errors import InputError, SpannError
@@ -42,7 +42,6 @@ from spann.format.layout import SHARD_BYTES
 from spann.format.postings import PAGE, Record
 from spann.format.shapes import SHAPES, shape_bytes
 from spann.quantize import Quantizer
-from spann.store import files
 from spann.store.arrays import ShardedArray
 from spann.store.exact import PageChecksums
 from spann.store.places import Where, as_path
@@ -113,22 +112,20 @@ def build_index(
         if _sources(path) == [source_mark(source, content, names.user)]:
             finish_publishing(path, created_by)
             return False
-    writing = IndexWriter(path, created_by=created_by, overwrite=overwrite, resumes=True)
-    check_disk(plan, writing.path, writing.work)
-    with writing as writer:
-        writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
+    work = Workspace(path, created_by=created_by, overwrite=overwrite)
+    check_disk(plan, work.path, work.writer.work)
+    with work:
         space, content = scan(source, metric, workers, report)
-        about = {
-            "program": created_by,
-            "work": "build",
-            "metric": metric.value,
-            **checksums_of(source, content, names.user),
-            **asdict(params),
-        }
-        command = f"spann build {source.name} {path}" + (" --overwrite" if overwrite else "")
-        with gone_on_with(writer, about, command, TEMPORARY_FILES, ARRAYS, restart=restart) as checkpoint:
-            mark = source_mark(source, content, names.user)
-            _build(source, space, metric, params, record, names, mark, writer, checkpoint, plan, report)
+        checkpoint = work.resume(
+            "build",
+            {"metric": metric.value, **checksums_of(source, content, names.user), **asdict(params)},
+            command=f"spann build {source.name} {path}" + (" --overwrite" if overwrite else ""),
+            files=TEMPORARY_FILES,
+            arrays=ARRAYS,
+            restart=restart,
+        )
+        mark = source_mark(source, content, names.user)
+        _build(source, space, metric, params, record, names, mark, work.writer, checkpoint, plan, report)
     return True
 
 
@@ -148,8 +145,8 @@ def source_mark(source: VectorSource, content: int, ids: NDArray[np.int64] | Non
 
 def finish_publishing(path: str | Path, created_by: str) -> None:
     """Removes what a process left that was killed after it had given the index its name; an unfinished work stays."""
-    with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
-        writer.keep = files.exists(writer.temporary / CHECKPOINT)
+    with Workspace(path, created_by=created_by, overwrite=True):
+        pass
 
 
 def _may_be_built(path: str | Path, source: VectorSource, metric: Metric, params: BuildParams, created_by: str) -> bool:

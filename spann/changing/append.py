@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.building.centroids import Centroids
-from spann.building.checkpoint import FILE as CHECKPOINT
-from spann.building.checkpoint import Batches, Checkpoint, gone_on_with
+from spann.building.checkpoint import Batches
 from spann.building.edges import EdgeSpool
 from spann.building.ids import Ids
 from spann.building.pipeline import TEMPORARY_FILES, checksums_of, grow_tree, source_mark
@@ -34,21 +33,18 @@ from spann.building.stages.scan import scan
 from spann.building.stages.write_codes import Coded, posting_facts, write_codes
 from spann.building.stages.write_exact import Pages, write_pages
 from spann.building.temporary import RecordFile
+from spann.changing.generation import Generation
 from spann.changing.likeness import still_valid, unlike
 from spann.config import BuildParams, thread_count
 from spann.elements import unpack
 from spann.errors import FormatError, InputError
 from spann.format.layout import SHARD_BYTES
-from spann.format.manifest import RESERVED
 from spann.format.postings import PAGE, Record
 from spann.format.shapes import directions_of, shape_bytes
 from spann.quantize import Quantizer
-from spann.store import files
-from spann.store.arrays import ShardedArray, ShardedWriter
+from spann.store.arrays import ShardedArray
 from spann.store.exact import PageChecksums
-from spann.store.places import without_links
 from spann.store.reader import IndexReader
-from spann.store.writer import IndexWriter
 from spann.types import Array, Metric, Progress
 from spann.vectors import IdList, VectorSource, for_metric
 
@@ -85,20 +81,17 @@ def append_index(
     `ExistsError` while another process changes the index.
     """
     report = progress or (lambda stage, done, total: None)
-    path = without_links(Path(path))
-    IndexReader.open(path)
-    with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
-        writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
-        old = _Old(IndexReader.open(path))
+    with Generation(path, created_by=created_by) as following:
+        old = _Old(following.old)
         source = for_metric(source, old.metric)
         old.check(source)
         workers = threads_to_append(
             source,
             old.about,
-            path,
+            following.path,
             threads=thread_count(threads),
             limit=limit_bytes(memory_limit),
-            copied=old.copied_bytes(),
+            copied=following.copied_bytes(),
         )
         given = ids.of(source.count, source.name) if ids is not None and old.about["ids"] == "user" else None
         scanned = None
@@ -108,17 +101,15 @@ def append_index(
                 return False
         names = Ids.more(ids, source, old.ids(), old.count, old.about["id_bytes"])
         found, content = scanned or scan(source, old.metric, workers, report, alone=False)
-        space = old.space(found.max_norm)
-        about = {
-            "program": created_by,
-            "work": "append",
-            "index": f"generation {old.about['generation']}, checksum {old.about['checksum']}",
-            **checksums_of(source, content, names.user),
-        }
-        command = f"spann append {path} {source.name}" + (" --again" if again else "")
-        with gone_on_with(writer, about, command, TEMPORARY_FILES, {}, restart=restart) as checkpoint:
-            mark = source_mark(source, content, names.user)
-            _append(source, space, old, names, mark, writer, checkpoint, workers, report)
+        following.resume(
+            "append",
+            checksums_of(source, content, names.user),
+            command=f"spann append {following.path} {source.name}" + (" --again" if again else ""),
+            files=TEMPORARY_FILES,
+            restart=restart,
+        )
+        mark = source_mark(source, content, names.user)
+        _append(source, old.space(found.max_norm), old, names, mark, following, workers, report)
     return True
 
 
@@ -169,14 +160,6 @@ class _Old:
         begin = like["vectors"].split(",")[0]
         return any(mark.startswith(f"{begin},") and mark.endswith(f"; ids {like['ids']}") for mark in self.appended)
 
-    def copied_bytes(self) -> int:
-        """What the next generation takes besides what is new in it: what cannot be a link to a file of this one."""
-        copied = 0
-        for name in self.reader.arrays():
-            layout = self.reader.array(name).layout
-            copied += layout.rows % layout.shard_rows * layout.row_bytes + 4 * layout.chunks
-        return copied
-
     def ids(self) -> NDArray[np.int64] | None:
         return self.reader.read("vectors/ids") if self.about["ids"] == "user" else None
 
@@ -204,9 +187,6 @@ class _Old:
             lift = np.sqrt(sqlift + (space.max_norm**2 - was)).astype(np.float32)
         return Centroids(space, vectors, None, lift, self.bits == 0)
 
-    def extended(self, writer: IndexWriter, name: str, rows: int) -> ShardedWriter:
-        return writer.extend_array(name, self.reader.array(name), self.reader.checksums(name), rows)
-
 
 def _append(
     source: VectorSource,
@@ -214,19 +194,19 @@ def _append(
     old: _Old,
     names: Ids,
     mark: str,
-    writer: IndexWriter,
-    checkpoint: Checkpoint,
+    following: Generation,
     workers: int,
     report: Progress,
 ) -> None:
     centroids = old.centroids(space)
+    temporary, checkpoint = following.temporary, following.checkpoint
     with (
-        TreeFiles(writer.temporary, source, space, checkpoint.of("cluster")) as tree,
-        EdgeSpool(writer.temporary, len(centroids), source.count * old.params.replicas) as spool,
-        RecordFile(writer.temporary / "kept", np.dtype(np.int64)) as kept,
-        RecordFile(writer.temporary / "facts", old.facts) as facts,
+        TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree,
+        EdgeSpool(temporary, len(centroids), source.count * old.params.replicas) as spool,
+        RecordFile(temporary / "kept", np.dtype(np.int64)) as kept,
+        RecordFile(temporary / "facts", old.facts) as facts,
     ):
-        grow_tree(source, space, old.params, writer.temporary, tree, checkpoint, workers, report)
+        grow_tree(source, space, old.params, temporary, tree, checkpoint, workers, report)
         clusters = _clusters(tree, centroids)
         assign_nearest(space, clusters, old.params, spool, workers, report)
         directory = lay_out_more(
@@ -239,38 +219,34 @@ def _append(
             old.count,
             lambda done, total: report("layout", done, total),
         )
-        pages = old.extended(writer, "postings/pages", directory.pages - old.pages)
+        pages = following.extend("postings/pages", directory.pages - old.pages)
         out = Pages(directory, pages, facts, Batches(), workers, report)
         if old.bits:
-            every = _add_coded(old, clusters, space, names, kept, writer, out)
+            every = _add_coded(old, clusters, space, names, kept, following, out)
             checksums = every["crc32c"]
             if old.directions:
-                shapes = old.extended(writer, "postings/shapes", len(every))
+                shapes = following.extend("postings/shapes", len(every))
                 shapes.append(shape_bytes(every["shape"]))
                 shapes.finish()
         else:
             checksums = write_pages(clusters.vectors, names, kept, out)
         pages.finish()
-    _extend_directory(old, writer, directory, checksums)
+    _extend_directory(old, following, directory, checksums)
     if names.user is not None:
-        user = old.extended(writer, "vectors/ids", source.count)
+        user = following.extend("vectors/ids", source.count)
         user.append(names.user)
         user.finish()
-    for name in old.reader.arrays():
-        if name not in writer.names:
-            old.extended(writer, name, 0).finish()
-    about: dict[str, Any] = {name: value for name, value in old.about.items() if name not in RESERVED}
-    about |= {
+    changes: dict[str, Any] = {
         "count": old.count + source.count,
-        "postings": about["postings"] + len(directory.page),
-        "entries": about["entries"] + int(directory.length.sum()),
+        "postings": old.about["postings"] + len(directory.page),
+        "entries": old.about["entries"] + int(directory.length.sum()),
         "max_norm": space.max_norm,
         "sources": [*(old.sources or [""]), mark],
     }
-    if "calibration" in about:
+    if "calibration" in old.about:
         difference = unlike(old.reader, centroids, space, source)
-        about["calibration"] = still_valid(about["calibration"], difference, source.count, about["count"])
-    writer.publish(about, features=sorted({*old.about["features"], "appended"}), generation=old.about["generation"] + 1)
+        changes["calibration"] = still_valid(old.about["calibration"], difference, source.count, changes["count"])
+    following.publish(changes, features=sorted({*old.about["features"], "appended"}))
     report("publish", 1, 1)
 
 
@@ -288,18 +264,18 @@ def _add_coded(
     space: Space,
     names: Ids,
     kept: RecordFile,
-    writer: IndexWriter,
+    following: Generation,
     out: Pages,
 ) -> Array:
     """Extends the exact store and the pages of postings of codes; what is to be known of the new postings."""
     reader = old.reader
     signs, origin = reader.read("quantizer/signs"), reader.read("quantizer/origin")
     quantizer = Quantizer(space.source_dim, old.bits, space.metric, origin, signs)
-    exact = old.extended(writer, "vectors/exact", clusters.vectors.count)
+    exact = following.extend("vectors/exact", clusters.vectors.count)
     page_crcs = PageChecksums(exact.layout)
     page_crcs.begin_with(reader.array("vectors/exact"), reader.read("vectors/exact_crc32c"))
     vectors = clusters.vectors
-    with RecordFile(writer.temporary / "arranged", np.dtype(np.int64)) as arranged:
+    with RecordFile(following.temporary / "arranged", np.dtype(np.int64)) as arranged:
         arrange(vectors, space, out.directory, kept, arranged, exact, page_crcs, Batches(), out.threads, out.progress)
         exact.finish()
         coded = Coded(
@@ -316,11 +292,11 @@ def _add_coded(
             old.record.row_bytes,
         )
         every = write_codes(coded, out)
-    writer.write_array("vectors/exact_crc32c", page_crcs.values)
+    following.rewrite("vectors/exact_crc32c", page_crcs.values)
     return every
 
 
-def _extend_directory(old: _Old, writer: IndexWriter, directory: Directory, checksums: NDArray[np.uint32]) -> None:
+def _extend_directory(old: _Old, following: Generation, directory: Directory, checksums: NDArray[np.uint32]) -> None:
     columns = {
         "page": directory.page,
         "offset": directory.offset,
@@ -329,8 +305,8 @@ def _extend_directory(old: _Old, writer: IndexWriter, directory: Directory, chec
         "crc32c": checksums,
     }
     for name, values in columns.items():
-        writer.write_array(f"{_DIRECTORY}/{name}", np.concatenate([old.reader.read(f"{_DIRECTORY}/{name}"), values]))
+        following.rewrite(f"{_DIRECTORY}/{name}", np.concatenate([old.reader.read(f"{_DIRECTORY}/{name}"), values]))
     appended = [directory.owner.astype(np.uint32)]
     if "appended" in old.about["features"]:
         appended.insert(0, old.reader.read(f"{_DIRECTORY}/appended"))
-    writer.write_array(f"{_DIRECTORY}/appended", np.concatenate(appended))
+    following.rewrite(f"{_DIRECTORY}/appended", np.concatenate(appended))

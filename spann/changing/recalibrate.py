@@ -10,21 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
-from spann.building.checkpoint import FILE as CHECKPOINT
-from spann.building.checkpoint import gone_on_with
 from spann.building.stages.calibration import COMPARED, SEED, IdsOf, Own, calibrate_index, own_rows
 from spann.building.stages.truth import FILE as TRUTH
+from spann.changing.generation import Generation
 from spann.config import DEFAULT_CALIBRATION
 from spann.elements import memory_dtype
 from spann.errors import InputError
-from spann.format.manifest import RESERVED
 from spann.format.postings import PAGE, Record, posting_bytes, posting_span
 from spann.measuring.calibration import FEW
-from spann.store import files
 from spann.store.arrays import ShardedArray
-from spann.store.places import without_links
 from spann.store.reader import IndexReader
-from spann.store.writer import IndexWriter
 from spann.types import ELEMENT_TYPES, Array, Metric, Progress
 from spann.vectors import StoredSource, VectorSource, for_metric, sample_rows
 
@@ -49,38 +44,30 @@ def recalibrate(
     `MissingError`, and `ExistsError` while another process changes the index.
     """
     report = progress or (lambda stage, done, total: None)
-    path = without_links(Path(path))
     wanted = DEFAULT_CALIBRATION if count is None else count
     if wanted < FEW:
         raise InputError(f"count is {wanted}; a calibration needs at least {FEW} queries")
-    IndexReader.open(path)
-    with IndexWriter(path, created_by=created_by, overwrite=True, resumes=True) as writer:
-        writer.keep = files.exists(writer.temporary / CHECKPOINT)  # until it is known what it is of
-        reader = IndexReader.open(path)
+    with Generation(path, created_by=created_by) as following:
+        reader, path = following.old, following.path
         about, metric = reader.attributes, reader.collection.metric
         vectors = _vectors(reader, None if base is None else for_metric(base, metric))
         asked, own, what = _asked(reader, vectors, queries, base, wanted)
         some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
-        identity = {
-            "work": "tune",
-            "program": created_by,
-            "index": f"generation {about['generation']}, checksum {about['checksum']}",
-            "queries": f"{what}, checksum {crc32c(asked):08x}",
-            "base": f"{vectors.count} vectors, checksum {crc32c(some):08x} of some",
-        }
-        command = f"spann tune {path}" + ("" if queries is None else f" {queries.name}")
-        with gone_on_with(writer, identity, command, {"truth": (TRUTH,)}, {}, restart=restart) as checkpoint:
-            found = calibrate_index(path, vectors, asked, own, threads, "auto", writer.temporary, report, checkpoint)
-            if found is None:
-                raise InputError(f"{path}: {vectors.count} vectors are too few to calibrate searches")
-            if found == about.get("calibration"):
-                return
-            for name in reader.arrays():
-                writer.extend_array(name, reader.array(name), reader.checksums(name)).finish()
-            kept = {name: value for name, value in about.items() if name not in RESERVED}
-            writer.publish(
-                {**kept, "calibration": found}, features=about["features"], generation=about["generation"] + 1
-            )
+        checkpoint = following.resume(
+            "tune",
+            {
+                "queries": f"{what}, checksum {crc32c(asked):08x}",
+                "base": f"{vectors.count} vectors, checksum {crc32c(some):08x} of some",
+            },
+            command=f"spann tune {path}" + ("" if queries is None else f" {queries.name}"),
+            files={"truth": (TRUTH,)},
+            restart=restart,
+        )
+        found = calibrate_index(path, vectors, asked, own, threads, "auto", following.temporary, report, checkpoint)
+        if found is None:
+            raise InputError(f"{path}: {vectors.count} vectors are too few to calibrate searches")
+        if found != about.get("calibration"):
+            following.publish({"calibration": found})
 
 
 def _asked(
