@@ -50,6 +50,7 @@ cdef class NativeIndex:
 
     def __init__(self, *, int metric, int dtype, uint64_t dim, uint64_t count, uint64_t entries, uint32_t id_bytes,
                  float max_norm):
+        self.index.kind = &spann_exact_postings
         self.index.metric = <spann_metric> metric
         self.index.dtype = <spann_dtype> dtype
         self.index.dim = dim
@@ -122,6 +123,7 @@ cdef class NativeIndex:
                   float query_norm, const float[::1] centroid_sqnorm, uint64_t exact_shard_rows,
                   const uint32_t[::1] exact_crc, const int[::1] exact_files):
         """`centroid_sqnorm` None but for ip."""
+        self.index.kind = &spann_coded_postings
         self.index.code_bits = bits
         self.index.padded_dim = padded_dim
         self.index.row_bytes = row_bytes

@@ -12,7 +12,10 @@ cdef extern from "search/index.h" nogil:
         const uint64_t *offsets
         const uint32_t *neighbors
         uint64_t size
+    ctypedef struct spann_kind:
+        pass
     ctypedef struct spann_index:
+        const spann_kind *kind
         spann_metric metric
         spann_dtype dtype
         uint64_t dim
@@ -63,6 +66,10 @@ cdef extern from "search/index.h" nogil:
         uint64_t exact_shard_rows
         const uint32_t *exact_crc
         int32_t closed
+
+cdef extern from "search/kind.h" nogil:
+    const spann_kind spann_exact_postings
+    const spann_kind spann_coded_postings
 
 cdef extern from "search/request.h" nogil:
     ctypedef struct spann_effort:

@@ -10,6 +10,8 @@
 #include "io/io.h"
 #include "kernels/distance.h"
 
+typedef struct spann_kind spann_kind; /* search/kind.h */
+
 typedef struct {             /* one level of the navigation graph */
     const uint32_t *nodes;   /* (size) ascending centroid numbers; NULL at level 0, where node i is centroid i */
     const uint64_t *offsets; /* (size + 1) into neighbors */
@@ -18,6 +20,7 @@ typedef struct {             /* one level of the navigation graph */
 } spann_level;
 
 typedef struct {
+    const spann_kind *kind; /* what its postings hold */
     spann_metric metric;
     spann_dtype dtype;
     uint64_t dim, count, entries; /* dim: of bits, their bytes; entries: of all postings */
@@ -48,7 +51,8 @@ typedef struct {
     const spann_file *posting_files; /* one per shard */
     uint64_t pages_per_shard;
 
-    uint32_t code_bits; /* 0: exact vectors in the postings, and nothing below is used */
+    /* Used by the coded kind alone, from here to `closed`. */
+    uint32_t code_bits;
     uint32_t padded_dim;
     uint32_t row_bytes;           /* 4 or 8: bytes of a replica's row number */
     float query_norm;             /* SPANN_IP: the length of queries in the working space */

@@ -1,14 +1,6 @@
 #include "search/places.h"
 
 #include "base/crc32c.h"
-
-static size_t posting_bytes(const spann_context *c, uint32_t posting) {
-    const spann_index *index = c->index;
-    size_t n = index->posting_length[posting];
-    if (index->code_bits == 0) return spann_exact_posting_bytes(index->id_bytes, c->row_bytes, n);
-    return spann_parts_of_posting(&c->widths, n, index->posting_primaries[posting]).end;
-}
-
 /* Where `content` bytes from byte `at` of a file lie. Direct reads take whole pages. */
 static spann_place place_in_file(const spann_context *c, spann_file file, uint64_t at, size_t content) {
     if (!c->params->direct) return (spann_place){file, at, content, 0, content};
@@ -21,7 +13,7 @@ spann_place spann_posting_place(const spann_context *c, uint32_t posting) {
     const spann_index *index = c->index;
     uint64_t page = index->posting_page[posting];
     uint64_t at = page % index->pages_per_shard * SPANN_PAGE + index->posting_offset[posting];
-    return place_in_file(c, index->posting_files[page / index->pages_per_shard], at, posting_bytes(c, posting));
+    return place_in_file(c, index->posting_files[page / index->pages_per_shard], at, index->kind->posting_bytes(c, posting));
 }
 
 uint64_t spann_rows_of_shard(const spann_index *index, uint64_t shard) {
@@ -37,9 +29,10 @@ spann_place spann_pages_place(const spann_context *c, uint64_t first, uint64_t l
 }
 
 int spann_check_posting(spann_context *c, uint32_t posting, const unsigned char *content) {
-    if (c->params->check && spann_crc32c(0, content, posting_bytes(c, posting)) != c->index->posting_crc[posting])
-        return spann_fail(c, SPANN_DAMAGED, 0, posting, 0);
-    return SPANN_OK;
+    if (!c->params->check) return SPANN_OK;
+    size_t bytes = c->index->kind->posting_bytes(c, posting);
+    if (spann_crc32c(0, content, bytes) == c->index->posting_crc[posting]) return SPANN_OK;
+    return spann_fail(c, SPANN_DAMAGED, 0, posting, 0);
 }
 
 int spann_check_pages(spann_context *c, uint64_t first, uint64_t last, const unsigned char *content) {

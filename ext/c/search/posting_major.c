@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "search/rerank.h"
 #include "search/searcher.h"
 
 /* Reads of the exact store: long ones, for nearly every page is wanted by somebody. */
@@ -13,9 +14,6 @@
 /* A query's nearest postings that are scored as it navigates, if they are pinned. They hold most of what it will keep.
  * Otherwise all entries of its first postings, which come in the order of the disk, would become candidates. */
 #define SEEDS 8
-
-/* Prefetched of the next query's code. The hardware foresees the rest. */
-#define PREFETCH_BYTES 512
 
 enum { NAVIGATE, POSTINGS, PLAN, EXACT, FINISH, END };
 
@@ -53,16 +51,12 @@ struct spann_batch {
 };
 
 size_t spann_batch_query_bytes(const spann_index *index, const spann_search_params *params) {
-    size_t k = params->k, rerank = params->rerank > k ? params->rerank : k;
-    if (rerank > index->entries) rerank = index->entries;
-    if (k > index->count) k = index->count;
-    size_t candidates = index->code_bits ? spann_selection_room(rerank) * sizeof(spann_candidate) : 0;
-    size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) + 64 : 0;
+    size_t k = params->k < index->count ? params->k : index->count, kind = index->kind->query_bytes(index, params);
     size_t own = index->own_postings, appended = index->postings - own;
     size_t visits = params->max_postings + params->max_postings * appended / own;
     /* For each of k results: the heap and the ids seen, the candidates of a wave, and their pages. */
     size_t result = sizeof(spann_hit) + 32 + 2 * (sizeof(spann_candidate) + sizeof(spann_span) + sizeof(spann_fetch));
-    return sizeof(spann_query) + visits * (sizeof(spann_visit) + sizeof(want)) + candidates + code + k * result + 2560;
+    return sizeof(spann_query) + visits * (sizeof(spann_visit) + sizeof(want)) + kind + k * result + 2560;
 }
 
 spann_batch *spann_batch_new(const spann_index *index, const spann_search_params *params, const void *queries,
@@ -208,7 +202,7 @@ int spann_batch_next(spann_batch *b) {
         status = gather_postings(b);
         break;
     case POSTINGS:
-        b->phase = b->index->code_bits ? PLAN : FINISH;
+        b->phase = b->index->kind->re_ranks ? PLAN : FINISH;
         b->items = b->n;
         break;
     case PLAN:
@@ -247,32 +241,26 @@ static int take(spann_batch *b, size_t *item) {
 
 /* Scores a posting for all queries that want it. `content` is NULL if it is pinned. */
 static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, const unsigned char *content) {
-    const spann_index *index = b->index;
+    const spann_kind *kind = b->index->kind;
     if (content) {
         int status = spann_check_posting(c, posting, content);
+        if (status == SPANN_OK) status = kind->keep(c, posting, content, &b->posting_ids[posting]);
         if (status) return status;
-        if (index->code_bits) {
-            size_t primaries = index->posting_primaries[posting], kept = primaries * index->id_bytes;
-            spann_posting_parts part = spann_parts_of_posting(&c->widths, index->posting_length[posting], primaries);
-            if ((b->posting_ids[posting] = malloc(kept ? kept : 1)) == NULL) return spann_no_memory(c);
-            memcpy(b->posting_ids[posting], content + part.ids, kept);
-        }
     }
-    size_t code = index->code_bits ? spann_code_query_bytes(index->padded_dim, index->code_bits) : 0;
     for (size_t i = posting ? b->want_end[posting - 1] : 0; i < b->want_end[posting]; i++) {
         want w = b->wants[i];
         spann_query *q = &b->query[w.query];
         if (i + 2 < b->want_end[posting]) spann_prefetch(&b->query[b->wants[i + 2].query], sizeof *q);
         if (i + 1 < b->want_end[posting]) {
             const spann_query *next = &b->query[b->wants[i + 1].query];
-            spann_prefetch(next->code_buffer, code < PREFETCH_BYTES ? code : PREFETCH_BYTES);
+            kind->prefetch_query(b->index, next);
             spann_prefetch(&next->visits[b->wants[i + 1].item], sizeof(spann_visit));
         }
         int status = spann_go_on(c);
         if (status) return status;
         lock(b, w.query);
-        status = content ? spann_score_posting(c, q, &q->visits[w.item], content)
-                         : spann_score_pinned(c, q, &q->visits[w.item], &q->visits[w.item] + 1);
+        status = content ? kind->score(c, q, &q->visits[w.item], content)
+                         : kind->score_pinned(c, q, &q->visits[w.item], &q->visits[w.item] + 1);
         unlock(b, w.query);
         if (status) return status;
     }
@@ -354,11 +342,11 @@ static int serve_query(spann_batch *b, spann_context *c, size_t i) {
         status = spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);
         size_t seeds = q->visit_count < SEEDS ? q->visit_count : SEEDS;
         for (size_t v = 0; status == SPANN_OK && v < seeds; v++)
-            if (is_seed(b, q, v)) status = spann_score_pinned(c, q, &q->visits[v], q->visits + seeds);
+            if (is_seed(b, q, v)) status = c->index->kind->score_pinned(c, q, &q->visits[v], q->visits + seeds);
         return status;
     }
     if (b->phase == PLAN) {
-        if (!b->settled[i]) status = spann_rerank_plan(c, q);
+        if (!b->settled[i]) status = c->index->kind->finish(c, q);
         b->settled[i] = q->fetch_count == 0;
         return status;
     }

@@ -31,29 +31,20 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
     uint64_t start = spann_now_ns();
     int status = spann_visits_find(c, q);
     if (status) return status;
-    if (c->index->code_bits) {
-        uint64_t k = q->hits.k, candidates = c->params->rerank > k ? c->params->rerank : k, entries = c->index->entries;
-        for (uint32_t i = 0; i < q->attempt && candidates < entries; i++) candidates *= 4;
-        q->ids_size = q->wave_rows = q->chosen_count = q->span_count = 0;
-        if (candidates > entries) candidates = entries;
-        if (spann_selection_start(&q->candidates, candidates)) return spann_no_memory(c);
-    }
+    status = c->index->kind->begin(c, q);
     q->stats->navigate_ns += spann_now_ns() - start;
-    return SPANN_OK;
+    return status;
 }
 
 int spann_query_short(const spann_context *c, const spann_query *q) {
     const spann_index *index = c->index;
     if (q->hits.size == q->hits.k) return 0;
-    /* Within a radius there may be fewer. Without codes and efforts the caller starts with a small k and must get
+    /* Within a radius there may be fewer. Without re-ranking and efforts the caller starts with a small k and must get
      * all k, so a radius is no excuse for fewer. */
-    if (q->reach < INFINITY && (index->code_bits || c->params->efforts)) return 0;
+    if (q->reach < INFINITY && (index->kind->re_ranks || c->params->efforts)) return 0;
     uint64_t limit = c->params->navigate > c->params->max_postings ? c->params->navigate : c->params->max_postings;
     for (uint32_t i = 0; i < q->attempt && limit < index->centroids; i++) limit *= 4;
-    /* Replicas of one row may have displaced other rows from the candidates. */
-    size_t wanted = q->candidates.wanted;
-    int crowded = index->code_bits && q->candidates.size == wanted && wanted < index->entries;
-    return q->attempt == 0 || limit < index->centroids || crowded;
+    return q->attempt == 0 || limit < index->centroids || index->kind->is_crowded(c, q);
 }
 
 void spann_query_finish(const spann_context *c, spann_query *q, int64_t *ids, float *distances) {

@@ -1,14 +1,9 @@
-/* One query from beginning to end, in either order of work.
- *
- * With vectors in the postings: navigate, then each posting read offers its exact distances to `hits`. With codes:
- * navigate, then each posting offers its estimates to `candidates`. These are re-ranked exactly in waves of pages of
- * the exact store. The result does not depend on the order in which postings and pages arrive. All selections break
- * ties by row or id, and the pages read depend only on the estimates and on the distances of complete waves. */
+/* One query from beginning to end, in either order of work: navigate, score postings, read what the kind of postings
+ * still wants, collect. The result does not depend on the order in which postings and pages arrive. All selections
+ * break ties by row or id, and the pages read depend only on the estimates and on the distances of complete waves. */
 #ifndef SPANN_QUERY_H
 #define SPANN_QUERY_H
 
-#include "search/rerank.h"
-#include "search/score.h"
 #include "search/visits.h"
 
 /* Takes the query as given, and navigates. A status. */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "search/rerank.h"
 #include "search/searcher.h"
 
 enum { IDLE, POSTINGS, EXACT };
@@ -54,7 +55,7 @@ static int serve(void *worker, const spann_purpose *purpose, const unsigned char
     } else {
         spann_visit *visit = &q->visits[purpose->item];
         status = spann_check_posting(c, visit->posting, content);
-        if (status == SPANN_OK) status = spann_score_posting(c, q, visit, content);
+        if (status == SPANN_OK) status = c->index->kind->score(c, q, visit, content);
         q->stats->score_ns += spann_now_ns() - start;
     }
     if (--t->outstanding == 0) q->stats->read_ns += spann_now_ns() - t->waiting_since;
@@ -72,7 +73,7 @@ static int score_postings(run *r, slot *t) {
         const spann_visit *visit = &q->visits[t->next];
         if (visit->posting < c->index->pinned) {
             if (start == 0) start = spann_now_ns();
-            status = spann_score_pinned(c, q, visit, q->visits + q->visit_count);
+            status = c->index->kind->score_pinned(c, q, visit, q->visits + q->visit_count);
         } else if (r->searcher->reads.room) {
             status = start_read(r, t, t->next);
         } else {
@@ -98,14 +99,14 @@ static int advance(run *r, slot *t) {
             if (t->next < q->visit_count) continue;
             t->stage = EXACT;
             t->next = 0;
-            if ((status = spann_rerank_plan(c, q))) return status;
+            if ((status = c->index->kind->finish(c, q))) return status;
         }
         for (; t->next < q->fetch_count && r->searcher->reads.room; t->next++)
             if ((status = start_read(r, t, t->next))) return status;
         if (t->next < q->fetch_count || t->outstanding) return SPANN_OK;
         if (q->fetch_count) {
             t->next = 0;
-            if ((status = spann_rerank_plan(c, q))) return status;
+            if ((status = c->index->kind->finish(c, q))) return status;
             if (q->fetch_count) continue;
         }
         if (spann_query_short(c, q)) {

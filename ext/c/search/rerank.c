@@ -76,7 +76,6 @@ static int choose(spann_context *c, spann_query *q) {
 }
 
 int spann_rerank_plan(spann_context *c, spann_query *q) {
-    if (c->index->code_bits == 0) return SPANN_OK;
     uint64_t start = spann_now_ns();
     if (q->wave_rows == 0) {
         spann_selection_cut(&q->candidates);

@@ -1,4 +1,4 @@
-/* Re-ranking candidates exactly, in waves of pages of the exact store. Without codes there is nothing to re-rank. */
+/* Re-ranking candidates exactly, in waves of pages of the exact store. Only postings of codes have candidates. */
 #ifndef SPANN_RERANK_H
 #define SPANN_RERANK_H
 

@@ -1,159 +1,17 @@
 #include "search/score.h"
 
-#include <math.h>
-#include <string.h>
-
 #include "base/memory.h"
-#include "search/space.h"
 
-/* Prefetch distance in visits: the codes of visit i + 2, and the directory entry of visit i + 4, while visit i is
- * scored. */
-#define VISITS_AHEAD 2
-
-/* Bytes of codes scored at a time, while as many others are prefetched. One burst for each posting delays computing:
- * of 10M SIFT, a kernel takes 1.15 ns a code from the first level of the cache, 5.7 ns from memory, 3.1 ns with
- * bursts and 1.5 ns with pieces. All scoring takes 0.6 of what it took with only the first KiB of each posting
- * prefetched (AVX-512, Zen 5). */
-#define PIECE_BYTES 1024
-#define LEAST_ROWS 8 /* what the kernels take at once */
-
-/* Room for whole blocks, which spann_within reads. */
-static int room_for_scores(spann_context *c, size_t n) {
+int spann_room_for_scores(spann_context *c, size_t n) {
     return spann_reserve((void **)&c->scores, &c->scores_capacity, n + SPANN_BLOCK, sizeof(float));
 }
 
 int spann_score_rows(spann_context *c, spann_query *q, const unsigned char *rows, size_t n, const unsigned char *ids) {
-    if (room_for_scores(c, n)) return spann_no_memory(c);
+    if (spann_room_for_scores(c, n)) return spann_no_memory(c);
     c->score(q->raw, rows, n, c->index->dim, c->scores);
     q->stats->distances += (uint32_t)n;
     for (size_t i = 0; i < n; i++, rows += c->row_bytes)
         if (spann_sieve_offer(&q->sieve, c->scores[i], rows, spann_read_id(ids, c->index->id_bytes, i)))
             return spann_no_memory(c);
     return SPANN_OK;
-}
-
-/* The entries of a posting, and what makes candidates of their estimates. */
-typedef struct {
-    const unsigned char *ids, *scale, *replica_rows;
-    uint64_t first_row;
-    size_t n, primaries;
-    spann_code_header header;
-    float noise; /* of the query's code */
-} entries;
-
-/* Times an entry's scale, this is the standard error of its estimate times the bound asked for. */
-static float error_unit(const spann_context *c, float noise, const spann_visit *visit, float error) {
-    const spann_index *index = c->index;
-    float sqdist = visit->value;
-    if (index->metric == SPANN_IP) /* the value is -<q, c> */
-        sqdist = index->query_norm * index->query_norm + index->centroid_sqnorm[visit->centroid] + 2 * visit->value;
-    return c->params->error_bound * (fabsf(error) * sqrtf(fmaxf(sqdist, 0)) + noise);
-}
-
-static int propose(spann_context *c, spann_query *q, const spann_visit *visit, const entries *e) {
-    const spann_index *index = c->index;
-    spann_selection *best = &q->candidates;
-    float unit = error_unit(c, e->noise, visit, e->header.error);
-    /* No entry with an estimate above this can be within the radius. */
-    float most = q->reach + unit * (e->header.s_low + e->header.s_step * UINT16_MAX);
-    /* Primaries only, so that each vector counts once. */
-    if (c->params->efforts)
-        for (size_t i = 0; i < e->primaries; i++) q->within += c->scores[i] <= q->reach;
-    for (size_t at = 0; at < e->n; at += SPANN_BLOCK) {
-        float limit = best->limit < most ? best->limit : most;
-        for (uint32_t set = spann_within(c->scores, at, e->n, limit); set; set &= set - 1) {
-            size_t i = at + (size_t)__builtin_ctz(set);
-            float value = c->scores[i];
-            uint64_t row = e->first_row + i, id = 0;
-            if (i >= e->primaries) {
-                id = spann_read_id(e->ids, index->id_bytes, i);
-                row = spann_read_id(e->replica_rows, index->row_bytes, i - e->primaries);
-                if (row >= index->count) return spann_fail(c, SPANN_DAMAGED, 0, visit->posting, 0);
-            }
-            uint16_t scale;
-            memcpy(&scale, e->scale + 2 * i, 2);
-            float lower = value - unit * (e->header.s_low + e->header.s_step * scale);
-            if (lower <= q->reach) spann_selection_push(best, value, lower, row, id);
-        }
-    }
-    q->stats->estimates += (uint32_t)e->n;
-    return SPANN_OK;
-}
-
-int spann_score_posting(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content) {
-    const spann_index *index = c->index;
-    size_t n = index->posting_length[visit->posting];
-    const unsigned char *vectors = content + spann_vectors_begin(index->id_bytes, n);
-    if (index->code_bits == 0) return spann_score_rows(c, q, vectors, n, content);
-    if (room_for_scores(c, n)) return spann_no_memory(c);
-    entries e = {.n = n, .primaries = index->posting_primaries[visit->posting]};
-    spann_posting_parts part = spann_parts_of_posting(&c->widths, n, e.primaries);
-    e.ids = content + part.ids;
-    e.scale = content + part.scale;
-    e.replica_rows = content + part.rows;
-    e.first_row = index->first_row[visit->posting];
-    memcpy(&e.header, content, SPANN_HEADER_BYTES);
-    const spann_code_query *code = spann_code_for(c, q, visit, &e.header);
-    e.noise = code->noise;
-    c->codes->estimate(code, content + part.codes, content + part.add, e.scale, &e.header, visit->value, n, c->scores);
-    if (c->posting_ids == NULL) {
-        size_t kept = e.primaries * index->id_bytes;
-        if (spann_reserve((void **)&q->ids, &q->ids_capacity, q->ids_size + kept, 1)) return spann_no_memory(c);
-        if (kept) memcpy(q->ids + q->ids_size, e.ids, kept);
-        visit->ids = q->ids_size;
-        q->ids_size += kept;
-    }
-    return propose(c, q, visit, &e);
-}
-
-/* Prefetches all of a pinned posting but its codes. Returns these, with their number of bytes in *bytes. */
-static const unsigned char *prefetch_factors(const spann_context *c, uint32_t posting, size_t *bytes) {
-    const spann_index *index = c->index;
-    uint64_t entry = index->first_entry[posting], n = index->first_entry[posting + 1] - entry;
-    spann_prefetch(index->pinned_headers + (size_t)posting * SPANN_HEADER_BYTES, SPANN_HEADER_BYTES);
-    spann_prefetch(index->pinned_add + 2 * entry, 2 * n);
-    spann_prefetch(index->pinned_scale + 2 * entry, 2 * n);
-    *bytes = n * c->widths.code;
-    return index->pinned_codes + entry * c->widths.code;
-}
-
-/* Leaves the estimates of entries [entry, entry + n) in c->scores. Prefetches the codes of the posting `next`,
- * unless it is NULL, in equal pieces between. */
-static void estimate_pinned(spann_context *c, const spann_code_query *code, const spann_visit *visit,
-                            const spann_visit *next, const spann_code_header *header, uint64_t entry, size_t n) {
-    const spann_index *index = c->index;
-    size_t left = 0, piece = PIECE_BYTES / c->widths.code / LEAST_ROWS * LEAST_ROWS;
-    if (piece == 0) piece = LEAST_ROWS;
-    const unsigned char *ahead = next ? prefetch_factors(c, next->posting, &left) : index->pinned_codes;
-    for (size_t at = 0, rows; at < n; at += rows, entry += rows) {
-        rows = n - at < piece + LEAST_ROWS ? n - at : piece;
-        size_t bytes = left * rows / (n - at);
-        spann_prefetch(ahead, bytes);
-        ahead += bytes;
-        left -= bytes;
-        c->codes->estimate(code, index->pinned_codes + entry * c->widths.code, index->pinned_add + 2 * entry,
-                           index->pinned_scale + 2 * entry, header, visit->value, rows, c->scores + at);
-    }
-}
-
-int spann_score_pinned(spann_context *c, spann_query *q, const spann_visit *visit, const spann_visit *end) {
-    const spann_index *index = c->index;
-    uint64_t entry = index->first_entry[visit->posting];
-    size_t n = index->first_entry[visit->posting + 1] - entry, left = (size_t)(end - visit);
-    const spann_visit *next = left > VISITS_AHEAD ? visit + VISITS_AHEAD : NULL;
-    if (next && next->posting >= index->pinned) next = NULL;
-    if (left > 2 * VISITS_AHEAD)
-        spann_prefetch(&index->first_entry[visit[2 * VISITS_AHEAD].posting], 2 * sizeof *index->first_entry);
-    if (n == 0) return SPANN_OK;
-    if (room_for_scores(c, n)) return spann_no_memory(c);
-    entries e = {.n = n, .first_row = index->first_row[visit->posting]};
-    e.primaries = index->first_row[visit->posting + 1] - e.first_row;
-    e.ids = index->pinned_ids + entry * index->id_bytes;
-    e.replica_rows = index->pinned_rows + (entry - e.first_row) * index->row_bytes;
-    memcpy(&e.header, index->pinned_headers + (size_t)visit->posting * SPANN_HEADER_BYTES, SPANN_HEADER_BYTES);
-    e.scale = index->pinned_scale + 2 * entry;
-    const spann_code_query *code = spann_code_for(c, q, visit, &e.header);
-    e.noise = code->noise;
-    estimate_pinned(c, code, visit, next, &e.header, entry, n);
-    return propose(c, q, visit, &e);
 }

@@ -24,13 +24,13 @@ static double length_of(const spann_index *index, const void *query) {
 
 static void set_scale(const spann_context *c, spann_query *q) {
     const spann_index *index = c->index;
-    q->scale = 1; /* a double: a float would overflow for the shortest queries */
     if (index->metric == SPANN_COS) {
         q->scale = 1 / q->norm;
         q->b = 2; /* the squared chord */
     } else if (index->metric == SPANN_IP) {
         q->scale = q->norm > 0 ? index->query_norm / q->norm : 1;
         q->b = q->scale;
+        q->space_norm = index->query_norm;
     }
 }
 
@@ -60,6 +60,11 @@ const spann_code_query *spann_code_for(spann_context *c, const spann_query *q, c
     return &c->far;
 }
 
+void spann_enter_code_space(spann_context *c, spann_query *q) {
+    set_scale(c, q);
+    make_code(c, q, c->index->origin, SPANN_F32, q->code_buffer, &q->code);
+}
+
 /* The radius as a working value, rounded up. Vectors read in vain are dropped by their exact distance. */
 static float reach_of(const spann_context *c, const spann_query *q) {
     double radius = c->params->radius, distance = -radius;
@@ -73,22 +78,16 @@ static float reach_of(const spann_context *c, const spann_query *q) {
 void spann_enter_space(spann_context *c, spann_query *q) {
     const spann_index *index = c->index;
     q->norm = index->metric == SPANN_L2 ? 0 : length_of(index, q->raw);
-    q->b = 1;
-    if (index->code_bits) {
-        set_scale(c, q);
-        make_code(c, q, index->origin, SPANN_F32, q->code_buffer, &q->code);
-    }
+    q->space_norm = q->norm;
+    q->scale = q->b = 1;
+    index->kind->enter(c, q);
     q->reach = reach_of(c, q);
 }
 
 double spann_geometric_sqdist(const spann_context *c, const spann_query *q, float value) {
     const spann_index *index = c->index;
-    double norm = q->norm;
-    if (index->code_bits) {
-        if (index->metric != SPANN_IP) return value;
-        norm = index->query_norm;
-    }
-    switch (index->metric) {
+    double norm = q->space_norm;
+    switch (index->centroid_metric) {
     case SPANN_L2:
         return value;
     case SPANN_COS:

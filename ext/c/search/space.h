@@ -7,8 +7,10 @@
 
 #include "search/state.h"
 
-/* Sets the query's norm, scale, b and reach, and makes its code. */
+/* Sets the query's norms, scale, b and reach, and what its kind of postings needs besides. */
 void spann_enter_space(spann_context *c, spann_query *q);
+/* For codes: sets scale and b to those of the working space, and makes the query's code. */
+void spann_enter_code_space(spann_context *c, spann_query *q);
 
 /* The query in the working space (dim). Valid until that of another query is asked for. */
 const float *spann_working_query(spann_context *c, const spann_query *q);

@@ -12,22 +12,9 @@ int spann_fail(spann_context *c, int status, int exact, uint64_t where, int syst
 
 int spann_no_memory(spann_context *c) { return spann_fail(c, SPANN_NO_MEMORY, 0, 0, 0); }
 
-static void *new_code_buffer(const spann_index *index) {
-    return aligned_alloc(64, (spann_code_query_bytes(index->padded_dim, index->code_bits) + 63) / 64 * 64);
-}
-
 int spann_context_init(spann_context *c, const spann_index *index) {
     *c = (spann_context){.index = index, .row_bytes = spann_row_bytes(index)};
-    if (index->code_bits) {
-        size_t code_bytes = spann_code_bytes(index->padded_dim, index->code_bits);
-        c->widths = (spann_widths){index->id_bytes, index->row_bytes, code_bytes};
-        c->exact_shard_pages = spann_exact_shard_pages(index);
-        c->work = malloc(index->dim * sizeof(float));
-        c->moved = malloc(index->dim * sizeof(float));
-        c->rotated = malloc(index->padded_dim * sizeof(float));
-        c->far_buffer = new_code_buffer(index);
-        if (c->work == NULL || c->moved == NULL || c->rotated == NULL || c->far_buffer == NULL) return -1;
-    }
+    if (index->kind->open(c)) return -1;
     return spann_navigator_init(&c->navigator, index);
 }
 
@@ -60,9 +47,7 @@ int spann_context_start(spann_context *c, const spann_search_params *params, spa
 
 int spann_query_init(spann_query *q, const spann_context *c) {
     *q = (spann_query){0};
-    if (c->index->code_bits == 0) return 0;
-    q->code_buffer = new_code_buffer(c->index);
-    return q->code_buffer ? 0 : -1;
+    return c->index->kind->open_query(c, q);
 }
 
 void spann_query_free(spann_query *q) {

@@ -1,22 +1,22 @@
 /* The state of a thread and of a query while they search, and how both fail. The stages are in the files above this one
- * (README.md): visits.c, score.c, rerank.c. */
+ * (README.md): visits.c, exact_postings.c, coded_postings.c, rerank.c. */
 #ifndef SPANN_STATE_H
 #define SPANN_STATE_H
 
 #include "kernels/codes.h"
 #include "search/candidates.h"
-#include "search/index.h"
+#include "search/kind.h"
 #include "search/navigate.h"
 #include "search/request.h"
 #include "search/sieve.h"
 #include "search/topk.h"
 
-typedef struct { /* a posting that a query scores */
+struct spann_visit { /* a posting that a query scores */
     uint32_t posting, centroid;
     float value;    /* score of the centroid: base of the estimates */
     float expected; /* squared distance at which its nearest entries are expected: what pruning compares */
     size_t ids;     /* where its primaries' ids begin in the query's `ids`; unused if pinned, or in a batch */
-} spann_visit;
+};
 
 typedef struct { /* consecutive pages of the exact store in which candidates lie */
     uint64_t first, last; /* counted through the shards, last excluded */
@@ -28,7 +28,7 @@ typedef struct { /* one read: spans of one file and what lies between */
 } spann_fetch;
 
 /* What all queries of a batch share, and scratch memory of the thread. */
-typedef struct {
+struct spann_context {
     const spann_index *index;
     const spann_search_params *params;
     const spann_kernels *kernels;
@@ -51,12 +51,13 @@ typedef struct {
     /* Posting-major search: ids of the primaries of each posting that was read, for all queries. Otherwise NULL. */
     unsigned char *const *posting_ids;
     spann_failure *failure;
-} spann_context;
+};
 
-typedef struct {
+struct spann_query {
     const void *raw;  /* the query as given */
     double norm;      /* its length; 0 under l2 */
-    double scale;     /* factor from the query to the working space */
+    double space_norm; /* its length where it is compared with centroids */
+    double scale;     /* factor to the working space; a float would overflow for the shortest queries */
     double b;         /* working value = b * distance of a hit */
     float reach;      /* working value of the radius: nothing beyond it is wanted */
     uint64_t within;  /* primaries of the postings scored whose estimates are within reach */
@@ -80,7 +81,7 @@ typedef struct {
     spann_topk hits;
     spann_sieve sieve; /* decides which rows become hits */
     spann_query_stats *stats;
-} spann_query;
+};
 
 int spann_context_init(spann_context *c, const spann_index *index); /* 0, or -1 if memory ran out */
 void spann_context_free(spann_context *c);

@@ -151,12 +151,9 @@ static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings
     if (q->attempt) wanted = limit;
     if (q->attempt && limit >= index->centroids) budget = UINT64_MAX;
 
-    const void *query = q->raw;
-    if (index->code_bits && index->centroid_dtype != SPANN_U8 && index->centroid_dtype != SPANN_I8)
-        query = spann_working_query(c, q);
     spann_sieve *sieve = index->centroid_ids ? &q->sieve : NULL;
-    if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, query, wanted, limit, sieve,
-                       &q->stats->centroid_distances))
+    if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, index->kind->compared(c, q), wanted,
+                       limit, sieve, &q->stats->centroid_distances))
         return -1;
     int prunes = q->attempt == 0 && epsilon2 < INFINITY;
     double bound = INFINITY;
@@ -198,20 +195,11 @@ int spann_visits_sort(spann_context *c, spann_query *q) {
     return SPANN_OK;
 }
 
-/* Vectors seen within the radius: by their estimates, or among the hits where postings hold vectors. */
-static double seen_within(const spann_context *c, const spann_query *q) {
-    const spann_index *index = c->index;
-    if (index->code_bits) return (double)q->within;
-    size_t seen = 0;
-    for (size_t i = 0; i < q->hits.size; i++) seen += q->hits.heap[i].distance <= q->reach;
-    return (double)seen;
-}
-
 int spann_visits_extend(spann_context *c, spann_query *q) {
     const spann_search_params *p = c->params;
     if (q->effort + 1 >= p->efforts) return SPANN_OK;
     uint64_t start = spann_now_ns();
-    double seen = seen_within(c, q);
+    double seen = c->index->kind->seen_within(q);
     uint32_t row = q->effort;
     while (row + 1 < p->efforts && p->effort[row].count < seen) row++;
     if (row > q->effort) {
