@@ -248,6 +248,19 @@ def run(family: str, metric: str, kind: str, made: Made, rank: np.ndarray, seed:
     return {**about, "build_cpu_s": seconds, "cells": cells}
 
 
+def is_of(done: dict[str, Any], family: str, metric: str, kind: str, seed: int) -> bool:
+    """Whether a run of the results file is this one, at the sizes asked for."""
+    about = {"family": family, "metric": metric, "kind": kind, "seed": seed, "rows": ROWS, "queries": QUERIES}
+    return all(done[name] == value for name, value in about.items())
+
+
+def save(runs: list[dict[str, Any]], path: Path) -> None:
+    """Replaces the results file in one step, so that a kill loses at most the index being built."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(runs, indent=1) + "\n")
+    draft.replace(path)
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     """For each family and metric: cells, those where the search said so, those that failed, the largest shortfall."""
     lines = [f"{'family':10} {'metric':8} {'cells':>5} {'said':>5} {'failed':>6} {'worst':>7} {'cost 0.95':>9}"]
@@ -276,12 +289,14 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     ROWS, QUERIES, end = args.rows, args.queries, time.monotonic() + args.seconds
-    runs: list[dict[str, Any]] = []
+    runs = json.loads(args.output.read_text()) if args.output and args.output.exists() else []
     for family in args.families.split(","):
         made = make(family, args.seed)
         for metric in (m for m in metrics_of(family) if m in args.metrics.split(",")):
-            rank = ranks(*made, metric)
-            for kind in (x for x in kinds_of(metric) if x in args.kinds.split(",")):
+            due = [x for x in kinds_of(metric) if x in args.kinds.split(",")]
+            due = [x for x in due if not any(is_of(done, family, metric, x, args.seed) for done in runs)]
+            rank = ranks(*made, metric) if due else None
+            for kind in due:
                 if time.monotonic() > end:
                     continue
                 runs.append(run(family, metric, kind, made, rank, args.seed))
@@ -290,7 +305,8 @@ def main() -> int:
                 for cell in failed:
                     print(f"  k {cell['k']}, target {cell['target']}: {cell['recall']:.3f}", flush=True)
                 if args.output:
-                    args.output.write_text(json.dumps(runs, indent=1) + "\n")
+                    save(runs, args.output)
+    runs.sort(key=lambda done: [list(FAMILIES).index(done["family"]), done["metric"], done["kind"]])
     print(table(runs))
     return any(not cell["passed"] for x in runs for cell in x["cells"])
 

@@ -229,6 +229,11 @@ RERANK_SHARE = 10
 SMALLEST_RERANK = 100
 
 
+def usual_rerank(k: int) -> int:
+    """Candidates that may be re-ranked for `k` results, where nothing else is said."""
+    return max(SMALLEST_RERANK, RERANK_SHARE * k)
+
+
 @dataclass(frozen=True)
 class SearchParams(_Params):
     """How much one query may read. What is None is decided by `resolved` from the index and k."""
@@ -251,7 +256,7 @@ class SearchParams(_Params):
         # Small cells lie many to a neighbourhood and the graph finds their order worse than that of large ones: with
         # 8,000 centroids of 1M SIFT a beam of twice the postings finds not one neighbour more.
         beam = self.navigate or max(64, postings if code_bits else 3 * postings)
-        rerank = self.rerank or max(SMALLEST_RERANK, RERANK_SHARE * k)
+        rerank = self.rerank or usual_rerank(k)
         return self.with_(max_postings=postings, navigate=min(beam, MAX_BEAM), rerank=rerank)
 
 

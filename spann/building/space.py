@@ -23,9 +23,9 @@ from spann.types import Array, Metric
 class Space:
     """The working space of one build.
 
-    `max_norm` is R above, 0 except for ip. `origin` (source_dim,) float32 is subtracted from the vectors under l2; it
-    changes no distance there, but sums like |x|^2 - 2 x.c + |c|^2 cancel badly far from 0 (at 10000 from it, recall@10
-    of unit Gaussians fell to 0.2). It is whole for integer types, which stay exact.
+    `max_norm` is R above, 0 except for ip. `origin` (source_dim,) float32 is subtracted from the vectors under l2. That
+    changes no distance, but sums like |x|^2 - 2 x.c + |c|^2 cancel badly far from 0: at 10000 from it, recall@10 of
+    unit Gaussians fell to 0.2. The origin is whole for integer types, which stay exact.
     """
 
     metric: Metric
@@ -56,6 +56,18 @@ class Space:
         """What codes are made of, (n, source_dim) float32, of `block` (n, source_dim): the vectors as given or, under
         cosine, divided by their length. Centroids of postings with codes are points of this space."""
         return self.map(block) if self.metric is Metric.COSINE else block.astype(np.float32)
+
+
+def middle(mean: NDArray[np.float64], sample: Array) -> NDArray[np.float64]:
+    """A point among the vectors of `sample` (n, dim): their `mean`, or the median of each coordinate.
+
+    A few vectors that are many times as long as the others draw the mean away from them. Measured from there, short
+    vectors would lose their digits in float32. So the mean must not be farther from the median than most vectors are.
+    """
+    x = sample.astype(np.float64)
+    median: NDArray[np.float64] = np.median(x, axis=0)
+    radius = np.median(np.sqrt(_square_norms(x - median)))
+    return median if np.linalg.norm(mean - median) > radius else mean
 
 
 def _square_norms(x: Array) -> NDArray[np.float64]:

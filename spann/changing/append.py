@@ -23,7 +23,7 @@ from spann.building.edges import EdgeSpool
 from spann.building.ids import Ids
 from spann.building.pipeline import TEMPORARY_FILES, checksums_of, grow_tree, source_mark
 from spann.building.plan import limit_bytes, threads_to_append
-from spann.building.space import Space
+from spann.building.space import Space, middle
 from spann.building.stages.arrange import arrange
 from spann.building.stages.assign import assign_nearest
 from spann.building.stages.cluster import TreeFiles, group_ends
@@ -36,7 +36,7 @@ from spann.building.temporary import RecordFile
 from spann.changing.generation import Generation
 from spann.changing.likeness import still_valid, unlike
 from spann.config import BuildParams, thread_count
-from spann.elements import unpack
+from spann.elements import memory_dtype, unpack
 from spann.errors import FormatError, InputError
 from spann.format.layout import SHARD_BYTES
 from spann.format.postings import PAGE, Record
@@ -168,7 +168,9 @@ class _Old:
         origin = np.zeros(self.about["dim"], np.float32)
         if self.metric.is_euclidean:
             vectors = self._centroid_vectors()
-            origin = np.rint(vectors.mean(axis=0, dtype=np.float64)).astype(np.float32)
+            origin = middle(vectors.mean(axis=0, dtype=np.float64), vectors).astype(np.float32)
+            if memory_dtype(self.about["dtype"]).kind in "biu":  # which stay exact
+                origin = np.rint(origin)
         return Space(self.metric, self.about["dim"], max(max_norm, self.about["max_norm"]), origin)
 
     def _centroid_vectors(self) -> Array:

@@ -20,9 +20,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.config import SearchParams
+from spann.config import SearchParams, usual_rerank
 from spann.measuring.promise import (
     ENOUGH,
+    MOST_RERANK,
     NEARLY_ALL,
     Calibration,
     Point,
@@ -31,6 +32,7 @@ from spann.measuring.promise import (
     between_recalls,
     cost,
     neighbours,
+    setting,
 )
 from spann.measuring.recall import TIE
 from spann.types import Array, Progress, SearchResult
@@ -83,6 +85,9 @@ ROUGHLY = 100
 
 RARE = 0.02
 """Share of queries that may have begun again with more postings than a setting says, for it to be one."""
+
+LACKING = 0.5
+"""Share of the misses of a setting that are left with room for all candidates, at most, where it lacks room."""
 
 TRIES = 4
 """Settings measured for a recall between two that are too far apart, at most."""
@@ -137,7 +142,10 @@ def calibrate(
         ks = [k for k in row if k in asked.kth]
         if not ks:
             continue
+        sweep.narrow()
         ladders = {fill: _ladder(sweep, ks, fill, coded) for fill in (FILLS if coded else FILLS[-1:])}
+        if coded and sweep.widen(ladders[FILLS[-1]]):
+            ladders = {fill: _ladder(sweep, ks, fill, coded) for fill in FILLS}
         bounds: dict[float, _Bound] = {}
         for k in reversed(ks):
             points = ladders[FILLS[-1]][k]
@@ -159,17 +167,15 @@ class _Sweep:
     def __init__(self, search: Search, asked: Asked, reach: Reach, postings: int, each: float, entries: float) -> None:
         self._search, self._asked, self.reach = search, asked, reach
         self.postings, self._each, self._entries = postings, each, entries
-        self.measure = cache(self._measure)  # settings of several recalls may be the same
-        self.rung = cache(self._rung)  # and the first rungs of all ladders are
+        self._room = 1
+        self._measured = cache(self._measure)  # settings of several recalls may be the same
+        self._rungs = cache(self._rung)  # and the first rungs of all ladders are
 
-    def _measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float) -> Point:
+    def measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float) -> Point:
         """The point of a setting."""
-        params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=error_bound)
-        count = len(self._asked.kth[k])
-        found = {j: self._found(j, count, params) for j in self._stand_ins(k)}
-        return self._point(k, params, found[k].stats, [self._share(some, j, last=j > k) for j, some in found.items()])
+        return self._measured(k, max_postings, epsilon2, error_bound, self._room)
 
-    def _rung(
+    def rung(
         self, ks: tuple[int, ...], max_postings: int, epsilon2: float, rough: bool, owed: bool
     ) -> dict[int, Point]:
         """The points of a setting for each of `ks`, rising, that re-ranks all that may be a neighbour: all by one
@@ -178,19 +184,59 @@ class _Sweep:
         A search that finds fewer than k vectors begins again with more postings, which is a setting of its own, and no
         step of a ladder; unless all are `owed`. `rough` with fewer queries, where it is to choose settings by.
         """
-        params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=WIDE)
+        return self._rungs(ks, max_postings, epsilon2, rough, owed, self._room)
+
+    def narrow(self) -> None:
+        """Gives candidates the usual room again."""
+        self._room = 1
+
+    def widen(self, ladder: Mapping[int, list[Point]]) -> bool:
+        """Gives candidates more room where the last rung of `ladder` lacks it, and says whether it does.
+
+        A rung re-ranks what may be a neighbour, but no more than the usual number of candidates. Where many vectors are
+        as near as codes can tell, that number ends a search before the error bound does.
+        """
+        k, last = max((k, rungs[-1]) for k, rungs in ladder.items() if rungs)
+        if last.recall >= ENOUGH:
+            return False
+
+        def misses(room: int) -> float:
+            self._room = room
+            return 1 - self.measure(k, last.max_postings, last.epsilon2, last.error_bound).recall
+
+        usual, rooms = misses(1), [4**i for i in range(1, 8) if 4**i * usual_rerank(k) <= MOST_RERANK]
+        least = misses(rooms[-1]) if rooms else usual
+        if least > LACKING * usual:
+            self._room = 1
+            return False
+        for room in rooms:
+            if misses(room) <= least / LACKING:
+                break
+        return True
+
+    def _measure(self, k: int, max_postings: int, epsilon2: float, error_bound: float, room: int) -> Point:
+        params = setting(k, max_postings, epsilon2, error_bound, room)
+        count = len(self._asked.kth[k])
+        found = {j: self._found(j, count, params) for j in self._stand_ins(k)}
+        shares = [self._share(some, j, last=j > k) for j, some in found.items()]
+        return self._point(k, params, room, found[k].stats, shares)
+
+    def _rung(
+        self, ks: tuple[int, ...], max_postings: int, epsilon2: float, rough: bool, owed: bool, room: int
+    ) -> dict[int, Point]:
         for most in reversed(ks):
             if not owed and max_postings < min(self.postings, math.ceil(2 * most / self._entries)):
                 continue
             count = len(self._asked.kth[most])
             if rough:
                 count = min(count, max(count // 3, ROUGHLY if most <= 10 else ROUGHLY // 2))
+            params = setting(most, max_postings, epsilon2, WIDE, room)
             found = self._found(max(self._stand_ins(most)), count, params)
             anew = found.stats["postings_scored"] > max_postings * self._each
             if not owed and max_postings < self.postings and anew.mean() > RARE:
                 continue
             shares = {k: [self._share(found, j, last=j > k) for j in self._stand_ins(k)] for k in ks if k <= most}
-            return {k: self._point(k, params, found.stats, some) for k, some in shares.items()}
+            return {k: self._point(k, params, room, found.stats, some) for k, some in shares.items()}
         return {}
 
     def _stand_ins(self, k: int) -> list[int]:
@@ -199,7 +245,9 @@ class _Sweep:
             return [k]
         return [j for j in STAND_INS if j in self._asked.kth]
 
-    def _point(self, k: int, params: SearchParams, stats: Array, asked: Sequence[NDArray[np.float64]]) -> Point:
+    def _point(
+        self, k: int, params: SearchParams, room: int, stats: Array, asked: Sequence[NDArray[np.float64]]
+    ) -> Point:
         shares = np.mean(asked, axis=0)
         mean, count = float(shares.mean()), len(shares)
         low = _lower(mean, float(shares.var()), count, count * (len(asked) if k == 1 else k))
@@ -212,6 +260,7 @@ class _Sweep:
             float(stats["postings_scored"].mean()),
             float(stats["distances"].mean()),
             float(stats["centroid_distances"].mean()),
+            room,
         )
 
     def _found(self, k: int, count: int, params: SearchParams) -> SearchResult:
@@ -222,9 +271,12 @@ class _Sweep:
         own = own[:count]
         copies = (own >= 0).sum(axis=1)
         parts = {}
+        candidates = params.rerank or usual_rerank(k)
         for number in np.unique(copies).tolist():
             some = np.flatnonzero(copies == number)
-            parts[number] = some, self._search(queries[some], k + number, params)
+            # As many candidates as a search for k has: each of the query's copies takes the place of another.
+            with_copies = params.with_(rerank=candidates + number)
+            parts[number] = some, self._search(queries[some], k + number, with_copies)
         ids = np.full((count, k + int(copies.max())), -1, np.int64)
         distances = np.full(ids.shape, np.nan, np.float32)
         stats = np.empty(count, next(iter(parts.values()))[1].stats.dtype)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from spann.config import SearchParams
+from spann.config import SearchParams, usual_rerank
 from spann.errors import FormatError, InputError
 
 CENTROID_COST, POSTING_COST, ROW_COST = 0.05, 1.2, 0.45
@@ -34,6 +34,9 @@ known, and the better one is taken."""
 LIKE_MOST = 8192
 """Unlimited `max_postings`, where settings are compared."""
 
+MOST_RERANK = 1 << 16
+"""Candidates that a setting of a calibration keeps, at most: a megabyte or two for each query under way."""
+
 USUAL = 0.99
 """The largest recall that is asked for in general."""
 
@@ -48,10 +51,20 @@ def cost(centroids: float, postings: float, distances: float) -> float:
     return CENTROID_COST * centroids + POSTING_COST * postings + ROW_COST * distances
 
 
+def setting(k: int, max_postings: int, epsilon2: float, error_bound: float, room: int) -> SearchParams:
+    """Parameters of a search for `k` neighbours that keeps `room` times the usual number of candidates."""
+    params = SearchParams(max_postings=max_postings, epsilon2=epsilon2, error_bound=error_bound)
+    return params if room == 1 else params.with_(rerank=min(room * usual_rerank(k), MOST_RERANK))
+
+
 @dataclass(frozen=True)
 class Point:
-    """A setting, the recall it had, and what it cost a query: postings scored, vectors scored exactly, distances of
-    centroids."""
+    """A setting, the recall it had, and what it cost a query.
+
+    - ``recall`` was measured, and ``low`` is the lower end of its confidence interval.
+    - ``postings`` were scored, ``distances`` of vectors and of ``centroids`` computed, on average.
+    - ``room``: candidates that are kept for re-ranking, as a multiple of the usual number.
+    """
 
     max_postings: int
     epsilon2: float
@@ -61,13 +74,15 @@ class Point:
     postings: float
     distances: float
     centroids: float = 0.0
+    room: int = 1
 
     @property
     def cost(self) -> float:
         return cost(self.centroids, self.postings, self.distances)
 
-    def params(self) -> SearchParams:
-        return SearchParams(max_postings=self.max_postings, epsilon2=self.epsilon2, error_bound=self.error_bound)
+    def params(self, k: int) -> SearchParams:
+        """The setting, for `k` neighbours."""
+        return setting(k, self.max_postings, self.epsilon2, self.error_bound, self.room)
 
 
 _COLUMNS = tuple(field.name for field in fields(Point))
@@ -172,9 +187,9 @@ class Calibration:
         below, above = self._around(k)
         high = _at(self.curves[above], target)
         if below == above:
-            return _scaled(high, k / above) if k > above else high.params()
+            return _scaled(high, k, above) if k > above else high.params(k)
         share = (math.log(k) - math.log(below)) / (math.log(above) - math.log(below))
-        return between(_at(self.curves[below], target), high, share).params()
+        return between(_at(self.curves[below], target), high, share).params(k)
 
     def near(self, params: SearchParams, k: int) -> Point:
         """The measured point whose setting is most like `params`, of the k nearest to `k`."""
@@ -241,24 +256,27 @@ def between(a: Point, b: Point, share: float) -> Point:
         linear(a.postings, b.postings),
         linear(a.distances, b.distances),
         linear(a.centroids, b.centroids),
+        max(a.room, b.room),
     )
 
 
-def _scaled(point: Point, factor: float) -> SearchParams:
-    """For more neighbours than were measured: as many postings more, wherever they are."""
-    return point.params().with_(max_postings=min(math.ceil(point.max_postings * factor), 2**31), epsilon2=math.inf)
+def _scaled(point: Point, k: int, known: int) -> SearchParams:
+    """For `k` neighbours, more than the `known` of the point: as many postings more, wherever they are."""
+    return point.params(k).with_(max_postings=min(math.ceil(point.max_postings * k / known), 2**31), epsilon2=math.inf)
 
 
 def _point(names: Sequence[str], row: Sequence[Any]) -> Point:
     given = dict(zip(names, row, strict=True))
     values = {name: math.inf if given[name] is None else float(given[name]) for name in _COLUMNS}
-    postings = values.pop("max_postings")
+    postings, room = values.pop("max_postings"), values.pop("room")
     if not (1 <= postings <= 2**31 and postings == int(postings)) or values["error_bound"] <= 0:
         raise ValueError(f"max_postings {postings}, error_bound {values['error_bound']}")
+    if not (1 <= room <= MOST_RERANK and room == int(room)):
+        raise ValueError(f"room {room}")
     if not all(value >= 0 for value in values.values()) or not values["low"] <= 1:
         raise ValueError(f"a point of {row}")
-    point = Point(int(postings), **values)
-    point.params()
+    point = Point(int(postings), **values, room=int(room))
+    point.params(1)
     return point
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -390,6 +393,17 @@ def test_no_setting_is_made_across_a_cliff():
     assert 10 < near.choose(0.93, 10).max_postings < 40
 
 
+def test_candidates_get_the_room_that_a_setting_was_measured_with():
+    usual, roomy = point(0.9, 10), replace(point(0.96, 40), room=16)
+    known = calibration(usual, roomy)
+    assert known.choose(0.9, 10).rerank is None
+    assert known.choose(0.93, 10).rerank == known.choose(0.96, 10).rerank == 16 * 100
+    assert known.choose(0.96, 30).rerank == 16 * 300
+    assert known.choose(0.96, 100_000, best=True).rerank == 1 << 16
+    back = Calibration.from_json(json.loads(json.dumps(known.to_json())))
+    assert back.curves[10][1].room == 16
+
+
 def test_between_limited_and_unlimited_none_is_limited():
     found = calibration(point(0.9, 10, np.inf), point(0.96, 40, 0.1)).choose(0.93, 10)
     assert found.epsilon2 == np.inf
@@ -458,7 +472,8 @@ def test_a_calibration_that_is_damaged(change):
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("max_postings", 0), ("max_postings", 1.5), ("epsilon2", -1), ("low", 2), ("low", None)]
+    ("column", "value"),
+    [("max_postings", 0), ("max_postings", 1.5), ("epsilon2", -1), ("low", 2), ("low", None), ("room", 0.5)],
 )
 def test_a_point_that_is_damaged(column, value):
     document = calibration(point(0.8, 10), point(0.9, 40)).to_json()

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import spann
-from spann.types import Array
+from spann.building.stages.scan import scan
+from spann.types import Array, Metric
+from spann.vectors import open_source
 
 DIM, COUNT, QUERIES, K = 32, 3000, 60, 10
 EVERYTHING = spann.SearchParams(max_postings=2**20, rerank=2**20, error_bound=1e6)
@@ -65,6 +67,41 @@ def recall_of(path: Path, x: Array, metric: str = "l2", *, bits: int = 2, replic
 @pytest.mark.parametrize(("bits", "replicas"), [(1, 1), (2, 1), (4, 1), (2, 3)])
 def test_magnitudes_cost_no_recall(tmp_path: Path, x: Array, bits: int, replicas: int) -> None:
     assert recall_of(tmp_path / "i", x, bits=bits, replicas=replicas) > 0.85
+
+
+def decades() -> Array:
+    """Lengths over ten decades."""
+    return ordinary() * 10 ** np.random.default_rng(4).uniform(-5, 5, (COUNT + QUERIES, 1))
+
+
+def scales() -> Array:
+    """Groups far from each other, each of its own width: six decades of them."""
+    rng = np.random.default_rng(5)
+    group, width = rng.integers(0, 20, COUNT + QUERIES), 10 ** rng.uniform(-4, 2, 20)
+    return (rng.standard_normal((20, DIM)) * 10 ** rng.uniform(0, 4, (20, 1)))[group] + ordinary() * width[group, None]
+
+
+@pytest.mark.parametrize("x", [decades(), scales()], ids=["decades", "scales"])
+@pytest.mark.parametrize("bits", [0, 2])
+def test_recalls_are_had_where_lengths_differ_by_decades(tmp_path: Path, x: Array, bits: int) -> None:
+    """Most vectors of a posting may be as near as codes can tell: more candidates than usual are then re-ranked."""
+    base, queries = split(x)
+    base = base[:1200]
+    params = spann.BuildParams(code_bits=bits, calibration_queries=200)
+    with spann.build(base, tmp_path / "i", params=params) as index:
+        found = index.search(queries, K, target_recall=0.95)
+    assert recall(found.ids, neighbours(base, queries, "l2")) > 0.93
+
+
+def test_the_origin_lies_among_the_vectors() -> None:
+    """Where a few vectors draw the mean away, it is the median of each coordinate; elsewhere it is the mean."""
+    for x, lies in ((ordinary(), True), (ordinary() + 1e4, True), (outliers(1e5) + 100, False), (decades(), False)):
+        with open_source(x.astype(np.float32)) as source:
+            origin = scan(source, Metric.L2, 1, lambda *a: None)[0].origin
+        mean = x.astype(np.float32).mean(axis=0, dtype=np.float64)
+        assert np.allclose(origin, mean, rtol=1e-5, atol=1e-5) == lies
+        apart = np.median(np.linalg.norm(x - x.mean(axis=0), axis=1))
+        assert np.median(np.linalg.norm(x - origin, axis=1)) < (1.01 if lies else 0.5) * apart
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
