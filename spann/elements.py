@@ -1,10 +1,10 @@
-"""Elements of vectors that numpy has no type for: what stands for them in memory, and what lies on disk.
+"""Element types that numpy lacks: their form in memory, and their form on disk.
 
-bfloat16 is the upper half of a float32: in memory it is that float32, on disk a uint16. Every bfloat16 is a float32, so
-all computing is as with those; an index that holds them keeps two bytes a value, which the kernels read.
+A bfloat16 is the upper half of a float32. In memory it is that float32, so everything computes as with float32. On disk
+it is a uint16, and the kernels read these two bytes.
 
-A bit is a bool in memory, and eight of a vector are a byte on disk, the first the highest (the order of
-`numpy.packbits`).
+A bit is a bool in memory. On disk a byte holds eight bits of a vector, the first in the highest place, as
+`numpy.packbits` orders them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _ON_DISK: dict[str, np.dtype[Any]] = {"bfloat16": np.dtype(np.uint16), "bit": np
 
 
 def memory_dtype(element: str) -> np.dtype[Any]:
-    """The type of arrays (n, dim) that hold such elements while they are worked with."""
+    """The type of arrays (n, dim) of such elements in memory."""
     return _IN_MEMORY[element] if element in _IN_MEMORY else np.dtype(element)
 
 
 def stored_dtype(element: str) -> np.dtype[Any]:
-    """The type of arrays (n, `stored_width`) that hold them on disk."""
+    """The type of arrays (n, `stored_width`) of such elements on disk."""
     return _ON_DISK[element] if element in _ON_DISK else np.dtype(element)
 
 
@@ -44,15 +44,15 @@ def stored_bytes(element: str, dim: int) -> int:
 
 
 def pack(vectors: Array, element: str) -> Array:
-    """What lies on disk of `vectors` (n, dim) of `memory_dtype`. Of float32 that stand for bfloat16 nothing is lost;
-    `rounded` makes such of others."""
+    """The stored form of `vectors` (n, dim) of `memory_dtype`. float32 values of bfloat16 lose nothing; pass others
+    through `rounded` first."""
     if element == "bfloat16":
         return (np.ascontiguousarray(vectors).view(np.uint32) >> 16).astype(np.uint16)
     return np.packbits(vectors, axis=1) if element == "bit" else vectors
 
 
 def unpack(stored: Array, element: str) -> Array:
-    """The vectors (n, dim) that lie on disk as `stored`, C-contiguous."""
+    """The vectors (n, dim), C-contiguous, whose stored form is `stored`."""
     if element == "bfloat16":
         wide = stored.astype(np.uint32, order="C")
         wide <<= 16
@@ -63,16 +63,16 @@ def unpack(stored: Array, element: str) -> Array:
 
 
 def in_memory(vectors: Array, element: str) -> Array:
-    """`vectors` (n, width) as a caller gave them, of `memory_dtype` if they are another form of such elements:
-    bfloat16, or uint8 that hold bits. All else comes back as it is."""
+    """A caller's `vectors` (n, width) in `memory_dtype`, if they are bfloat16, or bits packed in uint8. All else comes
+    back as it is."""
     if is_bfloat16(vectors.dtype):
         return unpack(vectors.view(stored_dtype("bfloat16")), "bfloat16")
     return unpack(vectors, "bit") if element == "bit" and vectors.dtype == np.uint8 and vectors.ndim == 2 else vectors
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether arrays of `dtype` hold bfloat16: that of ml_dtypes, or two bytes without a name, as which numpy saves and
-    loads those."""
+    """Whether arrays of `dtype` hold bfloat16: the type of ml_dtypes, or two bytes without a name, which numpy makes of
+    it when it saves and loads."""
     return dtype.name == "bfloat16" or (dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 
 class SpannWarning(UserWarning):
-    """Base of all warnings: something was done, or not, in a way that the caller may not expect."""
+    """Base of all warnings: spann did, or left undone, something that the caller may not expect."""
 
 
 class RepeatWarning(SpannWarning):
-    """A build or an append was asked for that is done already, and nothing was done."""
+    """The same build or append was done before, so nothing was done now."""
 
 
 class UnlikeWarning(SpannWarning):
-    """Queries lie otherwise than what a calibration was made with, so settings may find more or less than it says."""
+    """The queries differ from those of the calibration, so settings may find more or fewer neighbours than it says."""
 
 
 class RecallWarning(SpannWarning):
-    """A recall that is asked for was not seen to be had: says what was, and what helps."""
+    """No measured setting reached the recall asked for. The message says which recall was reached, and what helps."""
 
 
 class SpannError(Exception):
@@ -26,13 +26,13 @@ class SpannError(Exception):
 
 
 class InputError(SpannError, ValueError):
-    """The caller's data or parameters cannot be used: names the value, the limit and the file."""
+    """The caller's data or parameters cannot be used. The message names the value, the limit and the file."""
 
     exit_code = 2
 
 
 class MissingError(SpannError, FileNotFoundError):
-    """A file that should be there is not: no such input, no index at this path, or an index file that is gone."""
+    """A file is missing: an input, the index at a path, or one file of an index."""
 
     exit_code = 2
 
@@ -50,7 +50,7 @@ class ExistsError(SpannError, FileExistsError):
 
 
 class FormatError(SpannError):
-    """An index file is not of the form docs/FORMAT.md describes, or needs a newer spann."""
+    """An index file does not have the form of docs/FORMAT.md, or needs a newer spann."""
 
 
 class CorruptionError(FormatError):

@@ -1,4 +1,4 @@
-"""Columns of results as tables of other libraries, each of which is imported when it is asked for."""
+"""Columns of results as tables of other libraries. Each library is imported when it is first asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spann.errors import InputError
 Columns = Mapping[str, NDArray[Any]]
 
 SHOWN_ROWS = 10
-"""Rows of a table in a notebook; more are counted."""
+"""Rows that a table shows in a notebook; the caption counts the rest."""
 
 
 def pandas_frame(columns: Columns) -> Any:
@@ -35,7 +35,7 @@ def rows(columns: Columns) -> list[dict[str, Any]]:
 
 
 def html_table(caption: str, columns: Columns) -> str:
-    """The first rows, and how many there are."""
+    """An HTML table of the first rows; the caption says how many there are."""
     count = len(next(iter(columns.values())))
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     shown = rows({name: column[:SHOWN_ROWS] for name, column in columns.items()})

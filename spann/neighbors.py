@@ -28,24 +28,24 @@ MODES = ("distance", "connectivity")
 
 
 _REMOVALS: weakref.WeakKeyDictionary[KNeighborsTransformer, Callable[[], object]] = weakref.WeakKeyDictionary()
-"""What removes the temporary index of an object. Not of its pickled copies, so it is no attribute."""
+"""The function that removes the temporary index of an object. It is no attribute, because a pickled copy must not have
+it."""
 
 
 class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Stands where scikit-learn's class of this name does, in a pipeline before an estimator with
-    ``metric="precomputed"``.
+    """Replaces scikit-learn's class of this name in a pipeline, before an estimator with ``metric="precomputed"``.
 
     Parameters
     ----------
     mode : "distance" or "connectivity"
-        What the graph holds: distances (in the metric's own unit), or ones.
+        Entries of the graph: distances in the metric's own unit, or ones.
     n_neighbors : int
-        Neighbours of each sample; in mode "distance" one more, for a sample is its own nearest.
+        Neighbours of each sample. In mode "distance" one more, because a sample is its own nearest neighbour.
     metric : "l2" (also "euclidean") or "cosine" (1 - cos)
         Not "ip", which is no distance.
     path : str, optional
-        Where the index goes, and stays; by default a temporary directory that goes with the object. An index that is
-        there already is replaced only by another `fit` of the object that made it.
+        Directory of the index, which is kept. By default a temporary directory, removed with the object. An existing
+        index is replaced only by another `fit` of the object that made it.
     overwrite : bool
         Replace whatever index is at `path`.
     build_params, search_params : optional
@@ -86,10 +86,10 @@ class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.threads = threads
 
     def fit(self, X: Array, y: Any = None) -> Self:
-        """Builds the index of `X` (samples, features), and closes that of the fit before.
+        """Builds the index of `X` (samples, features), and closes the index of an earlier fit.
 
-        float64 becomes float32, under l2 less the mean, which changes no distance. `InputError` where even so the
-        samples would not be told apart; `ExistsError` for an index at `path` that this object did not make.
+        float64 becomes float32. Under l2 the mean is subtracted first, which changes no distance. Raises `InputError`
+        if rounding would make samples equal, and `ExistsError` if another object made the index at `path`.
         """
         if self.mode not in MODES:
             raise InputError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
@@ -160,7 +160,7 @@ class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return x if x.dtype.name in (*ELEMENT_TYPES, "float64") else x.astype(np.float64)
 
     def _single(self, x: Array, *, spread: bool) -> Array:
-        """Samples as the index takes them."""
+        """Samples in a type that the index takes."""
         if self.mean_ is not None and x.ndim == 2 and x.shape[1] == len(self.mean_):
             x = x - self.mean_
         narrow = x.dtype == np.float64 and x.ndim == 2 and len(x)

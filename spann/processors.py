@@ -1,4 +1,5 @@
-"""How many processors this process may use: those it may run on, within the time that its control groups grant."""
+"""How many processors this process may use: those that its affinity allows, within the time that its control groups
+grant."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ MOUNTED = Path("/sys/fs/cgroup")
 
 
 def processor_count() -> int:
-    """Processors, at least 1. A container that may use 1.5 of 64 has 2."""
+    """Processors, at least 1. A container with a quota of 1.5 processors gets 2."""
     return max(1, min([len(os.sched_getaffinity(0)), *(math.ceil(quota) for quota in _quotas())]))
 
 
 def _quotas() -> Iterator[float]:
-    """Processors' worth of time that each control group this process is in grants, where it is limited."""
+    """The quota of each control group of this process, in processors. Groups without a limit yield nothing."""
     try:
         lines = GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -41,13 +42,13 @@ def _quotas() -> Iterator[float]:
 
 
 def _unified(group: Path) -> float | None:
-    """Of version 2: `cpu.max` holds the time and the period, "max" is no limit."""
+    """The quota of a group of version 2. `cpu.max` holds the time and the period; "max" means no limit."""
     quota, _, period = _text(group / "cpu.max").partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def _divided(group: Path) -> float | None:
-    """Of version 1: the time and the period have a file each, -1 is no limit."""
+    """The quota of a group of version 1. Time and period have a file each; -1 means no limit."""
     quota, period = _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 

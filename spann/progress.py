@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 INTERVAL = 0.1
-"""Seconds between two drawings: more often only flickers."""
+"""Seconds between two drawings. Faster drawing only flickers."""
 
 UNITS = {
     **dict.fromkeys(("scan", "partition", "cluster", "refine", "assign", "arrange", "truth", "convert"), "vectors"),
@@ -25,14 +25,14 @@ UNITS = {
     "write": "pages",
     "search": "queries",
 }
-"""What a stage counts, where it is a rate that people know."""
+"""The unit of each stage whose rate people can judge."""
 
 
 class ProgressBars:
-    """Called as `spann.types.Progress`; as a context manager it leaves the display in the end.
+    """Shows progress: call it as `spann.types.Progress`, inside `with`, which ends the display.
 
-    `stages` are those that will come, as far as is known, and `seconds` what all of them will take: then each has its
-    number, and what is left of all is told. Without a terminal there is a line for each stage that is over.
+    `stages` is the expected number of stages, and `seconds` their expected time, if known. Then each stage shows its
+    number, and the time left for all. Without a terminal it prints a line when a stage ends.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ProgressBars:
         if finished:
             if self._display is None:
                 print(f"spann: {self._title(stage)}: {now - self._start:.1f} s", file=self._stream, flush=True)
-            # The next stage begins where this one ends: what it does before its first report belongs to it.
+            # The next stage begins where this one ends, so work before its first report counts as its own.
             self._stage, self._start = "", now
 
     def __enter__(self) -> Self:
@@ -114,7 +114,7 @@ class ProgressBars:
 def reporting(
     progress: Progress | bool | None, *, stages: Sequence[str] = (), seconds: float | None = None
 ) -> Iterator[Progress | None]:
-    """What a caller gave as `progress`, made a function or None: True is bars, False and None are nothing."""
+    """Turns the `progress` argument of a call into a function or None: True means bars, False and None mean nothing."""
     if progress is True:
         with ProgressBars(stages=stages, seconds=seconds) as bars:
             yield bars
@@ -127,14 +127,14 @@ def reporting(
 
 
 def escaped(text: str) -> str:
-    """`text` as one line that only prints: all else in it by its number, as ``\\x1b``."""
+    """`text` as one line of printing characters; others appear by number, as ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def clock(seconds: float) -> str:
-    """1:05 for 65 seconds, 1:00:00 for an hour."""
+    """Seconds as text: 1:05 for 65 seconds, 1:00:00 for an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -150,7 +150,7 @@ def size(count: float) -> str:
 
 
 def _short(value: float) -> str:
-    """12.3k for 12345."""
+    """A number in three digits: 12.3k for 12345."""
     for unit in ("", "k", "M"):
         if value < 1000:
             return f"{value:.3g}{unit}"

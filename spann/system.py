@@ -1,4 +1,4 @@
-"""What is asked of the operating system in more than one place: memory that is left, and files that are files."""
+"""Questions to the operating system that several modules ask: available memory, and regular files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from spann.errors import InputError, MissingError, StorageError
 
 SMALL = 16 << 20
-"""Bytes that are taken without asking: asking takes some 50 us."""
+"""Bytes that are taken without asking for available memory; asking takes some 50 us."""
 
 
 def open_regular(path: Path, name: str) -> int:
-    """A descriptor to read the regular file `path` with; whatever else is there is refused without waiting for it.
+    """A descriptor to read the regular file `path`. Anything else there is refused without waiting for it.
 
-    Raises `MissingError`, `InputError` for a pipe, a device or a directory, `StorageError` where the system refuses.
+    Raises `MissingError`, `InputError` for a pipe, a device or a directory, `StorageError` if the system refuses.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -32,7 +32,8 @@ def open_regular(path: Path, name: str) -> int:
 
 
 def read_small(path: Path, name: str, limit: int) -> bytes:
-    """All bytes of a regular file of at most `limit`; raises as `open_regular`, and `InputError` for a larger one."""
+    """All bytes of a regular file of at most `limit` bytes. Raises as `open_regular`, and `InputError` if it is
+    larger."""
     with os.fdopen(open_regular(path, name), "rb") as file:
         try:
             data = file.read(limit + 1)
@@ -44,7 +45,7 @@ def read_small(path: Path, name: str, limit: int) -> bytes:
 
 
 def given_path(value: Any, name: str = "path") -> Path:
-    """The path that a caller gave, as text or a `Path`; `InputError` for what cannot be one."""
+    """The path that a caller gave, as text or a `Path`. Raises `InputError` for anything else."""
     if not isinstance(value, str | os.PathLike):
         raise InputError(f"{name} is {value!r}; it must be a str or a Path")
     text = os.fsdecode(value)
@@ -61,12 +62,13 @@ def given_path(value: Any, name: str = "path") -> Path:
 
 
 def reason(error: Exception) -> str:
-    """Why the system, or Python before it (a null byte in a name), refuses, on one line."""
+    """Why the system refuses, on one line. Python refuses some names itself, such as one with a null byte."""
     return " ".join((getattr(error, "strerror", None) or str(error)).split())
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: what the system has available, or what its control groups leave."""
+    """Bytes that this process may still take: available in the system, or left by its control groups if that is
+    less."""
     with open("/proc/meminfo", encoding="ascii") as file:
         free = next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), None)
     if free is None:
@@ -75,7 +77,7 @@ def available_memory() -> int:
 
 
 def _control_group_room() -> list[int]:
-    """Limit less usage of every memory control group this process is in, as far as they can be read."""
+    """Limit minus usage of each memory control group of this process that can be read."""
     room = []
     try:
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
@@ -102,7 +104,8 @@ def _control_group_room() -> list[int]:
 
 
 def _cached(group: Path) -> int:
-    """Bytes of files that a control group has in the page cache: they count as used, and go when memory is wanted."""
+    """Bytes of files that a control group has in the page cache. They count as used, but are freed when memory is
+    needed."""
     try:
         lines = (group / "memory.stat").read_text().splitlines()
     except OSError:
@@ -113,6 +116,7 @@ def _cached(group: Path) -> int:
 
 
 def check_room(size: int, what: str) -> None:
-    """Refuse to take `size` bytes of memory for `what` where they are not there: the system would end the process."""
+    """Raises `InputError` if `what` needs `size` bytes of memory and fewer are available: the system would kill the
+    process."""
     if size > SMALL and size > (room := available_memory()):
         raise InputError(f"{what} takes {size} bytes of memory; {room} are available")

@@ -40,13 +40,13 @@ class Metric(Enum):
 
     @property
     def is_euclidean(self) -> bool:
-        """Whether the squared Euclidean distance of the vectors as given decides what is near: of vectors of 0 and 1 it
-        is the Hamming distance."""
+        """Whether the squared Euclidean distance of the vectors as given decides what is near. For vectors of 0 and 1
+        it is the Hamming distance."""
         return self in (Metric.L2, Metric.HAMMING)
 
     @classmethod
     def parse(cls, value: Metric | str) -> Metric:
-        """The metric of a name, in any case: one of the values, or what other libraries call it (`METRIC_NAMES`).
+        """The metric with this name, in any case. Names of other libraries are known too (`METRIC_NAMES`).
 
         >>> import spann
         >>> spann.Metric.parse("Euclidean"), spann.Metric.parse("dot")
@@ -71,13 +71,13 @@ METRIC_NAMES = {
     **dict.fromkeys(("cos", "angular"), "cosine"),
     **dict.fromkeys(("dot", "dotproduct", "dot_product", "inner_product", "innerproduct"), "ip"),
 }
-"""What each name of a metric means."""
+"""The metric that each name means."""
 
 _SQUARES = ("l2sq", "sqeuclidean", "l2_squared", "squared_l2")
 
 
 ELEMENT_TYPES = ("uint8", "int8", "float16", "float32")
-"""Element types that vectors can have, by numpy name, in the order of the native code's enumeration."""
+"""Element types of vectors by their numpy names, in the order of the native enumeration."""
 
 
 def element_type(dtype: Any, where: str) -> np.dtype[Any]:
@@ -93,7 +93,7 @@ def element_type(dtype: Any, where: str) -> np.dtype[Any]:
 
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total) as work goes on, from the calling thread; done == total ends a stage."""
+"""A function of (stage, done, total), called from the calling thread as work proceeds. done == total ends a stage."""
 
 QUERY_STATS: np.dtype[Any] = np.dtype(
     [
@@ -113,22 +113,22 @@ QUERY_STATS: np.dtype[Any] = np.dtype(
         ("centroid_distances", "<u4"),
     ]
 )
-"""What one query cost: bytes read from disk; nanoseconds of navigating, of having reads under way, of scoring postings,
-of re-ranking, and from beginning to end (other queries in flight included); postings scored, and those of them read
-from disk; 4 KiB pages read in all, those of them of the exact store, and reads; codes scored, vectors scored exactly
-and centroids scored."""
+"""The cost of one query. Bytes are those read from disk. Times are nanoseconds: of navigating, of having reads under
+way, of scoring postings, of re-ranking, and from beginning to end, with other queries in flight. Then come postings
+scored, and those of them read from disk; 4 KiB pages read, and those of them from the exact store; and reads. Last come
+codes scored, vectors scored exactly, and centroids scored."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SearchResult:
     """Neighbours of a batch of queries.
 
-    - ``ids`` (nq, k) int64, nearest first; -1 where fewer than k vectors exist, or are within the limits given.
-    - ``distances`` (nq, k) float32 in the metric's own unit: Euclidean distance for l2, 1 - cos for cosine, the inner
-      product for ip (largest first), bits for hamming; inf (-inf for ip) where the id is -1.
+    - ``ids`` (nq, k) int64, nearest first; -1 if fewer than k vectors exist, or lie within the limits given.
+    - ``distances`` (nq, k) float32 in the metric's own unit. That is the Euclidean distance for l2, 1 - cos for cosine,
+      the inner product for ip (largest first), bits for hamming. An id of -1 has inf (-inf for ip).
     - ``stats`` (nq,) records of `QUERY_STATS`.
 
-    Unpacks as ``ids, distances = result``. ``len(result)`` is the number of queries, ``result[i]`` the ids and
+    Unpacks as ``ids, distances = result``. ``len(result)`` is the number of queries. ``result[i]`` gives the ids and
     distances that query i found, ``result[i:j]`` the result of these queries.
 
     >>> import numpy as np, spann
@@ -216,7 +216,7 @@ class SearchResult:
         return arrow_table(self.columns())
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """`columns` for libraries that take Arrow streams, as ``polars.DataFrame(result)``. Needs pyarrow."""
+        """`columns` for libraries that take Arrow streams, such as ``polars.DataFrame(result)``. Needs pyarrow."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def _repr_html_(self) -> str:
@@ -225,14 +225,14 @@ class SearchResult:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RangeResult:
-    """All vectors near enough to each of a batch of queries, in one array: those of query i are at positions
-    ``limits[i]`` to ``limits[i + 1]`` (exclusive), nearest first.
+    """All vectors within a radius of each query, in one array. The vectors of query i are at positions ``limits[i]`` to
+    ``limits[i + 1]`` (exclusive), nearest first.
 
     - ``limits`` (nq + 1,) int64; ``ids`` (n,) int64; ``distances`` (n,) float32 in the metric's own unit.
     - ``stats`` (nq,) records of `QUERY_STATS`, of all searches that a query took.
 
-    Unpacks as ``limits, distances, ids = result``, the order that faiss has. ``len(result)`` is the number of queries,
-    ``result[i]`` the ids and distances of query i, ``result[i:j]`` the result of these queries.
+    Unpacks as ``limits, distances, ids = result``, the order that faiss has. ``len(result)`` is the number of queries.
+    ``result[i]`` gives the ids and distances of query i, ``result[i:j]`` the result of these queries.
     """
 
     limits: NDArray[np.int64]
@@ -269,7 +269,7 @@ class RangeResult:
         return self.ids[part], self.distances[part]
 
     def columns(self) -> dict[str, Array]:
-        """As `SearchResult.columns`."""
+        """The same columns as `SearchResult.columns`."""
         counts = np.diff(self.limits)
         query = np.repeat(np.arange(len(counts)), counts)
         rank = np.arange(len(self.ids)) - np.repeat(self.limits[:-1], counts)
@@ -300,7 +300,7 @@ class RangeResult:
 
 
 def _position(query: SupportsIndex, count: int) -> int:
-    """The number of a query; from the end where it is negative."""
+    """The number of a query, counted from the end if negative."""
     at = operator.index(query)
     if not -count <= at < count:
         raise IndexError(f"query {at} is not there: the result has {_counted(count, 'query', 'queries')}")

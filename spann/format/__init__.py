@@ -1,1 +1,1 @@
-"""What every byte and attribute of an index means, and the checks of it (docs/FORMAT.md). No module opens a file."""
+"""The meaning of every byte and attribute of an index, and its checks (docs/FORMAT.md). No module here opens a file."""

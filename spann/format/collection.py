@@ -1,7 +1,7 @@
-"""What a manifest says of the collection of an index, and which arrays follow from it: docs/FORMAT.md is normative.
+"""The collection that a manifest describes, and the arrays that follow from it. docs/FORMAT.md is normative.
 
-Everything here is checked once, when an index is opened and before any array is read: who has a `Collection` need not
-ask again whether a number is one, or an array has the shape that it must.
+Everything is checked once, when an index is opened and before any array is read. Code that holds a `Collection` can
+rely on its numbers, and on the types and shapes of arrays.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ from spann.format.updates import DELETED, IDS, LIVE, ROWS, Updates
 from spann.types import ELEMENT_TYPES, MAX_DIM, Metric
 
 LARGEST_COUNT = 1 << 48
-"""Vectors of a collection at most."""
+"""The most vectors that a collection may have."""
 
 MOST_POSTINGS = 2**32 - 1
 MOST_CENTROIDS = 2**32 - 2
 LONGEST_POSTING = 65_534
-"""Entries of a posting at most."""
+"""The most entries that a posting may have."""
 
 MOST_LEVELS = 64
-"""Levels of a navigation graph at most."""
+"""The most levels that a navigation graph may have."""
 
 LARGEST_NORM = 1.001e18
-"""Length of a vector at most: sums of two squared lengths stay finite in float32. A little is left for rounding."""
+"""The greatest length of a vector: sums of two squared lengths stay finite in float32, with a little room for
+rounding."""
 
 CODE_BITS = (1, 2, 3, 4, 8)
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """What an array must be: `rows` None where the manifest does not say how many."""
+    """Name, type and shape that an array must have. `rows` is None if the manifest does not give their number."""
 
     name: str
     dtype: Any
@@ -56,7 +57,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Collection:
-    """The entries of `attributes.spann` that describe the collection; 0 for those that only some indexes have."""
+    """The entries of `attributes.spann` that describe the collection. An entry that this index lacks is 0."""
 
     metric: Metric
     element: str
@@ -79,8 +80,8 @@ class Collection:
 
     @classmethod
     def parse(cls, attributes: Mapping[str, Any], where: str) -> Collection:
-        """Checks every entry, by itself and against the others. Raises `FormatError` naming `where`, the entry and what
-        it must be."""
+        """Checks every entry, by itself and against the others. Raises `FormatError`, which names `where`, the entry
+        and its limits."""
         entry = Entries(attributes, where)
         features = attributes["features"]
         metric = Metric(entry.one_of("metric", [metric.value for metric in Metric]))
@@ -136,12 +137,17 @@ class Collection:
             f"{self.metric.value}",
         )
         for element in set(STORED_TYPES) - set(ELEMENT_TYPES):
-            must((element in features) == (self.element == element), f"dtype and the feature {element} go together")
-        must(SHAPES not in features or bool(codes), "there are shapes, but no codes")
+            must(
+                (element in features) == (self.element == element),
+                f"dtype and feature {element} need each other",
+            )
+        must(SHAPES not in features or bool(codes), "it has shapes, but no codes")
         must(self.updates is None or self.user_ids, f"with the feature {DELETED}, ids must be user")
         must(bool(codes) or self.centroids <= self.count, f"{self.centroids} centroids represent {self.count} vectors")
-        must(self.user_ids or self.id_bytes == 8 or self.count <= 1 << 32, f"{self.count} rows in ids of 4 bytes")
-        must(self.row_bytes != 4 or self.count <= 1 << 32, f"{self.count} rows in numbers of 4 bytes")
+        must(
+            self.user_ids or self.id_bytes == 8 or self.count <= 1 << 32, f"{self.count} rows do not fit ids of 4 bytes"
+        )
+        must(self.row_bytes != 4 or self.count <= 1 << 32, f"{self.count} row numbers do not fit 4 bytes")
 
     @property
     def live(self) -> int:
@@ -174,18 +180,18 @@ class Collection:
 
     @property
     def shape_record(self) -> np.dtype[Any]:
-        """The bytes of a shape, where there are any."""
+        """The bytes of a posting's shape. Only for an index that has shapes."""
         return shape_record(self.dim, self.code_bits, self.directions)
 
     def centroid_elements(self) -> tuple[str, ...]:
-        """Types that the numbers of centroids may have: means are not vectors of the collection."""
+        """Types that centroids may have. Means need other types than the vectors of the collection."""
         if not self.code_bits:
             return (self.element,)
         whole = self.metric is Metric.L2 and self.element in ("uint8", "int8")
         return (self.element, "float16", "float32") if whole else ("float16", "float32")
 
     def arrays(self, layouts: Mapping[str, ArrayLayout]) -> list[ArraySpec]:
-        """Every array that the index has; where that depends on how others are cut, these are in `layouts`."""
+        """Every array that the index must have. The size of some follows from the `layouts` of others."""
         centroids = layouts.get("centroids/vectors")
         kinds = [stored_dtype(element) for element in self.centroid_elements()]
         kind = centroids.dtype if centroids is not None and centroids.dtype in kinds else kinds[0]
@@ -235,8 +241,8 @@ class Collection:
         ]
 
     def check_arrays(self, layouts: Mapping[str, ArrayLayout], where: str, *, but: Container[str] = ()) -> None:
-        """Raises `FormatError` unless `layouts` are the arrays that belong to the index, of the types and shapes that
-        they must have, and no others. Those named `but` need not be there."""
+        """Raises `FormatError` unless `layouts` are exactly the arrays of the index, with the right types and shapes.
+        Arrays named in `but` may be missing."""
         expected = {spec.name: spec for spec in self.arrays(layouts)}
         for name, spec in expected.items():
             layout = layouts.get(name)
@@ -252,25 +258,24 @@ class Collection:
                     f"{(rows, *spec.row_shape)}"
                 )
         for name in sorted(layouts.keys() - expected.keys()):
-            raise FormatError(f"{where}: array {name!r} does not belong to such an index")
+            raise FormatError(f"{where}: array {name!r} does not belong to this index")
         self._check_counts(layouts, where)
 
     def _check_counts(self, layouts: Mapping[str, ArrayLayout], where: str) -> None:
         appended = layouts["postings/directory/appended"].rows if self.is_appended else 0
         own = self.postings - appended
         if self.is_appended and appended < 1:
-            raise FormatError(f"{where}: no posting is appended, though the index has that feature")
+            raise FormatError(f"{where}: the index has the feature appended, but no appended posting")
         if own < self.centroids or (own > self.centroids and "postings/directory/chain" not in layouts):
             raise FormatError(
-                f"{where}: {self.postings} postings, {appended} of them appended, do not share themselves out among "
-                f"{self.centroids} centroids"
+                f"{where}: {self.centroids} centroids cannot own {self.postings} postings, {appended} of them appended"
             )
         if layouts["postings/pages"].rows > 1 << 32:
-            raise FormatError(f"{where}: {layouts['postings/pages'].rows} pages are more than numbers of 32 bits count")
+            raise FormatError(f"{where}: {layouts['postings/pages'].rows} pages; 2^32 is the most")
 
 
 def _check_calibration(values: Mapping[str, Any], where: str) -> None:
-    """That it is a table of numbers for each k: what they mean is the business of who reads them."""
+    """Checks that each k has a table of numbers. `spann.measuring.calibration` knows what they mean."""
     entry = Entries(values, where)
     entry.one_of("origin", ("base", "given"))
     entry.number("queries", 1, LARGEST_COUNT)
@@ -285,7 +290,7 @@ def _check_calibration(values: Mapping[str, Any], where: str) -> None:
     curves = Entries(entry.object("curves"), f"{where}: curves")
     for k in values["curves"]:
         if not k.isascii() or not k.isdigit() or len(k) > 20 or k != str(int(k)) or k == "0":
-            raise FormatError(f"{where}: {shown(k)} is no number of neighbours")
+            raise FormatError(f"{where}: {shown(k)} is not a number of neighbours")
         rows = curves.list_of(k, list)
         sound = all(len(row) == len(columns) and all(x is None or type(x) in (int, float) for x in row) for row in rows)
         if not rows or not sound:

@@ -1,4 +1,5 @@
-"""The posting directory: where each posting lies, and the check of every number in it (docs/FORMAT.md, Postings)."""
+"""The posting directory says where each posting lies. This module checks every number in it (docs/FORMAT.md,
+Postings)."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ def check_directory(
     pages: ArrayLayout,
     where: str,
 ) -> None:
-    """Raises `CorruptionError` unless every posting lies within a shard, every centroid owns postings that exist, and
-    the vectors of the collection are shared out among the postings and, where there are no codes, the centroids."""
+    """Raises `CorruptionError` unless the directory holds together: every posting lies within a shard, and every
+    centroid owns postings that exist. Primaries, and without codes the centroids, must add up to the collection."""
     own = about.postings - len(appended)
     if chain is not None and (chain[0] != 0 or chain[-1] != own or bool(np.any(chain[1:] <= chain[:-1]))):
-        raise CorruptionError(f"{where}: chain does not share {own} postings among {about.centroids} centroids")
+        raise CorruptionError(f"{where}: chain does not divide {own} postings among {about.centroids} centroids")
     if bool(np.any(appended >= about.centroids)):
         raise CorruptionError(
             f"{where}: a posting was appended to centroid {appended.max()}; there are {about.centroids}"
@@ -52,8 +53,8 @@ def check_directory(
     inside &= page.astype(np.int64) // pages.shard_rows == last_page // pages.shard_rows
     for p in np.flatnonzero((length > 0) & ~inside)[:1]:
         raise CorruptionError(
-            f"{where}: posting {p} would lie at bytes {start[p]} to {end[p]}, outside its shard or the {pages.rows} "
-            f"pages, or be longer than {LARGEST_POSTING} bytes"
+            f"{where}: posting {p} lies at bytes {start[p]} to {end[p]}, outside its shard or the {pages.rows} "
+            f"pages, or is longer than {LARGEST_POSTING} bytes"
         )
     if int(sizes.sum()) > pages.rows * PAGE:
         raise CorruptionError(f"{where}: postings of {sizes.sum()} bytes in {pages.rows} pages overlap")

@@ -1,4 +1,4 @@
-"""The navigation graph over the centroids, as plain arrays: what they mean, and the check of every number in them."""
+"""The navigation graph over the centroids as plain arrays, and the check of every number in them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from spann.errors import CorruptionError
 
 @dataclass(frozen=True)
 class Level:
-    """One level: node i is centroid ``nodes[i]`` (ascending; None at level 0, where it is centroid i) and its
-    neighbours are ``neighbors[offsets[i]:offsets[i + 1]]``, centroid numbers, nodes of the same level.
+    """One level of the graph. Node i is centroid ``nodes[i]``, ascending; at level 0 `nodes` is None and node i is
+    centroid i. Its neighbours are the centroids ``neighbors[offsets[i]:offsets[i + 1]]``, nodes of the same level.
 
     nodes (size,) uint32, offsets (size + 1,) uint64, neighbors (links,) uint32.
     """
@@ -25,7 +25,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Graph:
-    """Levels from the base up; navigation starts at centroid `entry`, a node of the top one."""
+    """Levels from the base up. Navigation starts at centroid `entry`, a node of the top level."""
 
     entry: int
     levels: list[Level]
@@ -38,7 +38,7 @@ class Graph:
 
 
 def check_graph(graph: Graph, centroids: int, where: str) -> None:
-    """Raises `CorruptionError` unless every number in `graph` is in range: the search kernel follows them blindly."""
+    """Raises `CorruptionError` unless every number in `graph` is in range. The search kernel follows them blindly."""
     size, below = centroids, None
     for number, level in enumerate(graph.levels):
         if level.nodes is not None:
@@ -47,7 +47,7 @@ def check_graph(graph: Graph, centroids: int, where: str) -> None:
             if size == 0 or not ascending or int(level.nodes[-1]) >= centroids:
                 raise CorruptionError(f"{where}: nodes of graph level {number} are not ascending centroid numbers")
             if below is not None and not _among(level.nodes, below):
-                raise CorruptionError(f"{where}: a node of graph level {number} is none of the level below")
+                raise CorruptionError(f"{where}: a node of graph level {number} is missing on the level below")
             below = level.nodes
         offsets = level.offsets
         well_formed = len(offsets) == size + 1 and offsets[0] == 0 and offsets[-1] == len(level.neighbors)
@@ -65,6 +65,6 @@ def check_graph(graph: Graph, centroids: int, where: str) -> None:
 
 
 def _among(numbers: NDArray[np.uint32], nodes: NDArray[np.uint32]) -> bool:
-    """Whether all `numbers` are among the `nodes`, which ascend."""
+    """Whether all `numbers` are among the ascending `nodes`."""
     at = np.minimum(np.searchsorted(nodes, numbers), len(nodes) - 1)
     return bool(np.all(nodes[at] == numbers))

@@ -1,4 +1,4 @@
-"""The one way that JSON is written in an index, so that the same content is always the same bytes."""
+"""How an index writes JSON: the same content is always the same bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _SHOWN = 80
 
 
 def to_json(document: object) -> bytes:
-    """ASCII, keys sorted, two spaces of indent, one newline at the end. NaN and infinity are no JSON: `InputError`."""
+    """JSON in ASCII: keys sorted, two spaces of indent, one newline at the end. Raises `InputError` for NaN and
+    infinity."""
     try:
         return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
@@ -20,7 +21,7 @@ def to_json(document: object) -> bytes:
 
 
 def shown(value: object) -> str:
-    """A value from a file as an error names it: escaped, and not longer than a line has room for."""
+    """A value from a file, for an error text: escaped, and short enough for a line."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python prints
@@ -29,7 +30,7 @@ def shown(value: object) -> str:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _finite(text: str) -> float:
@@ -40,7 +41,7 @@ def _finite(text: str) -> float:
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """The document in `data`; `CorruptionError` naming `where` if it is none."""
+    """The document in `data`. Raises `CorruptionError`, which names `where`, if it is not JSON."""
     try:
         return json.loads(data, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:

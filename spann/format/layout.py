@@ -1,6 +1,6 @@
-"""Where the rows of an array lie: its cut into shards and inner chunks, and the Zarr v3 metadata that says so.
+"""Where the rows of an array lie: in which shard and inner chunk, with the Zarr v3 metadata that says so.
 
-Arithmetic only; nothing here touches a file. docs/FORMAT.md, section "Arrays", is the normative text.
+This is arithmetic only and touches no file. docs/FORMAT.md, section "Arrays", is the normative text.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ CHUNK_BYTES = 32 << 10
 """Default size of an inner chunk: the unit of checksums, and of reads by other Zarr clients."""
 
 MISSING = 2**64 - 1
-"""Offset and length of an inner chunk that a shard does not hold (Zarr sharding codec)."""
+"""Offset and length of an inner chunk that is missing from a shard (Zarr sharding codec)."""
 
 LARGEST_CHUNK = 16 << 20
-"""Bytes of a chunk, and so of a row, at most."""
+"""The most bytes of a chunk, and so of a row."""
 
 LARGEST_SHARD = 1 << 40
-"""Bytes of the rows in a shard at most."""
+"""The most bytes of the rows in a shard."""
 
 LARGEST_ARRAY = 1 << 60
-"""Bytes of the rows of an array at most: no sum of places in it leaves 64 bits."""
+"""The most bytes of the rows of an array: no sum of offsets in it exceeds 64 bits."""
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 """Element types of arrays; numpy and Zarr v3 use the same names."""
@@ -45,10 +45,11 @@ _CRC_BYTES = 4
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Shape (rows, *row_shape), little-endian `dtype`, cut into shards of `shard_rows` and chunks of `chunk_rows` rows.
+    """An array of shape (rows, *row_shape) and little-endian `dtype`, in shards of `shard_rows` and chunks of
+    `chunk_rows`.
 
-    Row r lies at byte ``(r % shard_rows) * row_bytes`` of shard ``r // shard_rows``. Chunks are stored whole: the last
-    one is padded with zeros. `shard_rows` is a multiple of `chunk_rows`; all sizes but `rows` are at least 1.
+    Row r lies at byte ``(r % shard_rows) * row_bytes`` of shard ``r // shard_rows``. Chunks are stored whole; the last
+    is padded with zeros. `shard_rows` is a multiple of `chunk_rows`; all sizes but `rows` are at least 1.
     """
 
     rows: int
@@ -67,10 +68,10 @@ class ArrayLayout:
         shard_bytes: int = SHARD_BYTES,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> ArrayLayout:
-        """The layout for a new array: chunks and shards of at most these sizes, but of at least one row and one chunk.
+        """The layout for a new array. Chunks and shards have at most these sizes, but at least one row and one chunk.
 
-        An array smaller than a chunk or a shard gets a chunk or a shard of its own size, so that it has neither
-        padding nor a long index. Raises `InputError` for a type, shape or size that cannot be stored.
+        An array smaller than a chunk or a shard gets one of its own size, so it needs no padding and no long index.
+        Raises `InputError` if type, shape or size cannot be stored.
         """
         found = np.dtype(dtype)
         if found.name not in DTYPES:
@@ -91,15 +92,15 @@ class ArrayLayout:
 
     @classmethod
     def parse(cls, document: object, where: str) -> ArrayLayout:
-        """The layout that an array's metadata describes. Raises `FormatError`, naming `where`, for metadata that is not
-        exactly what `metadata` would write: an unknown codec or key would change what the bytes mean."""
+        """The layout that an array's metadata describes. Raises `FormatError`, which names `where`, unless `metadata`
+        would write exactly the same: an unknown codec or key would change the meaning of the bytes."""
         layout = cls._extract(document)
         if layout is None:
             raise FormatError(f"{where}: not the Zarr v3 metadata of an array written by spann")
         if layout.excess:
             raise FormatError(f"{where}: the array has {layout.excess}")
         expected = layout.metadata()
-        # As text first: it tells 1 from 1.0 as well, and takes a tenth of the time.
+        # Compare as text first: this also tells 1 from 1.0, and takes a tenth of the time.
         same = json.dumps(document, sort_keys=True) == json.dumps(expected, sort_keys=True)
         if not same and (difference := _first_difference(document, expected, "")):
             raise FormatError(f"{where}: not an array that spann can read: {difference}")
@@ -123,7 +124,7 @@ class ArrayLayout:
 
     @property
     def excess(self) -> str:
-        """What is larger than an array may have, in words; empty where nothing is."""
+        """Which size is over its limit, in words; empty if none is."""
         for what, found, most in (
             ("chunks", self.chunk_bytes, LARGEST_CHUNK),
             ("shards", self.shard_bytes, LARGEST_SHARD),
@@ -177,7 +178,7 @@ class ArrayLayout:
         return "/".join(["c", str(shard), *("0" for _ in self.row_shape)])
 
     def shard_chunks(self, shard: int) -> int:
-        """Inner chunks stored in one shard: all of them, but for the last shard."""
+        """Inner chunks stored in one shard; only the last shard can have fewer than the others."""
         return min(self.chunks_per_shard, self.chunks - shard * self.chunks_per_shard)
 
     def file_bytes(self, shard: int) -> int:
@@ -190,12 +191,12 @@ class ArrayLayout:
         return self.chunks * self.chunk_bytes + self.shards * self.index_bytes
 
     def index(self, shard: int) -> bytes:
-        """The index of a shard, which follows from the layout alone: (offset, length) of each chunk, then their CRC."""
+        """The index of a shard: (offset, length) of each chunk, then their CRC. It follows from the layout alone."""
         entries = self.index_entries(shard, 0, self.chunks_per_shard)
         return entries.tobytes() + crc32c(entries).to_bytes(_CRC_BYTES, "little")
 
     def index_entries(self, shard: int, first: int, last: int) -> NDArray[np.uint64]:
-        """Those of chunks `first` to `last` (exclusive) of a shard, (last - first, 2)."""
+        """Index entries of chunks `first` to `last` (exclusive) of a shard, (last - first, 2)."""
         stored = max(0, min(last, self.shard_chunks(shard)) - first)
         entries: NDArray[np.uint64] = np.full((last - first, 2), MISSING, dtype="<u8")
         entries[:stored, 0] = np.arange(first, first + stored, dtype=np.uint64) * np.uint64(self.chunk_bytes)

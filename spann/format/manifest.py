@@ -1,4 +1,4 @@
-"""The root zarr.json of an index: what it holds, what a reader must know, and a checksum of the file itself.
+"""The root zarr.json of an index: its content, the features that a reader must know, and a checksum of itself.
 
 docs/FORMAT.md, sections "Manifest", "Integrity" and "Versioning and features", is the normative text.
 """
@@ -16,28 +16,28 @@ from spann.format.json_text import parse_json, shown, to_json
 from spann.format.layout import ArrayLayout
 
 FORMAT_VERSION = 1
-"""Version of the format that this spann writes, and the newest that it reads."""
+"""Version of the format that this spann writes, and the newest version that it reads."""
 
 KNOWN_FEATURES: frozenset[str] = frozenset({"appended", "bfloat16", "bit", "codes", "deleted", "shapes"})
 """Names of the optional parts of the format that this spann understands. Persistent."""
 
 LARGEST_MANIFEST = 4 << 20
-"""Bytes of a manifest at most: what it takes in memory is a multiple of that."""
+"""The most bytes of a manifest. Parsed, it takes a multiple of that in memory."""
 
 LONGEST_NAME = 200
-"""Characters of the name of an array at most: with dots for slashes it is the name of a directory."""
+"""The most characters of an array's name. With dots for slashes it becomes the name of a directory."""
 
 INTEGRITY = "integrity"
-"""Group of the checksum arrays; no other array may lie in it."""
+"""Group of the checksum arrays. No other array may lie in it."""
 
 GROUP: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 """Metadata of every group but the root."""
 
 RESERVED = ("format_version", "features", "generation", "created_by", "integrity", "checksum")
-"""Attributes that belong to the format; the caller's own stand beside them."""
+"""Attributes that belong to the format. The caller's attributes lie beside them."""
 
-# The indent makes the match unique: this deep there are only spann's attributes and the names of nodes, the values of
-# which are objects; and no string can hold a newline.
+# The indent makes the match unique. At this depth there are only spann's attributes, and the names of nodes, whose
+# values are objects. No string can hold a newline.
 _CHECKSUM_LINE = re.compile(rb'^      "checksum": "([0-9a-f]{8})",\n', re.MULTILINE)
 _NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
 _CRC = re.compile(r"[0-9a-f]{8}")
@@ -62,12 +62,12 @@ class Manifest:
 
     @property
     def data_arrays(self) -> list[str]:
-        """Names of the arrays that hold the index, that is all but the checksum arrays."""
+        """Names of all arrays but the checksum arrays."""
         return [name for name in self.arrays if not name.startswith(f"{INTEGRITY}/")]
 
 
 def check_name(name: str, taken: Iterable[str]) -> None:
-    """Raises `InputError` unless an array can be called `name` beside those `taken`."""
+    """Raises `InputError` unless `name` is a valid array name and does not collide with those `taken`."""
     if not _is_name(name):
         raise InputError(
             f"array name {name!r} must be parts of a-z, 0-9 and _ joined by /, outside {INTEGRITY}/ and of at most "
@@ -83,22 +83,22 @@ def _is_name(name: str) -> bool:
 
 
 def checksum_array(name: str) -> str:
-    """Path of the array that holds the chunk checksums of array `name`; names have no dots, so no two collide."""
+    """Path of the array with the chunk checksums of array `name`. Names have no dots, so no two paths collide."""
     return f"{INTEGRITY}/{name.replace('/', '.')}"
 
 
 def groups_of(arrays: Iterable[str]) -> list[str]:
-    """Every group that the paths pass through, the root left out, in order."""
+    """Every group on the paths of `arrays`, without the root, in order."""
     return sorted({"/".join(parts[:n]) for parts in (a.split("/") for a in arrays) for n in range(1, len(parts))})
 
 
 def crc_text(data: Any) -> str:
-    """CRC-32C as it stands in JSON: eight lower-case hexadecimal digits."""
+    """A CRC-32C for JSON: eight lower-case hexadecimal digits."""
     return f"{crc32c(data):08x}"
 
 
 def check_attributes(attributes: Mapping[str, Any], features: Iterable[str]) -> None:
-    """Raises `InputError` for attributes with a reserved name, and for features that could not be read back."""
+    """Raises `InputError` for an attribute with a reserved name, or a feature that this spann cannot read back."""
     for name in RESERVED:
         if name in attributes:
             raise InputError(f"attribute {name!r} belongs to the format and cannot be given")
@@ -140,7 +140,7 @@ def _document(own: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, 
 def parse_root(data: bytes, where: str) -> Manifest:
     """Checks the bytes of a root zarr.json, in the order: JSON, a spann index, version, checksum, features, content.
 
-    Raises `CorruptionError` for damage and `FormatError` for what is whole but not readable by this spann.
+    Raises `CorruptionError` for damage, and `FormatError` for an undamaged manifest that this spann cannot read.
     """
     document = parse_json(data, where)
     own = spann_attributes(document)
@@ -169,7 +169,7 @@ def parse_root(data: bytes, where: str) -> Manifest:
 
 
 def _parse_nodes(document: dict[str, Any], where: str) -> dict[str, ArrayLayout]:
-    """The arrays of the consolidated metadata, once it is sure that all else there is the groups on their paths."""
+    """The arrays of the consolidated metadata. Checks that everything else there is a group on their paths."""
     consolidated = document.get("consolidated_metadata")
     nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     if not isinstance(nodes, dict):
@@ -194,7 +194,7 @@ def spann_attributes(document: Any) -> dict[str, Any] | None:
 
 def _check_version(version: object, where: str) -> None:
     if type(version) is not int or version < 1:
-        raise FormatError(f"{where}: format version {shown(version)} is none; it must be a number from 1")
+        raise FormatError(f"{where}: format version {shown(version)} is not a version; it must be a number from 1")
     if version > FORMAT_VERSION:
         raise FormatError(
             f"{where}: the index has format version {shown(version)}, this spann reads versions up to "

@@ -1,4 +1,4 @@
-"""Where the bytes of posting lists lie, and what a directory must satisfy to be trusted (docs/FORMAT.md, Postings)."""
+"""Where the bytes of posting lists lie (docs/FORMAT.md, Postings)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from spann.elements import stored_bytes
 from spann.types import Array
 
 LARGEST_POSTING = 1 << 30
-"""Bytes of a posting at most: a search reads it at once."""
+"""The most bytes of a posting. A search reads it at once."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """Bytes of a posting that is not empty: `header` once, `primary` or `replica` for each entry of the kind."""
+    """Bytes of a posting that is not empty: `header` once, then `primary` or `replica` for each entry."""
 
     header: int
     primary: int
@@ -28,12 +28,12 @@ class Record:
 
     @classmethod
     def exact(cls, id_bytes: int, vector_bytes: int) -> Record:
-        """Postings that hold vectors."""
+        """The record of postings that hold vectors."""
         return cls(0, id_bytes + vector_bytes, id_bytes + vector_bytes)
 
     @classmethod
     def coded(cls, id_bytes: int, row_bytes: int, dim: int, bits: int) -> Record:
-        """Postings that hold codes; a replica also says, in `row_bytes`, which row of the exact store it is."""
+        """The record of postings that hold codes. A replica also has its row of the exact store, in `row_bytes`."""
         primary, replica = (
             posting_parts(id_bytes, row_bytes, code_bytes(dim, bits), 1, primaries).end - HEADER_BYTES
             for primaries in (1, 0)
@@ -42,7 +42,7 @@ class Record:
 
     @classmethod
     def of(cls, about: dict[str, Any]) -> Record:
-        """The record of the index that `about`, its attributes, describes."""
+        """The record of the index with the attributes `about`."""
         dim, id_bytes, bits = int(about["dim"]), int(about["id_bytes"]), int(about.get("code_bits", 0))
         if bits:
             return cls.coded(id_bytes, int(about["row_bytes"]), dim, bits)
@@ -61,11 +61,11 @@ class Record:
 
 
 def posting_bytes(about: dict[str, Any], length: Array, primaries: Array) -> NDArray[np.int64]:
-    """Bytes of each posting, (postings,), of the index that `about`, its attributes, describes."""
+    """Bytes of each posting, (postings,), of the index with the attributes `about`."""
     return Record.of(about).size(length, primaries)
 
 
 def posting_span(page: Array, offset: Array, size: NDArray[np.int64]) -> tuple[Array, Array]:
-    """First byte of each posting and first byte after it, (postings,) int64, counted through all pages."""
+    """First byte of each posting, and the first byte after it: (postings,) int64, counted through all pages."""
     start = page.astype(np.int64) * PAGE + offset
     return start, start + size

@@ -1,4 +1,4 @@
-"""The shapes of postings: how far the vectors of each reach, and in which directions (docs/FORMAT.md, Shapes)."""
+"""Shapes of postings: how far the vectors of each posting reach, and in which directions (docs/FORMAT.md, Shapes)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from spann.errors import CorruptionError
 from spann.types import Array
 
 SHAPES = "shapes"
-"""The feature of an index that has them."""
+"""The feature of an index with shapes."""
 
 
 def shape_record(dim: int, bits: int, directions: int) -> np.dtype[Any]:
-    """A posting's shape as its bytes are, nothing between them: ``spread``, the mean squared length of the residuals of
-    its vectors; ``rest``, what its directions leave of that, for each dimension; and the codes of these directions, as
+    """The type of a posting's shape, without gaps. ``spread`` is the mean squared length of the residuals of its
+    vectors. ``rest`` is the part that the directions leave, for each dimension. The codes of the directions follow, as
     if they were entries of the posting, with an offset each."""
     return np.dtype(
         [
@@ -42,8 +42,8 @@ def shape_bytes(shapes: Array) -> NDArray[np.uint8]:
 
 
 def directions_of(about: Mapping[str, Any], where: str) -> int:
-    """Directions of the shapes of the index that `about`, its attributes, describes; 0 where it has none. Raises
-    `CorruptionError` for a number that cannot be."""
+    """Directions of the shapes of the index with the attributes `about`; 0 if it has no shapes. Raises
+    `CorruptionError` for an impossible number."""
     if SHAPES not in about["features"]:
         return 0
     found = about.get("directions")

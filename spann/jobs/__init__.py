@@ -1,5 +1,4 @@
-"""Jobs: what goes through a whole collection or any number of queries, in bounded memory, and goes on where it was
-killed."""
+"""Jobs: work on a whole collection or any number of queries, in bounded memory. A killed job resumes."""
 
 from spann.jobs.groups import Duplicates
 from spann.jobs.memory import JobMemory, share_memory

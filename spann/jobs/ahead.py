@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The `items`, of which the next is got, on a thread of its own, while the caller is busy with the one before."""
+    """Yields the `items`. While the caller works on one, another thread gets the next."""
     end = object()
     source = iter(items)
     with ThreadPoolExecutor(1, "spann-ahead") as pool:

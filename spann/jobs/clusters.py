@@ -1,4 +1,4 @@
-"""To which centroid vectors belong."""
+"""The cluster of each vector: the centroid that it belongs to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Assign = Callable[[Array], NDArray[np.int64]]
 
 
 def own_clusters(collection: OwnVectors) -> NDArray[np.int64]:
-    """The centroid of each row of the collection, in the order of the index, (count,): that in whose posting it is."""
+    """The centroid of each row of the collection, (count,), in the order of the index: the row lies in its posting."""
     owner = np.repeat(collection.centroid_of, np.diff(collection.first))
     return np.concatenate([np.arange(collection.led), owner])
 
@@ -38,8 +38,8 @@ def assign_parts(
     own: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Writes `key` and `cluster` for the parts that are missing; `own` are the clusters of parts that are the
-    collection's own. Returns the number of vectors that were assigned."""
+    """Writes `key` and `cluster` of the missing parts. `own` are the clusters of the collection's own vectors, if these
+    are the parts. Returns the number of vectors assigned."""
     import pyarrow as pa
 
     from spann.jobs.tables import TableWriter

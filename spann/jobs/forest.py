@@ -1,4 +1,4 @@
-"""Which of many pairs are needed to know what they connect, at their radius and at every smaller one."""
+"""Few pairs that connect the same vectors as many, at their radius and at every smaller one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from spann.errors import InputError
 
 EDGE = np.dtype([("a", np.int64), ("b", np.int64), ("distance", np.float32)])
-"""A pair of vectors by their rows, the smaller first, and how far apart they are."""
+"""A pair of vectors: their rows, the smaller first, and their distance."""
 
 
 def forest(edges: NDArray[np.void]) -> NDArray[np.void]:
-    """The minimum spanning forest of `edges` (n,) of `EDGE`, by distance, then by rows: it connects what those of them
-    connect that are no longer than any given distance. Fewer than there are vectors in it."""
+    """The minimum spanning forest of `edges` (n,) of `EDGE`, by distance, then by rows. Up to any distance, it connects
+    the same vectors as `edges` do. It has fewer edges than vectors."""
     if not len(edges):
         return edges
     csgraph, sparse = _scipy()
@@ -24,7 +24,7 @@ def forest(edges: NDArray[np.void]) -> NDArray[np.void]:
     a, b = np.split(number.reshape(-1), 2)
     _, first = np.unique(a * len(nodes) + b, return_index=True)
     edges, a, b = (values[np.sort(first)] for values in (edges, a, b))
-    # Ranks instead of distances: no two are equal, and none is 0, which would be no edge.
+    # Ranks instead of distances: no two are equal, and none is 0, which scipy takes for no edge.
     ranks = np.arange(1, len(edges) + 1, dtype=np.float64)
     tree = csgraph.minimum_spanning_tree(sparse.csr_matrix((ranks, (a, b)), shape=(len(nodes),) * 2))
     kept: NDArray[np.void] = edges[np.sort(tree.data.astype(np.int64)) - 1]
@@ -32,7 +32,7 @@ def forest(edges: NDArray[np.void]) -> NDArray[np.void]:
 
 
 def components(edges: NDArray[np.void], count: int) -> NDArray[np.int64]:
-    """The smallest row that each of `count` rows is connected with, (count,)."""
+    """For each of `count` rows, the smallest row that it is connected with, (count,)."""
     csgraph, sparse = _scipy()
     lowest = np.arange(count)
     if not len(edges):

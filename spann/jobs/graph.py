@@ -1,4 +1,4 @@
-"""Graphs of nearest neighbours as scipy takes them, from neighbours in the order in which an index holds them."""
+"""Graphs of nearest neighbours in scipy's form, made of neighbours in the order of the index."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 MODES = ("distance", "connectivity", "arrays")
-"""Of `Index.knn_graph`: a CSR matrix of distances or of ones, or neighbours and distances as arrays."""
+"""Modes of `Index.knn_graph`: a CSR matrix of distances or of ones, or neighbours and distances as arrays."""
 
 SCATTER_BYTES = 64 << 20
-"""Of neighbours that are put in the order of rows at a time, where they come from parts."""
+"""Bytes of neighbours that are put in the order of rows at a time, when they come from parts."""
 
 Neighbours = Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Array]]
 """Ids (n,), ids of neighbours (n, k) and their distances (n, k), some vectors at a time."""
 
 
 class RowOrder:
-    """Which row of the collection, as it was given, has an id."""
+    """Finds the row of an id, in the collection as it was given."""
 
     def __init__(self, reader: IndexReader) -> None:
         self.ids: NDArray[np.int64] | None = None
-        """The id of each row, None where it is the row."""
+        """The id of each row; None if ids are rows."""
         if reader.attributes["ids"] == "user":
             self.ids = reader.read("vectors/ids").astype(np.int64)
             self._order = np.argsort(self.ids, kind="stable")
@@ -54,7 +54,7 @@ def check_mode(mode: str) -> None:
 
 
 def gather(found: Neighbours, count: int, k: int, order: RowOrder) -> tuple[NDArray[np.int64], Array]:
-    """Rows of neighbours (count, k) and their distances, in the order of the rows; -1 where there are fewer."""
+    """Rows of neighbours (count, k) and their distances, in the order of the rows; -1 if there are fewer."""
     rows, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
     for ids, near, far in found:
         at = order.rows(ids)
@@ -63,7 +63,8 @@ def gather(found: Neighbours, count: int, k: int, order: RowOrder) -> tuple[NDAr
 
 
 def as_csr(rows: NDArray[np.int64], distances: Array, mode: str) -> csr_matrix:
-    """The (n, n) graph of what `gather` returns. A neighbour at distance 0 is an entry of the matrix, too."""
+    """The graph (n, n) of the arrays that `gather` returns. A neighbour at distance 0 is an entry of the matrix,
+    too."""
     try:
         from scipy.sparse import csr_matrix
     except ModuleNotFoundError as error:
@@ -75,8 +76,8 @@ def as_csr(rows: NDArray[np.int64], distances: Array, mode: str) -> csr_matrix:
 
 
 def write_csr(path: Path, found: Callable[[], Neighbours], count: int, k: int, order: RowOrder) -> None:
-    """Writes the graph as `scipy.sparse.load_npz` reads it, with an array `ids` where rows have such, in memory that
-    does not grow with it but for 8 bytes a row: passes over `found`, each for as many rows as fit."""
+    """Writes the graph for `scipy.sparse.load_npz`, with an array `ids` if rows have ids. It passes over `found`
+    several times, each time for as many rows as fit. So memory grows by 8 bytes a row only."""
     step = max(1, SCATTER_BYTES // (12 * k))
     counts = np.zeros(count + 1, np.int64)
     for ids, near, _ in found():

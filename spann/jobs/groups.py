@@ -1,4 +1,4 @@
-"""Groups of vectors that are near each other, and which of each group to keep."""
+"""Groups of near vectors, and the vector of each group to keep."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ from spann.types import Array, Metric, Progress
 from spann.vectors.sinks import write_whole
 
 KEEP = ("first", "medoid")
-"""Which of a group is kept: that of the smallest id, or the one nearest to the mean of all."""
+"""The member of a group that is kept: the one with the smallest id, or the one nearest to the mean."""
 
 MOST_EDGES = 1 << 20
-"""Pairs that are gathered before only a forest of them is kept."""
+"""Pairs gathered before they are reduced to a forest."""
 
 _MEDOID_ROWS = 1 << 14
 
 Choose = Callable[[Sequence[NDArray[np.int64]]], list[int]]
-"""Of groups, each of places of its members, which member of each is kept."""
+"""Takes groups, each as places of its members. Returns the number of the kept member in each."""
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Vectors within `radius` of each other, directly or through others of their group. The names are those of semhash.
+    """Groups of vectors within `radius` of each other, directly or through others of the group. Names follow semhash.
 
     - ``ids`` (count,) int64, ascending: all vectors of the collection.
-    - ``group`` (count,) int64: the id of the vector that is kept of the group that each is in; its own where it is in
-      none.
-    - ``radius``: in the unit of the metric.
+    - ``group`` (count,) int64: for each vector, the id of the kept vector of its group; its own id if it has no group.
+    - ``radius``, in the unit of the metric.
     """
 
     ids: NDArray[np.int64]
@@ -52,7 +51,7 @@ class Duplicates:
     def of(
         cls, ids: NDArray[np.int64], radius: float, keep: str, edges: NDArray[np.void], choose: Choose
     ) -> Duplicates:
-        """`edges` are places of `ids`, which ascend."""
+        """Groups the ascending `ids`; `edges` hold places in them."""
         lowest = components(edges, len(ids))
         if keep == "medoid":
             members = np.flatnonzero(np.bincount(lowest, minlength=len(ids))[lowest] > 1)
@@ -84,15 +83,15 @@ class Duplicates:
         return int((self._edges["distance"] == 0).sum()) / len(self.ids)
 
     def rethreshold(self, radius: float) -> Duplicates:
-        """The same within a smaller `radius`, at once: nothing is searched."""
+        """The groups within a smaller `radius`. It takes no search."""
         if not 0 <= radius <= self.radius:
             raise InputError(f"radius is {radius!r}; it must be from 0 to {self.radius}, for which pairs were found")
         edges = self._edges[self._edges["distance"] <= np.float32(radius)]
         return Duplicates.of(self.ids, radius, self.keep, edges, self._choose)
 
     def columns(self) -> dict[str, Array]:
-        """A row for each vector: `id`; `group`, the id of the one kept; `keep`, whether it is that; and the `nearest`
-        other one with its `distance`, id -1 and infinity where none is within the radius."""
+        """A row for each vector: `id`; `group`, the id of the kept vector; and `keep`, whether this is the kept one.
+        `nearest` is the nearest other vector, with its `distance`: -1 and infinity if none is within the radius."""
         a, b = (np.concatenate([self._edges[x], self._edges[y]]) for x, y in ("ab", "ba"))
         distance = np.concatenate([self._edges["distance"]] * 2)
         order = np.lexsort((b, distance, a))
@@ -117,7 +116,7 @@ class Duplicates:
         }
 
     def to_arrow(self) -> Any:
-        """`columns` as a pyarrow.Table, with null for a nearest one that is not there. Needs pyarrow."""
+        """`columns` as a pyarrow.Table, with null for a missing nearest vector. Needs pyarrow."""
         import pyarrow as pa
 
         columns = self.columns()
@@ -156,7 +155,7 @@ def check_keep(keep: str) -> None:
 def find_pairs(
     pairs: Pairs, postings: range, threads: int, told: Callable[[int], None] | None = None
 ) -> NDArray[np.void]:
-    """The forest of all pairs of the cells of `postings`; `told` hears of the postings that are done."""
+    """The forest of all pairs of the cells of `postings`. Calls `told` with the number of postings done."""
     held, size, limit = [np.empty(0, EDGE)], 0, MOST_EDGES
     for stop, found in pairs.of(postings.start, postings.stop, threads):
         held.append(found)
@@ -173,7 +172,7 @@ def find_pairs(
 def duplicates_of(
     collection: OwnVectors, edges: NDArray[np.void], radius: float, keep: str, metric: Metric
 ) -> Duplicates:
-    """What pairs of rows of the `collection` make of it."""
+    """The groups that pairs of rows make of the `collection`."""
     ids = collection.ids()
     order = np.argsort(ids, kind="stable")
     place = np.empty(len(ids), np.int64)
@@ -187,7 +186,7 @@ def duplicates_of(
 
 @dataclass(frozen=True)
 class _Medoids:
-    """The member of each group nearest to its mean; `rows` (count,) of the collection are those of the places."""
+    """Chooses the member of each group nearest to its mean. `rows` (count,) are the collection's rows of the places."""
 
     collection: OwnVectors
     rows: NDArray[np.int64]
@@ -235,7 +234,7 @@ class PostingPart:
         return None
 
     def blocks(self, rows: int) -> Iterator[Block]:
-        raise NotImplementedError("cells are read by their neighbourhood")
+        raise NotImplementedError("a part of postings is read by its cells")
 
 
 def posting_parts(collection: OwnVectors, part_rows: int) -> list[PostingPart]:
@@ -253,7 +252,7 @@ def posting_parts(collection: OwnVectors, part_rows: int) -> list[PostingPart]:
 def dedup_parts(
     pairs: Pairs, parts: Sequence[PostingPart], folder: OutputFolder, threads: int, progress: Progress | None
 ) -> int:
-    """Writes the pairs of the parts that are missing; returns how many vectors those have."""
+    """Writes the pairs of the missing parts. Returns the number of vectors in these parts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

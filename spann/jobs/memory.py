@@ -1,4 +1,4 @@
-"""How a job shares out the memory that it may take: an open index, and blocks of vectors with their results."""
+"""How a job divides its memory between the open index and blocks of vectors with their results."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from spann.search import MemoryBudget
 from spann.types import QUERY_STATS
 
 SLACK_BYTES = 48 << 20
-"""For the libraries that read and write Parquet, and what the allocator keeps."""
+"""Memory for the libraries that read and write Parquet, and for freed memory that the allocator keeps."""
 
 INPUT_BYTES = 144 << 20
-"""For pieces of Parquet files that are decoded (`spann.vectors.parquet_source`)."""
+"""Memory for decoded pieces of Parquet files (`spann.vectors.parquet_source`)."""
 
 BATCH_BYTES = 352 << 20
-"""For a batch of queries that is searched posting by posting, where there is enough: what it counts, 192 MiB, and what
-the allocator takes for the many pieces of it."""
+"""Memory for a batch that is searched posting by posting, if there is enough. The batch counts 192 MiB; the rest is the
+allocator's cost for its many pieces."""
 
 COUNTED_SHARE = 0.5
-"""The share of the room that such a batch may count for itself where there is less."""
+"""Share of the room that such a batch may count for itself if there is less."""
 
 LARGEST_BLOCK = 1 << 16
-"""Queries that are searched in one call: several batches of those."""
+"""Queries that are searched in one call, in several such batches."""
 
 SMALLEST_BLOCK = 1 << 10
 
 
 @dataclass(frozen=True)
 class JobMemory:
-    """The budget of the index, and the rows of a block."""
+    """The memory budget of the index, and the rows of a block."""
 
     budget: MemoryBudget
     block_rows: int
@@ -40,9 +40,9 @@ class JobMemory:
 def share_memory(
     limit: int | str | None, row_bytes: int, k: int, *, parquet: bool = False, other_bytes: int = 0
 ) -> JobMemory:
-    """What fits in `limit` bytes, "2GiB" or, by default, half of the memory available, beside what the process takes
-    now. `row_bytes` are those of a vector, `parquet` says that vectors come from such files, `other_bytes` are needed
-    besides. Raises `InputError` where nothing is left for an index."""
+    """Divides `limit`, in bytes or as "2GiB", after the memory that the process already takes. The default is half of
+    the memory available. A vector takes `row_bytes`; `parquet` says whether vectors come from Parquet; `other_bytes`
+    are needed besides. Raises `InputError` if nothing is left for an index."""
     given = limit_bytes(None if limit is None else parse_size(limit, "memory_limit"))
     now = resident_bytes()
     room = given - now - SLACK_BYTES - other_bytes - (INPUT_BYTES if parquet else 0)

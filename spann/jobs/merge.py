@@ -1,4 +1,4 @@
-"""One file of the parts that a job has left in a folder, in the formats of `spann.vectors.sinks`, in bounded memory."""
+"""Merges the parts of a job into one file, in the formats of `spann.vectors.sinks`, in bounded memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _LINES = 4096
 
 @dataclass(frozen=True)
 class Merged:
-    """Parts with `k` neighbours a query, in order; a query that has fewer has the `worst` distance in places left."""
+    """Parts with `k` neighbours a query, in order. A query with fewer has the `worst` distance in the remaining
+    places."""
 
     parts: Sequence[Path]
     k: int
@@ -35,7 +36,7 @@ class Merged:
     worst: float
 
     def write(self, path: Path) -> None:
-        """Writes them to `path`, in the format that its extension names; whole, or not at all."""
+        """Writes one file at `path`, in the format of its extension: whole, or not at all."""
         writer = getattr(self, f"_{path.suffix[1:].lower()}")
         write_whole(path, lambda file: writer(file, str(path)))
 
@@ -77,12 +78,12 @@ class Merged:
 
 
 def _text(value: Any) -> str:
-    """Of what JSON has no form for."""
+    """A value that JSON has no form for, as text."""
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def write_graph(merged: Merged, path: Path, reader: IndexReader) -> None:
-    """Writes what is `merged`, neighbours of all vectors of the index, as a graph of scipy's."""
+    """Writes `merged`, neighbours of all vectors of the index, as a graph for scipy."""
     order = RowOrder(reader)
 
     def found() -> Neighbours:
@@ -93,7 +94,7 @@ def write_graph(merged: Merged, path: Path, reader: IndexReader) -> None:
 
 
 def merge_tables(parts: Sequence[Path], path: Path, plain: Sequence[str]) -> None:
-    """Writes the tables of the `parts`, in order, to `path`; columns in `plain` have no dictionary."""
+    """Writes the tables of the `parts`, in order, to `path`. Columns in `plain` have no dictionary."""
     write_whole(path, lambda file: _copy(file, parts, plain))
 
 

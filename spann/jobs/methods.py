@@ -1,4 +1,4 @@
-"""What an open index does with whole collections: a base of `spann.Index`, which has the search."""
+"""Methods of an open index that work on whole collections: a base class of `spann.Index`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spann.store.reader import IndexReader
 from spann.types import Array, Metric, Progress, SearchResult
 
 OWN_BLOCK = 1 << 16
-"""Vectors of the collection that are searched for in one call."""
+"""Vectors of the collection that one call searches for."""
 
 
 class JobMethods:
@@ -45,19 +45,20 @@ class JobMethods:
     def setting(
         self, k: int = 10, params: SearchParams | None = None, target_recall: float | None = None
     ) -> SearchParams:
-        """The parameters that a `search` with these arguments goes by."""
+        """The parameters that `search` uses for these arguments."""
         return self._setting(k, params, target_recall)
 
     def _opened(self) -> IndexReader:
-        """What is at the path, to read what a search does not keep open; `InputError` if it is another index by now."""
+        """Opens the index's files, to read arrays that a search does not keep open. Raises `InputError` if the path has
+        another index by now."""
         reader = IndexReader.open(self.path)
         if reader.attributes["checksum"] != self._reader.attributes["checksum"]:
             raise InputError(f"{self.path}: the index was replaced since it was opened: open it again")
         return reader
 
     def vectors(self, batch: int = 65_536) -> Iterator[tuple[NDArray[np.int64], Array]]:
-        """All vectors of the collection with their ids, `batch` at a time: ids (n,) and vectors (n, dim). They come in
-        the order in which the index holds them, in which near ones lie together.
+        """Yields all vectors of the collection with their ids, `batch` at a time: ids (n,) and vectors (n, dim). They
+        come in the order of the index, in which near vectors lie together.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -71,9 +72,9 @@ class JobMethods:
         return OwnVectors(self._opened()).blocks(batch)
 
     def search_batches(self, batches: Iterable[Array], k: int = 10, **options: Any) -> Iterator[SearchResult]:
-        """A result for each of `batches`, arrays (n, dim) of queries, in order. While one is searched the next is got
-        from the iterable, on a thread of its own; no more than two are in memory. An empty batch, (0, dim), has an
-        empty result.
+        """Yields a result for each of `batches`, arrays (n, dim) of queries, in order. While one is searched, another
+        thread gets the next from the iterable. No more than two are in memory. An empty batch, (0, dim), has an empty
+        result.
 
         `options` and errors are those of `search`. Batches of some 50,000 queries are searched fastest.
 
@@ -97,13 +98,13 @@ class JobMethods:
         threads: int | None = None,
         progress: Progress | bool | None = None,
     ) -> Any:
-        """The `k` nearest neighbours of every vector of the collection among the others, or, with `include_self`, among
-        all. Row i is the vector that was row i of what the index was built of, whatever ids it has.
+        """Finds the `k` nearest neighbours of every vector of the collection among the others, or among all with
+        `include_self`. Row i is the vector of row i that the index was built of, whatever ids it has.
 
-        `mode` is "distance" for a scipy.sparse CSR matrix (count, count) of distances, "connectivity" for one of ones,
-        "arrays" for rows of neighbours (count, k) int64, nearest first, and distances (count, k) float32, which is what
-        UMAP takes as ``precomputed_knn`` where `include_self`. All of it is in memory: `spann knn-graph` writes any
-        size to disk. Other arguments are those of `search`.
+        `mode` "distance" returns a scipy.sparse CSR matrix (count, count) of distances, "connectivity" a matrix of
+        ones. "arrays" returns rows of neighbours (count, k) int64, nearest first, and distances (count, k) float32;
+        with `include_self` UMAP takes them as ``precomputed_knn``. The whole result is in memory; `spann knn-graph`
+        writes any size to disk. Other arguments are those of `search`.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -121,7 +122,7 @@ class JobMethods:
         return (rows, distances) if mode == "arrays" else as_csr(rows, distances, mode)
 
     def _answers(self, answer: Answer, stage: str, progress: Progress | None) -> Neighbours:
-        """Of all vectors of the collection, a block at a time."""
+        """Answers for all vectors of the collection, a block at a time."""
         collection, done = OwnVectors(self._opened()), 0
         for ids, vectors in ahead(collection.blocks(OWN_BLOCK)):
             near, distances = answer(Block(vectors, keys=ids))
@@ -132,8 +133,8 @@ class JobMethods:
 
     @property
     def centroids(self) -> Array:
-        """The centroids of the clusters, (centroids, dim) float32, or bool of bits. Without codes they are vectors of
-        the collection; with codes means, under cosine of vectors of length 1.
+        """The centroids of the clusters, (centroids, dim) float32, or bool for bits. Without codes they are vectors of
+        the collection, with codes means; under cosine, means of vectors of length 1.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -147,9 +148,9 @@ class JobMethods:
         return vectors if vectors.dtype == np.bool_ else vectors.astype(np.float32)
 
     def assign(self, vectors: Array | None = None, *, threads: int | None = None) -> NDArray[np.int64]:
-        """The number of the cluster of each vector, a row of `centroids`: of `vectors` (n, dim) that of the nearest
-        centroid, as the navigation graph finds it, (n,); without, of the vectors of the collection the one that each is
-        in, (count,), by the row that it was of what the index was built of.
+        """The cluster of each vector, as a row of `centroids`. For `vectors` (n, dim) it is the nearest centroid that
+        the navigation graph finds, (n,). Without `vectors` it is the cluster that each vector of the collection is in,
+        (count,), in the order of the rows that the index was built of.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -171,9 +172,9 @@ class JobMethods:
     def duplicates(
         self, radius: float, *, keep: str = "first", threads: int | None = None, progress: Progress | bool | None = None
     ) -> Duplicates:
-        """Groups of vectors of the collection that are within `radius` of each other, in the unit of the metric, or
-        connected by such; the smaller it is, the faster. `keep` says which of a group stays: "first", of the smallest
-        id, or "medoid", the one nearest to the mean. Not under ip. Raises `InputError`.
+        """Groups vectors of the collection that are within `radius` of each other, directly or through others. `radius`
+        is in the unit of the metric; a smaller one is faster. `keep` chooses the kept member of each group: "first" has
+        the smallest id, "medoid" is nearest to the mean. Raises `InputError`, also under ip.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -205,8 +206,8 @@ def join(
     threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> Joined:
-    """The `k` nearest vectors in the index `right` of every vector in the index `left`, at most `radius` away where
-    that is given. All of it is in memory: `spann join` writes any size to disk. Other arguments are those of `search`.
+    """Finds the `k` nearest vectors in the index `right` for every vector in the index `left`, at most `radius` away if
+    given. The whole result is in memory; `spann join` writes any size to disk. Other arguments are those of `search`.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -226,15 +227,15 @@ def join(
 
 @dataclass(frozen=True)
 class Joined:
-    """Vectors of one index with their nearest of another: ``ids`` (n,) int64, ascending, ``neighbours`` (n, k) int64,
-    nearest first, -1 where there are fewer, and ``distances`` (n, k) float32."""
+    """Vectors of one index with their nearest in another. ``ids`` (n,) int64 ascend. ``neighbours`` (n, k) int64 come
+    nearest first, -1 if there are fewer. ``distances`` (n, k) are float32."""
 
     ids: NDArray[np.int64]
     neighbours: NDArray[np.int64]
     distances: Array
 
     def columns(self) -> dict[str, Array]:
-        """A row for each pair: `id`, `rank` from 0, `neighbor`, `distance`."""
+        """A row for each pair: `id`, `rank` (from 0), `neighbor` and `distance`."""
         row, rank = np.nonzero(self.neighbours >= 0)
         found = self.neighbours[row, rank], self.distances[row, rank]
         return {"id": self.ids[row], "rank": rank, "neighbor": found[0], "distance": found[1]}

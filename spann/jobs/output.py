@@ -1,14 +1,13 @@
-"""Where the output of a job goes: a folder of parts that appear whole, one by one, until `_SUCCESS` says that all are
-there.
+"""The output folder of a job: parts appear whole, one by one, and `_SUCCESS` appears last.
 
 ============================  =========================================================================================
-``_job.json``                 what the job is: first of all. Another job is refused the folder
-``part-00000.parquet`` ...    one for each part of the input, under its name once it is whole and durable
-``_SUCCESS``                  last, once all parts are there: how many, and their rows
+``_job.json``                 first: the description of the job. Another job is refused the folder
+``part-00000.parquet`` ...    one for each part of the input; it gets this name once it is whole and durable
+``_SUCCESS``                  last, once all parts are there: the number of parts and of rows
 ============================  =========================================================================================
 
-Programs that read folders of Parquet pass over names that begin with `_` or a dot. While a part is written it lies in
-`.part-00000.parquet.tmp`, locked by its writer; a writer that was killed has let go of it.
+Programs that read folders of Parquet skip names that begin with `_` or a dot. A part is written as
+`.part-00000.parquet.tmp`, locked by its writer. A killed writer no longer holds the lock.
 """
 
 from __future__ import annotations
@@ -31,17 +30,16 @@ JOB, SUCCESS = "_job.json", "_SUCCESS"
 _OURS = re.compile(r"part-\d{5,}\.parquet|\.part-\d{5,}\.parquet\.tmp|_job\.json|_SUCCESS|\.[0-9a-f]{16}\.tmp")
 
 Description = Mapping[str, Any]
-"""What a job is, ready for JSON: whatever the bytes of its output depend on, and nothing else."""
+"""A job's description, ready for JSON: everything that the bytes of its output depend on, and nothing else."""
 
 
 LAYOUTS = ("wide", "long")
-"""A row for each query, with lists; or a row for each neighbour."""
+""""wide" has a row for each query, with lists; "long" has a row for each neighbour."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Columns of an output: the one that names a query, and those of its neighbours, `ids` of lists, `one` of single
-    ones."""
+    """Columns of an output: `key` names the query; its neighbours are in `ids` as lists, in `one` as single ids."""
 
     key: str = "query"
     ids: str = "ids"
@@ -54,23 +52,23 @@ class Shape:
 
     @property
     def own(self) -> tuple[str, ...]:
-        """Names that no other column may have."""
+        """Names that carried columns may not have."""
         return (self.key, self.ids, "distances") if self.layout == "wide" else (self.key, "rank", self.one, "distance")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which parts this process is to do: every `of`-th, beginning with number `number`, from 1 on."""
+    """The parts that this process makes: every `of`-th, beginning with part `number`, counted from 1."""
 
     number: int = 1
     of: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From "3/16", the third of sixteen. `InputError` for anything else."""
+        """Parses "3/16", the third of sixteen. Raises `InputError` for anything else."""
         found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise InputError(f"shard is {text!r}; it must be as 3/16, the third of sixteen, from 1/16 to 16/16")
+            raise InputError(f"shard is {text!r}; it must look like 3/16, the third of sixteen, from 1/16 to 16/16")
         return cls(int(found[1]), int(found[2]))
 
     def has(self, part: int) -> bool:
@@ -78,17 +76,18 @@ class Shard:
 
 
 class OutputFolder:
-    """The output of one job of `rows[i]` rows in part i; made by `open`."""
+    """The output of one job, opened by `open`."""
 
     def __init__(self, path: Path, parts: int) -> None:
         self.path, self.parts = path, parts
 
     @classmethod
     def open(cls, path: Path, job: Description, parts: int, *, restart: bool = False) -> OutputFolder:
-        """The folder at `path`, made if need be, with what the same job has left there. With `restart` whatever a job
-        has left there is removed first.
+        """Opens or makes the folder at `path`. Parts that the same job left there stay. With `restart`, the output of
+        any job there is removed first.
 
-        Raises `ExistsError` for a folder of another job, naming what differs, or one with files of another kind.
+        Raises `ExistsError` for the folder of another job, and names the difference, or if there are files of another
+        kind.
         """
         if not files.exists(path.parent):
             raise MissingError(f"{path}: its directory {path.parent} does not exist")
@@ -100,8 +99,8 @@ class OutputFolder:
         foreign = [name for name in names if not _OURS.fullmatch(name)]
         if foreign or (JOB not in names and any(name.startswith("part-") for name in names)):
             raise ExistsError(
-                f"{path} holds {foreign[0] if foreign else 'parts'}, which no job of spann has left there: choose a "
-                "folder that is empty or does not exist"
+                f"{path} holds {foreign[0] if foreign else 'parts'}, which is not the output of a spann job: choose an "
+                "empty folder or a new one"
             )
         if restart:
             for name in sorted(names, key=lambda name: name != SUCCESS):
@@ -113,7 +112,7 @@ class OutputFolder:
         return folder
 
     def _describe(self, text: str) -> bool:
-        """Writes what the job is; False where something is there, also when another machine was faster."""
+        """Writes the description of the job. Returns False if one exists, also if another machine was faster."""
         if files.exists(self.path / JOB):
             return False
         draft = self._draft(text)
@@ -131,12 +130,12 @@ class OutputFolder:
         except ValueError:
             there = None
         if not isinstance(there, dict):
-            raise ExistsError(f"{self.path / JOB} does not tell what job it is of; choose another folder or --restart")
+            raise ExistsError(f"{self.path / JOB} does not describe a job; choose another folder or --restart")
         for name in sorted({*job, *there}):
             if job.get(name) != there.get(name):
                 before, now = (_short(job_.get(name)) for job_ in (there, job))
                 raise ExistsError(
-                    f"{self.path} holds the output of another job, of which {name} was {before}, not {now}: choose "
+                    f"{self.path} holds the output of another job: its {name} was {before}, not {now}. Choose "
                     "another folder, or begin anew with --restart"
                 )
 
@@ -144,14 +143,14 @@ class OutputFolder:
         return self.path / f"part-{part:05}.parquet"
 
     def missing(self, shard: Shard) -> list[int]:
-        """The parts of the shard that are not there yet."""
+        """The parts of the shard that are still missing."""
         return [part for part in range(self.parts) if shard.has(part) and not files.exists(self.file(part))]
 
     @contextmanager
     def writing(self, part: int) -> Iterator[Path]:
-        """A path to write the part to, which gets its name once the block ends without an error.
+        """Yields a path to write the part to. The part gets its own name when the block ends without an error.
 
-        Raises `ExistsError` while another process writes the same part."""
+        Raises `ExistsError` if another process is writing the same part."""
         target = self.file(part)
         draft = self.path / f".{target.name}.tmp"
         lock = files.lock(draft)
@@ -176,7 +175,7 @@ class OutputFolder:
             files.close(lock)
 
     def finish(self, totals: Mapping[str, Any]) -> bool:
-        """Writes `_SUCCESS` if all parts are there, of all shards; whether they are."""
+        """Writes `_SUCCESS` if the parts of all shards are there. Returns whether they are."""
         if any(not files.exists(self.file(part)) for part in range(self.parts)):
             return False
         draft = self._draft(json.dumps({"parts": self.parts, **totals}, sort_keys=True) + "\n")
@@ -186,11 +185,11 @@ class OutputFolder:
 
     def _draft(self, text: str) -> Path:
         path = self.path / f".{secrets.token_hex(8)}.tmp"
-        files.write_file(path, text.encode(), "what the job is")
+        files.write_file(path, text.encode(), "the description of the job")
         return path
 
     def remove(self) -> None:
-        """Takes the folder away, once its parts have become something else."""
+        """Removes the folder, after its parts were merged."""
         files.remove_tree(self.path)
 
 

@@ -1,4 +1,4 @@
-"""The vectors of an index with their ids, read back in the order in which it holds them: near ones lie together."""
+"""Reads the vectors of an index back with their ids, in the order of the index: near vectors lie together."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from spann.store.reader import IndexReader
 from spann.types import Array
 
 READ_BYTES = 8 << 20
-"""Of postings read at a time."""
+"""Bytes of postings read at a time."""
 
 _NEAR_ROWS = 64
-"""Rows between two wanted ones up to which one read serves both."""
+"""Two wanted rows with at most so many rows between them share one read."""
 
 Rows = tuple[NDArray[np.int64], Array]
-"""Ids (n,) and vectors (n, dim) as a search takes them."""
+"""Ids (n,) and vectors (n, dim), in the form that a search takes."""
 
 
 class Checked:
-    """An array of an index, of which parts are read; each is compared with the checksums of the chunks it touches."""
+    """Reads parts of an array, and compares the chunks that each part touches with their checksums."""
 
     def __init__(self, reader: IndexReader, name: str) -> None:
         self.array: ShardedArray = reader.array(name)
         self._crcs = reader.checksums(name)
 
     def read(self, start: int, stop: int) -> Array:
-        """Rows `start` to `stop` (exclusive). Raises `CorruptionError` for a chunk that is not what was written."""
+        """Rows `start` to `stop` (exclusive). Raises `CorruptionError` if a chunk does not match its checksum."""
         layout = self.array.layout
         first, last = start // layout.chunk_rows, -(-stop // layout.chunk_rows)
         rows = self.array.read_rows(first * layout.chunk_rows, min(last * layout.chunk_rows, layout.rows))
@@ -50,10 +50,10 @@ class Checked:
 
 
 class OwnVectors:
-    """The collection in an index, `count` rows. With codes, row i is row i of the exact store; without, the
+    """The collection in an index, `count` rows. With codes, row i is row i of the exact store. Without codes, the
     representatives of centroids come first, then the primaries of all postings. Keeps 30 bytes for each posting.
 
-    Any thread may read. Raises `CorruptionError` for whatever does not match its checksum.
+    Any thread may read. Raises `CorruptionError` for data that does not match its checksum.
     """
 
     def __init__(self, reader: IndexReader) -> None:
@@ -71,7 +71,7 @@ class OwnVectors:
         self._pages = Checked(reader, "postings/pages")
         self._exact = Checked(reader, "vectors/exact") if about.get("code_bits", 0) else None
         self.led = 0 if self._exact else int(about["centroids"])
-        """Rows that are representatives."""
+        """The number of rows that are representatives; they come first."""
         if self._exact is None:
             self._led_ids, self._led = Checked(reader, "centroids/ids"), Checked(reader, "centroids/vectors")
         self.first: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self._primaries, dtype=np.int64)]) + self.led
@@ -83,7 +83,7 @@ class OwnVectors:
             raise CorruptionError(f"{self.path}: postings hold {self.first[-1]} vectors; the index has {self.count}")
 
     def blocks(self, rows: int) -> Iterator[Rows]:
-        """All of them in order, `rows` at a time."""
+        """Yields all rows in order, `rows` at a time."""
         for start in range(0, self.count, rows):
             yield self.read(start, min(start + rows, self.count))
 
@@ -104,8 +104,8 @@ class OwnVectors:
         return out
 
     def cell(self, posting: int) -> tuple[NDArray[np.int64], Array]:
-        """Rows (n,) and vectors (n, dim) of the primaries of a posting; without codes, of the representative of its
-        centroid, too, if it is the centroid's first posting."""
+        """Rows (n,) and vectors (n, dim) of the primaries of a posting. Without codes, the first posting of a centroid
+        also has the centroid's representative."""
         start, stop = int(self.first[posting]), int(self.first[posting + 1])
         rows = np.arange(start, stop)
         if self._exact is not None:
@@ -127,7 +127,7 @@ class OwnVectors:
         return found
 
     def _read(self, start: int, stop: int, *, vectors: bool = True) -> tuple[Array, Array]:
-        """Ids, and vectors as they are stored."""
+        """Ids, and vectors in stored form."""
         ids = np.empty(stop - start, self._id_type)
         found = np.empty((stop - start if vectors else 0, self._width), self._stored)
         led = max(0, min(stop, self.led) - start)
@@ -154,7 +154,7 @@ class OwnVectors:
         return ids, found
 
     def _postings(self, first: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """The bytes of those of these postings that have primaries, in the order in which they lie."""
+        """Yields the bytes of these postings, in the order on disk, without those that have no primaries."""
         order = first + np.argsort(self._start[first:stop], kind="stable")
         order = order[self._primaries[order] > 0]
         at, begin = 0, self._start[order]
@@ -180,7 +180,7 @@ def _centroid_of(reader: IndexReader, postings: int) -> NDArray[np.int64]:
 
 
 def _first_postings(centroid_of: NDArray[np.int64], led: int) -> NDArray[np.int64]:
-    """The posting with which each of the first `led` centroids is read; (led,)."""
+    """The posting that each of the first `led` centroids is read with, (led,)."""
     leading = np.zeros(led, np.int64)
     for posting in range(len(centroid_of) - 1, -1, -1) if led else ():
         leading[centroid_of[posting]] = posting

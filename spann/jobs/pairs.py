@@ -1,14 +1,14 @@
 """All pairs of vectors within a radius: the collection joined with itself, cell by cell.
 
-A cell is what a posting holds. Vectors x of a cell around the centroid p and y of one around q can only be near each
-other if one of them is near the plane that parts p from q: where both are more than half of the radius from it, each on
-its own side, the way from x to y is longer. So x is compared with all of the cell of q if x is at most half of the
-radius from that plane, or beyond it, and y likewise; of two vectors within the radius at least one is. That holds
-whatever cell a vector was put in. Only which centroids are looked at is cut short: those nearest to p, until so many in
-a row have no vector that near.
+A cell holds the vectors of one posting. Let x be in the cell of centroid p, y in the cell of q, and take the plane
+halfway between p and q. If both vectors are more than half of the radius from the plane, each on its own side, they are
+more than the radius apart. So x is compared with the whole cell of q only if x is beyond the plane, or within half of
+the radius of it; and y likewise. Of two vectors within the radius, at least one is. This holds whatever cell a vector
+was put in. Only the list of centroids is cut short: it goes from near to far, until `AT_ONCE` in a row have no vector
+near their plane (docs/decisions/0025).
 
-Distances of candidates come from one product of matrices, around the centroid; what that leaves open, and what is
-returned, is worked out in double precision.
+Distances of candidates come from one product of matrices, around the centroid. Undecided pairs, and the distances
+returned, are computed in double precision.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from spann.jobs.own import OwnVectors
 from spann.types import Array, Metric
 
 AT_ONCE = 128
-"""Centroids that are looked at together: where no vector is near the plane of any, those beyond are passed over."""
+"""Centroids looked at together. If no vector is near the plane of any of them, farther centroids are skipped."""
 
 CACHE_BYTES = 128 << 20
-"""Of cells that are kept: those of a neighbourhood are read by all cells of it."""
+"""Bytes of cells kept in memory: all cells of a neighbourhood read each other."""
 
 TASK_CELLS = 32
 """Cells that a thread takes at a time."""
 
 DENSE = 1 << 12
-"""Pairs of two cells from which on only a spanning tree of them is kept at once."""
+"""From so many pairs of two cells on, only a spanning tree of them is kept."""
 
 _ROUNDING = 4e-6
-"""Of squared lengths: how wrong float32 makes a squared distance, with room."""
+"""Share of squared lengths by which float32 may miss a squared distance, with room."""
 
 _EXACT_PAIRS = 1 << 13
 
@@ -51,8 +51,9 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Cell:
-    """The different vectors of a posting: ``rows`` (n,) of the first of each, ``raw`` (n, dim) as they are and ``x``
-    where distances are Euclidean, float32; ``copies`` (m, 2): rows of a vector and of one that is its copy."""
+    """The different vectors of a posting. ``rows`` (n,) are the first row of each. ``raw`` (n, dim) are the vectors as
+    given, ``x`` float32 vectors whose Euclidean distance counts. ``copies`` (m, 2): the row of a vector, and the row of
+    a copy."""
 
     rows: NDArray[np.int64]
     raw: Floats
@@ -64,10 +65,10 @@ class Pairs:
     """Finds the pairs of a `collection` within `radius`, in the unit of `metric`. Threads may share it."""
 
     def __init__(self, collection: OwnVectors, centroids: Array, metric: Metric, radius: float) -> None:
-        """`centroids` (centroids, dim) are in the working space where there are codes, else vectors."""
+        """`centroids` (centroids, dim) are in the working space if there are codes; otherwise they are vectors."""
         if metric is Metric.IP:
             raise InputError(
-                f"{collection.path}: under ip a large product does not mean that vectors are alike; pairs within a "
+                f"{collection.path}: under ip a large product does not mean that vectors are alike. Pairs within a "
                 "radius need an index under l2, cosine or hamming"
             )
         if not (np.isfinite(radius) and radius >= 0):
@@ -83,8 +84,9 @@ class Pairs:
         self._lock, self._held = Lock(), 0
 
     def of(self, first: int, stop: int, threads: int) -> Iterator[tuple[int, NDArray[np.void]]]:
-        """For runs of the postings `first` to `stop` (exclusive), in order, the last of each and the pairs of its cells
-        with any other, as records of `EDGE`: of those a forest that connects what they connect, along the shortest."""
+        """Yields, for runs of the postings `first` to `stop` (exclusive), in order: the last posting of the run, and
+        the pairs of its cells with any other as records of `EDGE`. Many pairs are reduced to a forest of the
+        shortest."""
         tasks = [range(start, min(start + TASK_CELLS, stop)) for start in range(first, stop, TASK_CELLS)]
         with threadpool_limits(1), ThreadPoolExecutor(threads, "spann-pairs") as pool:
             coming = [pool.submit(self._task, task) for task in tasks[: 2 * threads]]
@@ -122,7 +124,8 @@ class Pairs:
     def _planes(
         self, mine: Floats, home: int, nearest: Floats
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """Other centroids (m,), from near to far, and which of the cell's vectors (n, m) are near the plane between."""
+        """Other centroids (m,), from near to far, and whether each vector of the cell is near the plane between, (n,
+        m)."""
         count, done = len(nearest), 0
         sqnorm = np.einsum("ij,ij->i", mine, mine)
         reach = float(np.sqrt(self.sqradius)) / 2
@@ -139,7 +142,7 @@ class Pairs:
                 return
             between = self._centroids[some] - self._centroids[home]
             sqdist = np.maximum(np.einsum("ij,ij->i", between, between), 1e-30)
-            # Of x from the plane: (|x - q|^2 - |x - p|^2) / 2 |q - p|, with p the origin.
+            # The distance of x from the plane is (|x - q|^2 - |x - p|^2) / 2 |q - p|, with p the origin.
             away = (sqdist - 2 * (mine @ between.T)) / (2 * np.sqrt(sqdist))
             slack = _ROUNDING * (sqdist + sqnorm.max()) / np.sqrt(sqdist)
             near = away <= reach + slack
@@ -164,7 +167,7 @@ class Pairs:
         if not len(i):
             return
         if len(i) > DENSE:
-            # Those that are within the radius for certain connect what they connect with few of them.
+            # Pairs that are certainly within the radius: few of them connect the same vectors.
             sure = sqdist[i, j] <= self.sqradius - slack[i, j]
             few = forest(_edges(i[sure], len(rows) + j[sure], np.maximum(sqdist[i, j][sure], 0)))
             i = np.concatenate([i[~sure], few["a"]])
@@ -174,13 +177,13 @@ class Pairs:
         yield _edges(cell.rows[rows[i[within]]], other.rows[j[within]], distance[within])
 
     def _distance(self, a: Floats, i: NDArray[np.int64], b: Floats, j: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Of rows `i` of `a` from rows `j` of `b`, in the unit of the metric."""
+        """The distance of rows `i` of `a` from rows `j` of `b`, in the unit of the metric."""
         out = np.empty(len(i))
         for start in range(0, len(i), _EXACT_PAIRS):
             part = slice(start, start + _EXACT_PAIRS)
             x, y = a[i[part]].astype(np.float64), b[j[part]].astype(np.float64)
             if self.metric is Metric.COSINE:
-                # Of vectors of length 1 half of the squared difference is 1 - cos, without cancellation.
+                # For vectors of length 1, half of the squared difference is 1 - cos, without cancellation.
                 x /= np.linalg.norm(x, axis=1)[:, None]
                 y /= np.linalg.norm(y, axis=1)[:, None]
             difference = x - y
@@ -194,7 +197,7 @@ class Pairs:
         return found
 
     def cell(self, posting: int) -> Cell:
-        """The cell of a posting, kept for those that come after."""
+        """The cell of a posting, kept in the cache."""
         with self._lock:
             if posting in self._cells:
                 self._cells.move_to_end(posting)
@@ -222,7 +225,7 @@ class Pairs:
         return Cell(rows[kept], raw, self._working(raw), np.stack([rows[original[copy]], rows[copy]], axis=1))
 
     def _working(self, vectors: Array) -> Floats:
-        """Where the distance is Euclidean."""
+        """The vectors in the space where their distance is Euclidean."""
         x = vectors.astype(np.float32)
         if self.metric is not Metric.COSINE:
             return x

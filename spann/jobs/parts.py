@@ -1,6 +1,6 @@
-"""What a job goes through part by part: files of vectors, or a run of rows.
+"""The parts of a job's input: files of vectors, or runs of rows.
 
-A part is answered by one part of the output, so that a job that was killed goes on with the parts that are missing.
+Each part has one part of the output, so a killed job resumes with the missing parts.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from spann.vectors import check_finite, data_set, open_queries
 from spann.vectors.containers import library_of
 
 PART_ROWS = 1 << 17
-"""Rows of a part of a file that is no folder of parts. Whatever a kill undoes is less than that."""
+"""Rows of a part, if the input is one file. A kill undoes less work than that."""
 
 _FINGERPRINT_BYTES = 64 << 10
 _HIDDEN = ("_", ".")
-"""How the names of files begin that are no data, as `_SUCCESS`."""
+"""First characters of file names that hold no data, such as `_SUCCESS`."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of a part: vectors (n, dim), an Arrow table of the columns that were asked for, and the numbers that
-    vectors are called by, (n,) int64, where they have such."""
+    """Some rows of a part: vectors (n, dim), an Arrow table of the carried columns, and the keys of the vectors, (n,)
+    int64, if they have keys."""
 
     vectors: Array
     columns: Any = None
@@ -42,9 +42,9 @@ class Block:
 
 
 class Part(Protocol):
-    """Rows that one part of the output answers.
+    """Rows whose answers are one part of the output.
 
-    ``name`` is what messages call it, ``rows`` how many there are.
+    ``name`` stands in messages; ``rows`` is the number of rows.
     """
 
     @property
@@ -54,22 +54,22 @@ class Part(Protocol):
     def rows(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Text that other rows would most likely not have."""
+        """A text that other rows would most likely not have."""
         ...
 
     def schema(self) -> Any:
-        """The Arrow schema of the columns that come with blocks; None without any."""
+        """The Arrow schema of the columns that come with blocks; None if there are none."""
         ...
 
     def blocks(self, rows: int) -> Iterator[Block]:
-        """All rows in order, `rows` at a time."""
+        """Yields all rows in order, `rows` at a time."""
         ...
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """Rows `start` to `stop` (exclusive) of a file of vectors, with `columns` of it where it is Parquet: pairs of the
-    name that one has there and the name that it gets."""
+    """Rows `start` to `stop` (exclusive) of a file of vectors. `columns` of a Parquet file are pairs: the name in the
+    file, and the name in the output."""
 
     path: Path
     start: int
@@ -86,7 +86,7 @@ class FilePart:
         return self.stop - self.start
 
     def fingerprint(self) -> str:
-        """Size and both ends of the file: the end of a Parquet file tells where everything in it lies."""
+        """Size and checksum of both ends of the file. The end of a Parquet file tells where everything in it lies."""
         file = self.path if self.path.exists() else Path(str(self.path).rpartition("#")[0])
         if file.is_dir():
             return "directory"
@@ -102,7 +102,7 @@ class FilePart:
         return f"{size} bytes, {crc32c(ends[1], crc32c(ends[0])):08x}"
 
     def schema(self) -> Any:
-        """The Arrow schema of the columns; None without any."""
+        """The Arrow schema of the columns; None if there are none."""
         if not self.columns:
             return None
         import pyarrow as pa
@@ -159,11 +159,11 @@ def own_parts(collection: OwnVectors, part_rows: int = PART_ROWS) -> list[OwnPar
 def find_parts(
     given: str | Path | Sequence[str | Path], columns: Mapping[str, str] | None = None, part_rows: int = PART_ROWS
 ) -> list[FilePart]:
-    """The parts of what was given: a folder or a list of files, or a pattern of them, has a part for each; a single
-    file is cut every `part_rows` rows, whatever memory there is. `columns` of all of them come with the vectors, under
-    the names that are their values.
+    """The parts of an input. A folder, a list or a pattern of files has a part for each file. A single file is cut
+    every `part_rows` rows, whatever memory there is. `columns` maps columns that come with the vectors to their names
+    in the output.
 
-    Raises `MissingError`, and `InputError` for a folder without files of vectors, or columns that are not there.
+    Raises `MissingError` for a missing file, and `InputError` for a folder without vectors or a missing column.
     """
     wanted = tuple((columns or {}).items())
     paths = _paths(given)
@@ -176,7 +176,7 @@ def find_parts(
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path] | None:
-    """The files that are a part each; None for a single source, to be cut."""
+    """The files, one for each part; None for a single source, to be cut."""
     if not isinstance(given, str | os.PathLike):
         if not given:
             raise InputError("there are no files of vectors: the list of them is empty")
@@ -194,7 +194,7 @@ def _paths(given: str | Path | Sequence[str | Path]) -> list[Path] | None:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The files of a folder, by name; those of one kind."""
+    """The files of a folder, ordered by name. All must be of one kind."""
     try:
         files = sorted(
             path
@@ -205,12 +205,12 @@ def _files_in(folder: Path) -> list[Path]:
         raise StorageError(f"{folder} cannot be listed: {error.strerror}") from error
     kinds = {path.suffix.lower() for path in files}
     if not files:
-        raise InputError(f"{folder} has no files: a folder of queries has its parts, one file of vectors or more")
+        raise InputError(f"{folder} has no files; a folder of queries needs at least one file of vectors")
     if len(kinds) > 1:
         raise InputError(
             f"{folder} has files of several kinds, {files[0].name} and "
-            f"{next(path.name for path in files if path.suffix.lower() != files[0].suffix.lower())}: name those that "
-            f"are meant, as {folder}/*{files[0].suffix}"
+            f"{next(path.name for path in files if path.suffix.lower() != files[0].suffix.lower())}: choose one "
+            f"kind, for example {folder}/*{files[0].suffix}"
         )
     return files
 
@@ -224,7 +224,7 @@ def _count(path: Path, columns: tuple[tuple[str, str], ...]) -> int:
                     raise InputError(f"{path} has no column {column!r}; it has {', '.join(known)}")
     if path.suffix.lower() == ".parquet":
         with _parquet(path, columns) as file:
-            if file.metadata.num_rows == 0:  # as programs leave that write in parts
+            if file.metadata.num_rows == 0:  # programs that write in parts leave empty files
                 return 0
     with open_queries(path) as source:
         return source.count
@@ -242,8 +242,8 @@ def _parquet(path: Path, columns: tuple[tuple[str, str], ...]) -> Any:
         return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
         wanted = ", ".join(name for name, _ in columns)
-        what = f"columns {wanted} are taken from Parquet files, and this" if columns else "this"
-        raise InputError(f"{path}: {what} is no Parquet file that can be read") from error
+        what = f"columns {wanted} come from Parquet files, and this" if columns else "this"
+        raise InputError(f"{path}: {what} is not a readable Parquet file") from error
 
 
 def _tables(path: Path, columns: tuple[tuple[str, str], ...], start: int, stop: int, rows: int) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Answers to any number of queries: part by part, block by block, in bounded memory."""
+"""Answers any number of queries, part by part and block by block, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from spann.jobs.parts import Block, Part
 from spann.types import QUERY_STATS, Array, Progress, SearchResult
 
 POSTING_MAJOR = 4096
-"""Vectors of a collection, in its own order, from which on they are searched posting by posting: near ones lie
-together, so each posting that one of them wants is wanted by many."""
+"""From so many vectors of a collection on, they are searched posting by posting. In the collection's order near vectors
+lie together, so many of them need the same postings."""
 
 Answer = Callable[[Block], tuple[NDArray[np.int64], Array]]
 """Ids and distances, (n, k) each, of the neighbours of a block's vectors."""
@@ -41,7 +41,7 @@ def search_batches(search: Search, batches: Iterable[Array], k: int, **options: 
 
 
 def answer_queries(search: Search, k: int, **how: Any) -> Answer:
-    """The `k` nearest vectors of the index."""
+    """Makes a function that finds the `k` nearest vectors of the index."""
 
     def answer(block: Block) -> tuple[NDArray[np.int64], Array]:
         found = search(block.vectors, k, **{**_order(block), **how})
@@ -51,12 +51,12 @@ def answer_queries(search: Search, k: int, **how: Any) -> Answer:
 
 
 def answer_own(search: Search, k: int, **how: Any) -> Answer:
-    """The `k` nearest others of vectors of the index itself; the blocks have their ids as keys."""
+    """Makes a function that finds the `k` nearest others for vectors of the index itself. Blocks have ids as keys."""
 
     def answer(block: Block) -> tuple[NDArray[np.int64], Array]:
         found = search(block.vectors, k + 1, **{**_order(block), **how})
         own = found.ids == np.asarray(block.keys)[:, None]
-        # Where there are many copies of a vector, it may itself not be among those found: then the last goes.
+        # If a vector has many copies, it may be missing among those found. Then the last is dropped.
         at = np.where(own.any(axis=1), own.argmax(axis=1), k)
         keep = np.arange(k + 1) != at[:, None]
         return found.ids[keep].reshape(-1, k), found.distances[keep].reshape(-1, k)
@@ -65,12 +65,12 @@ def answer_own(search: Search, k: int, **how: Any) -> Answer:
 
 
 def _order(block: Block) -> dict[str, str]:
-    """How to work off a block: those of a collection's own vectors have keys."""
+    """The order in which a search works through a block. Blocks of the collection's own vectors have keys."""
     return {"order": "posting"} if block.keys is not None and len(block.vectors) >= POSTING_MAJOR else {}
 
 
 def describe(kind: str, about: Mapping[str, Any], parts: Sequence[Part], **settings: Any) -> Description:
-    """What a job is, on the index that `about`, its attributes, describes, for the folder of its output."""
+    """The description of a job for its output folder; `about` are the attributes of the index."""
     inputs = [[Path(part.name).name, part.rows, part.fingerprint()] for part in parts]
     return {
         "job": kind,
@@ -98,8 +98,8 @@ def answer_parts(
     block_rows: int,
     progress: Progress | None = None,
 ) -> int:
-    """Answers those of the `parts` that are missing in the `folder`, of this `shard`; returns how many queries that
-    were. A query is called by its key or, without keys, by its number, counted through all parts."""
+    """Answers the parts of this `shard` that the `folder` lacks. Returns the number of queries answered. A query is
+    named by its key or, without keys, by its number, counted through all parts."""
     from spann.jobs.tables import TableWriter, group_rows, neighbours_schema, neighbours_table
 
     mine = folder.missing(shard)

@@ -1,5 +1,5 @@
-"""Neighbours as Parquet: a row for each query, or one for each neighbour, in row groups whose size depends on k alone,
-so that the bytes do not depend on how much was searched at a time."""
+"""Neighbours as Parquet: a row for each query, or a row for each neighbour. The size of row groups depends on k alone,
+so the bytes do not depend on how many queries were searched at a time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from spann.store import files
 from spann.types import Array
 
 GROUP_RESULTS = 1 << 20
-"""Neighbours in a row group, about."""
+"""About so many neighbours are in a row group."""
 
 LARGEST_GROUP = 1 << 16
-"""Queries in a row group, at most."""
+"""The most queries in a row group."""
 
 CODEC = "zstd"
 
@@ -34,9 +34,9 @@ def group_rows(k: int) -> int:
 
 
 class TableWriter:
-    """Writes tables of one schema to a Parquet file, `rows` a row group; as a context manager it ends the file.
+    """Writes tables of one schema to a Parquet file, `rows` in a row group. Leaving the context ends the file.
 
-    Columns named in `plain` have no dictionary: hardly a value comes twice there."""
+    Columns named in `plain` have no dictionary, because hardly a value comes twice."""
 
     def __init__(self, path: Path, schema: Any, rows: int, plain: Collection[str]) -> None:
         self._path, self._rows = path, rows
@@ -77,7 +77,7 @@ def parquet_writer(file: Path | BinaryIO, schema: Any, plain: Collection[str]) -
 
 
 def neighbours_schema(shape: Shape, others: Any = None) -> Any:
-    """Of a table of neighbours; `others` is the schema of the columns that come besides."""
+    """The schema of a table of neighbours; `others` is the schema of carried columns."""
     key, besides = pa.field(shape.key, pa.int64()), [] if others is None else list(others)
     if shape.layout == "long":
         found = [("rank", pa.int32()), (shape.one, pa.int64()), ("distance", pa.float32())]
@@ -87,7 +87,7 @@ def neighbours_schema(shape: Shape, others: Any = None) -> Any:
 
 
 def neighbours_table(shape: Shape, keys: Ids, others: Any, ids: Ids, distances: Array) -> Any:
-    """Neighbours (n, k) of the queries that are called `keys` (n,), with a table of `others` columns, or None."""
+    """A table of neighbours (n, k) of queries with the names `keys` (n,), and the columns of `others`, if not None."""
     found = ids >= 0
     schema = neighbours_schema(shape, None if others is None else others.schema)
     besides = [] if others is None else others.columns
@@ -104,8 +104,8 @@ def neighbours_table(shape: Shape, keys: Ids, others: Any, ids: Ids, distances: 
 
 
 def read_neighbours(path: Path, k: int, shape: Shape, worst: float) -> Iterator[tuple[Ids, Ids, Array]]:
-    """Keys (n,), ids and distances (n, k) of a wide file, row group by row group; id -1 and the `worst` distance after
-    a query's last."""
+    """Yields keys (n,), ids and distances (n, k) of a wide file, row group by row group. A query with fewer neighbours
+    is filled with id -1 and the `worst` distance."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=[shape.key, shape.ids, "distances"])

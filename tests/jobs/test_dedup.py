@@ -190,7 +190,7 @@ def test_the_command_writes_groups_and_goes_on_where_it_was_killed(tmp_path, don
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
-    assert "holds the output of another job, of which radius was" in refused(
+    assert "holds the output of another job: its radius was" in refused(
         "dedup", tmp_path / "i", "--radius", 0.02, "--part-rows", 200, "-o", out
     )
     assert "parts are there" in done(*args, "-o", out).stderr

@@ -163,7 +163,7 @@ def test_other_queries_of_the_same_name_and_size_are_another_job(place, tmp_path
     done(*args)
     queries[-1, -1] += 1
     np.save(tmp_path / "q.npy", queries)
-    assert "holds the output of another job, of which inputs was" in refused(*args)
+    assert "holds the output of another job: its inputs was" in refused(*args)
 
 
 def test_files_that_no_job_has_left_are_not_touched(place, tmp_path, refused):
@@ -171,7 +171,7 @@ def test_files_that_no_job_has_left_are_not_touched(place, tmp_path, refused):
     (tmp_path / "out" / "part-00000.parquet").write_text("mine")
     for more in ((), ("--restart",)):
         message = refused("search", place / "index.spann", place / "queries.npy", "-o", f"{tmp_path}/out/", *more)
-        assert "no job of spann" in message
+        assert "not the output of a spann job" in message
     assert (tmp_path / "out" / "part-00000.parquet").read_text() == "mine"
 
 
@@ -180,7 +180,7 @@ def test_files_that_no_job_has_left_are_not_touched(place, tmp_path, refused):
     [
         (("--carry", "nothing"), "has no column 'nothing'; it has qid, vector, lang"),
         (("--carry", "ids,lang"), "a column of that name, 'ids', is in the output already"),
-        (("--shard", "4/3"), "shard is '4/3'; it must be as 3/16"),
+        (("--shard", "4/3"), "shard is '4/3'; it must look like 3/16"),
         (("--memory-limit", "1MB"), "memory_limit is 1,000,000 bytes; the program takes"),
         (("--max-rows", 3, "--layout", "long"), "without --explain and --max-rows"),
     ],
