@@ -1,4 +1,4 @@
-"""CRC-32C of buffers. Arguments are checked in spann/_kernels/checksum.py, nothing is checked here."""
+"""CRC-32C of buffers. spann/_kernels/checksum.py checks the arguments; nothing is checked here."""
 
 from libc.stdint cimport uint32_t
 
@@ -30,7 +30,7 @@ def crc32c_scalar(const unsigned char[::1] data, uint32_t value=0) -> int:
 
 
 def crc32c_rows(const unsigned char[:, ::1] data, uint32_t[::1] out) -> None:
-    """out[i] = CRC of row i; `out` has as many elements as `data` has rows, and rows are not empty."""
+    """Sets out[i] to the CRC of row i. `out` has an element for each row of `data`, and rows are not empty."""
     cdef Py_ssize_t i
     with nogil:
         for i in range(data.shape[0]):

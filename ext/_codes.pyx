@@ -62,7 +62,7 @@ def prepare(const float[::1] x, const unsigned char[:, ::1] signs, float[::1] ro
 
 def dots(const unsigned char[::1] buffer, size_t padded, unsigned bits, const unsigned char[:, ::1] codes,
          const unsigned char[:, ::1] tail, size_t tail_rows, int32_t[::1] out):
-    """`tail` repeats the last `tail_rows` rows of codes with room behind them for the kernels to read."""
+    """`tail` repeats the last `tail_rows` rows of codes, followed by room that kernels may read."""
     cdef const spann_code_kernels *kernels = spann_code_kernels_get()
     cdef spann_code_query query
     cdef size_t direct = codes.shape[0] - tail_rows
@@ -81,7 +81,7 @@ def estimate(const unsigned char[::1] buffer, size_t padded, unsigned bits, floa
              const unsigned char[:, ::1] codes, const unsigned char[:, ::1] tail, size_t tail_rows,
              const uint16_t[::1] add, const uint16_t[::1] scale, const float[:, ::1] headers, const float[::1] base,
              const int64_t[::1] starts, const int64_t[::1] lengths, float[::1] out):
-    """Entries of the spans (starts[p], lengths[p]), one after the other; `tail` as in dots."""
+    """Scores the entries of the spans (starts[p], lengths[p]), one after the other. `tail` is that of dots."""
     cdef const spann_code_kernels *kernels = spann_code_kernels_get()
     cdef spann_code_query query
     cdef Py_ssize_t p
@@ -115,7 +115,7 @@ def estimate(const unsigned char[::1] buffer, size_t padded, unsigned bits, floa
 def encode(const float[:, ::1] x, const float[:, ::1] centroids, const int64_t[::1] lengths, const float[::1] origin,
            const unsigned char[:, ::1] signs, unsigned bits, bint ip, const int8_t[::1] far,
            unsigned char[:, ::1] codes, uint16_t[::1] add, uint16_t[::1] scale, float[:, ::1] headers):
-    """`far` (postings,) or None: codes.h says which are, then."""
+    """`far` (postings,) or None. If None, the rule of codes.h tells which postings are far."""
     cdef const spann_code_kernels *kernels = spann_code_kernels_get()
     cdef spann_code_params params
     cdef int status

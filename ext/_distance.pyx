@@ -9,7 +9,7 @@ cdef extern from "base/simd.h" nogil:
     int spann_simd_level()
     int spann_simd_widest()
 
-# Numbers of metrics and of element types. hamming is l2 of bits.
+# Numbers of metrics and element types. hamming is l2 of bits.
 METRICS = {"l2": SPANN_L2, "ip": SPANN_IP, "cosine": SPANN_COS, "hamming": SPANN_L2}
 ELEMENTS = {
     "uint8": SPANN_U8,

@@ -1,4 +1,4 @@
-"""Thin door to ext/c/io/io.h; spann._kernels.io checks the arguments. Errors are errno, 0 is none."""
+"""Thin door to ext/c/io/io.h; spann._kernels.io checks the arguments. Errors are errno; 0 means none."""
 
 from libc.errno cimport EINVAL
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -6,7 +6,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from c_io cimport *
 
-# Ways of reading, best first; AUTO is the first of them that works.
+# Ways of reading, best first. AUTO is the first that works.
 AUTO = SPANN_IO_AUTO
 URING = SPANN_IO_URING
 POOL = SPANN_IO_POOL
@@ -19,7 +19,7 @@ cdef enum:
 
 
 def open_close(int backend, unsigned int depth):
-    """Opens and closes: (error, the backend that was opened)."""
+    """Opens and closes a reader. Returns (error, the backend that was opened)."""
     cdef int error = 0, chosen = -1
     cdef spann_io *io
     with nogil:
@@ -31,7 +31,7 @@ def open_close(int backend, unsigned int depth):
     return error, chosen
 
 
-# Opened, used and closed without the GIL in between, so that no other Python thread can come to use it.
+# Opened, used and closed without the GIL, so no other Python thread can use it in between.
 cdef int read_all(int backend, unsigned int depth, unsigned int least, const int *fds, const int64_t *offsets,
                   const uint32_t *lengths, Py_ssize_t n, unsigned char *at, int64_t *results) noexcept nogil:
     cdef spann_read_done done[AT_ONCE]
@@ -72,7 +72,7 @@ def read_many(int backend, unsigned int depth, unsigned int least, const int[::1
     return error
 
 
-# A buffer's number is its read's tag: what finishes gives its buffer to the next.
+# A buffer's number is the tag of its read. A finished read gives its buffer to the next one.
 cdef int read_through(spann_io *io, unsigned int depth, int fd, const int64_t *offsets, Py_ssize_t n, uint32_t length,
                       unsigned char *buffers, int64_t *total) noexcept nogil:
     cdef spann_read_done done[AT_ONCE]
@@ -109,7 +109,8 @@ cdef int start(spann_io *io, int fd, int64_t offset, uint32_t length, unsigned c
 
 def time_reads(int backend, unsigned int depth, int fd, const int64_t[::1] offsets, uint32_t length,
                unsigned char[::1] buffers):
-    """(error, backend, bytes read, seconds of reading, seconds of opening and closing); `depth` buffers."""
+    """Reads with `depth` buffers. Returns (error, backend, bytes read, seconds of reading, seconds of opening and
+    closing)."""
     cdef timespec t0, t1, t2, t3
     cdef int error = 0, chosen = -1
     cdef int64_t total = 0

@@ -13,7 +13,7 @@ cdef extern from "building/pages.h" nogil:
                       int64_t *)
 
 
-# What spann._kernels.postings must agree with.
+# Numbers that spann._kernels.postings must have, too.
 PAGE = SPANN_PAGE
 SLACK = SPANN_SLACK
 HEADER_BYTES = SPANN_HEADER_BYTES
@@ -22,7 +22,7 @@ MAX_DIRECTIONS = SPANN_MAX_DIRECTIONS
 
 
 def posting_parts(size_t id_bytes, size_t row_bytes, size_t code_bytes, size_t entries, size_t primaries):
-    """Where ids, add, scale, rows and codes of a posting of codes begin, and its size."""
+    """Offsets of ids, add, scale, rows and codes in a posting of codes, and its size."""
     cdef spann_widths widths
     cdef spann_posting_parts p
     widths.id, widths.row, widths.code = id_bytes, row_bytes, code_bytes
@@ -31,7 +31,7 @@ def posting_parts(size_t id_bytes, size_t row_bytes, size_t code_bytes, size_t e
 
 
 def shape_parts(size_t code_bytes, size_t directions):
-    """Where spread, rest, offsets, add, scale and codes of a shape begin, and its size."""
+    """Offsets of spread, rest, offsets, add, scale and codes in a shape, and its size."""
     cdef spann_shape shape
     cdef spann_shape_parts p = spann_parts_of_shape(code_bytes, directions)
     cdef char *begin = <char *> &shape

@@ -24,7 +24,7 @@ STOPPED = SPANN_STOPPED
 
 
 def stats_bytes():
-    """Size of one query's statistics; the caller's record type must agree."""
+    """Bytes of one query's statistics. The caller's record type must agree."""
     return sizeof(spann_query_stats)
 
 
@@ -43,7 +43,7 @@ cdef class NativeIndex:
         self.searches = 0
 
     def __dealloc__(self):
-        # Searchers refer to the index, so their buffers are freed by now. The arrays go before the heaps are trimmed.
+        # Searchers hold the index, so their buffers are already freed. Arrays go before the heaps are trimmed.
         free(self.graph)
         self.kept = None
         spann_give_back()
@@ -60,16 +60,16 @@ cdef class NativeIndex:
         self.index.max_norm = max_norm
 
     def close(self):
-        """Ends the searches under way, soon, and lets none begin."""
+        """Ends the searches under way soon, and refuses new ones."""
         self.index.closed = 1
 
     def forked(self):
-        """Forgets the searches of the process that this one was forked from."""
+        """Forgets the searches of the parent process, after a fork."""
         self.searches = 0
 
     def set_centroids(self, int metric, int dtype, const unsigned char[::1] vectors, uint64_t centroids,
                       const unsigned char[::1] ids, uint32_t entry, list levels):
-        """`ids` None with codes; `levels` of (nodes or None, offsets, neighbors)."""
+        """`ids` is None with codes. `levels` are tuples of (nodes or None, offsets, neighbors)."""
         cdef const uint32_t[::1] nodes
         cdef const uint64_t[::1] offsets
         cdef const uint32_t[::1] neighbors
@@ -102,8 +102,8 @@ cdef class NativeIndex:
                      const uint32_t[::1] appended_end, const uint32_t[::1] page, const uint16_t[::1] offset,
                      const uint16_t[::1] length, const uint16_t[::1] primaries, const uint32_t[::1] crc,
                      uint64_t pages_per_shard, const int[::1] files):
-        """`chain` None where posting i is centroid i's only one, `appended` (postings that were appended, by centroid,
-        with their end for each) None where there are none, `primaries` None without codes."""
+        """`chain` is None if posting i is the only one of centroid i. `appended` holds appended postings by centroid,
+        and the end of each centroid's; None if there are none. `primaries` is None without codes."""
         self.index.postings = page.shape[0]
         self.index.own_postings = page.shape[0] - (appended.shape[0] if appended is not None else 0)
         self.index.chain = &chain[0] if chain is not None else NULL
@@ -122,7 +122,7 @@ cdef class NativeIndex:
                   const unsigned char[:, ::1] signs, const uint64_t[::1] first_row, const uint64_t[::1] first_entry,
                   float query_norm, const float[::1] centroid_sqnorm, uint64_t exact_shard_rows,
                   const uint32_t[::1] exact_crc, const int[::1] exact_files):
-        """`centroid_sqnorm` None but for ip."""
+        """`centroid_sqnorm` is None unless the metric is ip."""
         self.index.kind = &spann_coded_postings
         self.index.code_bits = bits
         self.index.padded_dim = padded_dim
@@ -139,7 +139,7 @@ cdef class NativeIndex:
         self.kept += [origin, signs, first_row, first_entry, centroid_sqnorm, exact_crc, exact_files]
 
     def set_shapes(self, uint32_t directions, uint64_t shape_bytes, const unsigned char[::1] shapes):
-        """Of all postings, with the slack that codes.h asks for."""
+        """The shapes of all postings, followed by the slack of codes.h."""
         self.index.directions = directions
         self.index.shape_bytes = shape_bytes
         self.index.shapes = &shapes[0]
@@ -148,9 +148,8 @@ cdef class NativeIndex:
     def unpack(self, const uint32_t[::1] postings, const uint64_t[::1] starts, const unsigned char[::1] block,
                unsigned char[::1] ids, unsigned char[::1] add, unsigned char[::1] scale, unsigned char[::1] rows,
                unsigned char[::1] codes, unsigned char[::1] headers):
-        """Copies `postings`, which begin at `starts` in `block`, to their places in the other arrays.
-
-        Returns the first posting whose checksum does not match, or -1."""
+        """Copies `postings`, which begin at `starts` in `block`, to their places in the other arrays. Returns the
+        first posting whose checksum does not match, or -1."""
         cdef int64_t bad
         with nogil:
             bad = spann_unpack(&self.index, &postings[0], &starts[0], postings.shape[0], &block[0], &ids[0], &add[0],
@@ -160,8 +159,8 @@ cdef class NativeIndex:
     def pin(self, uint64_t postings, const unsigned char[::1] ids, const unsigned char[::1] add,
             const unsigned char[::1] scale, const unsigned char[::1] rows, const unsigned char[::1] codes,
             const unsigned char[::1] headers):
-        """Postings 0 to `postings` - 1, entry by entry; `rows` of replicas alone; `codes` with the slack that codes.h
-        asks for."""
+        """Pins postings 0 to `postings` - 1, entry by entry. Only replicas have `rows`. `codes` are followed by the
+        slack of codes.h."""
         self.index.pinned = postings
         self.index.pinned_ids = &ids[0]
         self.index.pinned_add = &add[0]
@@ -173,7 +172,7 @@ cdef class NativeIndex:
 
 
 cdef class Stop:
-    """Ends the searches whose `Params` have it, from any thread: they look at it every few microseconds."""
+    """Ends the searches whose `Params` hold it. Any thread may set it; searches look every few microseconds."""
 
     cdef int32_t wanted
 
@@ -185,7 +184,7 @@ cdef class Stop:
 
 
 cdef class Params:
-    """How a batch is searched, as the native code takes it."""
+    """Parameters of a batch, in the form of the native code."""
 
     cdef spann_search_params params
     cdef spann_effort *effort
@@ -230,7 +229,7 @@ cdef class Params:
         self.params.in_flight = queries
 
     def set_efforts(self, list efforts):
-        """Of (count, max_postings, epsilon2), by rising count."""
+        """Sets the efforts: (count, max_postings, epsilon2), by rising count."""
         cdef uint32_t n = <uint32_t> len(efforts)
         free(self.effort)
         self.effort = <spann_effort *> malloc(max(1, n) * sizeof(spann_effort))
@@ -245,7 +244,7 @@ cdef class Params:
 
 
 cdef class Searcher:
-    """What one thread keeps from batch to batch. For one thread at a time, and always the same."""
+    """State that one thread keeps from batch to batch. It always belongs to the same thread."""
 
     cdef spann_searcher *searcher
     cdef NativeIndex index
@@ -259,13 +258,13 @@ cdef class Searcher:
             raise MemoryError
 
     def __dealloc__(self):
-        # Of a process that forked, the threads that read for it are in the parent alone: nobody to wait for.
+        # After a fork the reading threads exist in the parent only, so there is nothing to wait for.
         if self.process == getpid():
             spann_searcher_free(self.searcher)
 
     def run(self, Params params, const unsigned char[:, ::1] queries, int64_t[::1] cursor, int64_t[:, ::1] ids,
             float[:, ::1] distances, unsigned char[:, ::1] stats):
-        """Searches the rows of `queries` that it draws from `cursor`; returns (status, errno, exact, where)."""
+        """Searches the rows of `queries` that it draws from `cursor`. Returns (status, errno, exact, where)."""
         cdef spann_failure failure
         cdef int status
         memset(&failure, 0, sizeof(failure))
@@ -278,7 +277,7 @@ cdef class Searcher:
         return status, failure.system_error, failure.exact, failure.where
 
     def expected(self, Params params, const unsigned char[:, ::1] queries, float[:, ::1] out):
-        """What pruning goes by, for each query of as many postings as `params` allow; returns as `run`."""
+        """Expected distances that pruning compares, for as many postings as `params` allow. Returns as `run`."""
         cdef spann_failure failure
         cdef int status
         memset(&failure, 0, sizeof(failure))
@@ -290,7 +289,7 @@ cdef class Searcher:
         return status, failure.system_error, failure.exact, failure.where
 
     def nearest(self, Params params, const unsigned char[:, ::1] queries, uint32_t[::1] out):
-        """The number of the nearest centroid of each query; returns as `run`."""
+        """Finds the nearest centroid of each query. Returns as `run`."""
         cdef spann_failure failure
         cdef int status
         memset(&failure, 0, sizeof(failure))
@@ -303,7 +302,7 @@ cdef class Searcher:
 
 
 cdef class Batch:
-    """Posting-major search: `next` on one thread, then `step` on all of them, as long as `next` says so."""
+    """Posting-major search. Call `next` on one thread, then `step` on all threads, until `next` returns False."""
 
     cdef spann_batch *batch
     cdef tuple kept
@@ -321,11 +320,11 @@ cdef class Batch:
 
     @staticmethod
     def query_bytes(NativeIndex index, Params params):
-        """Bytes that a batch takes for each query, about."""
+        """About the bytes that a batch takes for each query."""
         return spann_batch_query_bytes(&index.index, &params.params)
 
     def next(self):
-        """Whether there is another phase, made ready now."""
+        """Prepares the next phase. Returns whether there is one."""
         cdef int more
         with nogil:
             more = spann_batch_next(self.batch)
@@ -334,7 +333,7 @@ cdef class Batch:
         return more == 1
 
     def step(self, Searcher searcher):
-        """Takes part in the phase; returns as `Searcher.run`."""
+        """Takes part in the phase. Returns as `Searcher.run`."""
         cdef spann_failure failure
         cdef int status
         memset(&failure, 0, sizeof(failure))

@@ -1,4 +1,4 @@
-# Declarations of ext/c/search: an open index, what a search is asked for, and the calls.
+# Declarations of ext/c/search: an open index, the request of a search, and the calls.
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 

@@ -19,7 +19,7 @@ def crc32c(buffer: Any, value: int = 0) -> int:
     memory that is not contiguous or a `value` outside 32 bits.
     """
     if not 0 <= value < 1 << 32:
-        raise InputError(f"checksum to go on from is {value}; it must be in [0, 2**32)")
+        raise InputError(f"checksum value is {value}; it must be in [0, 2**32)")
     return int(_checksum.crc32c(_bytes_of(buffer), value))
 
 

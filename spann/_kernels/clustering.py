@@ -42,14 +42,14 @@ def cluster(
 ) -> Tree:
     """Hierarchical balanced k-means of `x` (n, dim) into at most `leaves` clusters (SPANN section 3.2.1).
 
-    `x` and `rows` (n,) are permuted in place, together, into tree order. Fewer leaves come back only where vectors are
-    identical: such a node is one leaf. Raises `InputError` for sizes that do not fit, `MemoryError`.
+    `x` and `rows` (n,) are permuted in place, together, into tree order. Fewer leaves come back only if vectors are
+    identical: such a node is one leaf. Raises `InputError` for sizes that do not match, and `MemoryError`.
     """
     n = _checked(x)
     if rows.shape != (n,):
         raise InputError(f"{n} vectors come with {rows.shape} row numbers")
     if not 1 <= leaves <= n:
-        raise InputError(f"{leaves} leaves asked of {n} vectors; it must be from 1 to {n}")
+        raise InputError(f"leaves is {leaves}; it must be from 1 to {n}, the number of vectors")
     ends, reps, groups = (np.empty(leaves, np.uint32) for _ in range(3))
     made = _cluster.cluster(
         x, rows, leaves, group_rows, iterations, balance, slack, seed & (2**64 - 1), ends, reps, groups
@@ -65,7 +65,7 @@ def balanced_kmeans(x: Floats, k: int, *, iterations: int, balance: float, seed:
     """
     n = _checked(x)
     if not 1 <= k <= n:
-        raise InputError(f"{k} centres asked of {n} vectors; it must be from 1 to {n}")
+        raise InputError(f"k is {k}; it must be from 1 to {n}, the number of vectors")
     centres, weights = np.empty((k, x.shape[1]), np.float32), np.empty(k, np.float32)
     _raise_for(_cluster.balanced_kmeans(x, iterations, balance, seed & (2**64 - 1), centres, weights))
     return centres, weights
@@ -76,8 +76,8 @@ def closure(
 ) -> tuple[NDArray[np.uint32], Floats, NDArray[np.uint32]]:
     """Closure assignment with the RNG rule (SPANN section 3.2.2) of n rows over m candidate centroids.
 
-    `sqdist` (n, m); `centroids` (m, dim), rows may be strided. Returns candidate numbers (n, replicas), their sqdist,
-    and how many of them count (n,), at least 1. Raises `InputError`, `MemoryError`.
+    `sqdist` is (n, m). `centroids` (m, dim) may have strided rows. Returns candidate numbers (n, replicas), their
+    sqdist, and how many of them count, (n,), at least 1. Raises `InputError`, `MemoryError`.
     """
     n, m = sqdist.shape
     if n == 0 or m == 0 or centroids.shape[0] != m or centroids.strides[1] != 4:

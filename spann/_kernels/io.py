@@ -20,16 +20,17 @@ log = logging.getLogger(__name__)
 _NUMBERS = {"auto": _io.AUTO, "uring": _io.URING, "pool": _io.POOL, "sync": _io.SYNC}
 
 BACKENDS = tuple(sorted(_NUMBERS, key=lambda name: _NUMBERS[name]))
-"""Ways of reading: auto, io_uring, threads that block in pread, pread alone. ``auto`` is the best that works here."""
+"""Ways of reading: auto, io_uring, threads that block in pread, pread alone. ``auto`` is the best way that works."""
 
 MAX_DEPTH: int = _io.MAX_DEPTH
 ALIGNMENT = PAGE
-"""Of buffers made here, so that descriptors opened O_DIRECT can be read from."""
+"""Alignment of the buffers made here, as O_DIRECT needs it."""
 
 
 @dataclass(frozen=True)
 class ReadTiming:
-    """What `time_reads` measured. ``setup_seconds`` is opening and closing the backend, not part of ``seconds``."""
+    """The result of `time_reads`. ``setup_seconds`` is the time to open and close the backend, apart from
+    ``seconds``."""
 
     backend: str
     reads: int
@@ -44,10 +45,9 @@ def backends() -> tuple[str, ...]:
 
 
 def chosen_backend(backend: str = "auto") -> str:
-    """What reads asked for with `backend` are done with: the environment variable SPANN_IO decides for auto.
+    """The backend that reads really use. The environment variable SPANN_IO decides for auto.
 
-    Raises `InputError` for a name that is unknown, here or in SPANN_IO, `StorageError` for a backend that is not to be
-    had.
+    Raises `InputError` for an unknown name, here or in SPANN_IO, and `StorageError` for an unavailable backend.
     """
     code, number = _io.open_close(_number(backend), 1)
     _raise_for(code, backend)
@@ -56,9 +56,9 @@ def chosen_backend(backend: str = "auto") -> str:
 
 @functools.cache
 def log_backend() -> None:
-    """Tells once, in the log, where io_uring was wanted and is refused."""
+    """Logs once that io_uring was wanted and is refused."""
     if os.environ.get("SPANN_IO", "auto") == "auto" and "uring" not in backends():
-        log.warning("io_uring is not to be had here, so files are read by a pool of threads, which is slower")
+        log.warning("io_uring is not available, so a pool of threads reads files, which is slower")
 
 
 def read_many(
@@ -72,10 +72,10 @@ def read_many(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Reads ``lengths[i]`` bytes at ``offsets[i]`` of `fd` (one, or one of each read), `depth` reads at once.
 
-    Returns the bytes of all reads one after another, zeros where nothing was read, and the results (n,): bytes read,
-    fewer than asked for only where the file ends, or the negative errno of that read. `least` reads are waited for at a
-    time. The bytes start at a multiple of `ALIGNMENT`. Raises as `chosen_backend`, and `InputError` for arrays, a
-    `depth` or a `least` that cannot be.
+    Returns the bytes of all reads, one after another, with zeros where nothing was read. Also returns the results (n,):
+    bytes read, fewer than asked for only at the end of the file, or the negative errno of the read. It waits for
+    `least` reads at a time. The bytes start at a multiple of `ALIGNMENT`. Raises as `chosen_backend`, and `InputError`
+    for wrong arrays, `depth` or `least`.
     """
     offsets = np.ascontiguousarray(offsets, np.int64)
     lengths = np.ascontiguousarray(lengths, np.uint32)
@@ -83,7 +83,7 @@ def read_many(
     if offsets.ndim != 1 or lengths.shape != offsets.shape:
         raise InputError(f"{offsets.shape} offsets come with {lengths.shape} lengths; both must be (n,)")
     if least < 1:
-        raise InputError(f"reads to wait for at a time are {least}; it must be at least 1")
+        raise InputError(f"least is {least}; it must be at least 1")
     number, depth = _number(backend), _checked_depth(depth)
     size = int(lengths.sum(dtype=np.int64))
     out, results = _aligned(size), np.full(len(offsets), -errno.EINPROGRESS, np.int64)
@@ -95,16 +95,16 @@ def read_many(
 def time_reads(
     fd: int, offsets: NDArray[np.int64], length: int, *, backend: str = "auto", depth: int = 32
 ) -> ReadTiming:
-    """Time it takes to read `length` bytes at each of `offsets` (n,) of `fd`, always `depth` of them at once.
+    """Measures the time to read `length` bytes at each of `offsets` (n,) of `fd`, always `depth` reads at once.
 
-    Buffers are few, aligned to `ALIGNMENT`, and used again and again. Raises as `read_many`, and `StorageError` if a
-    read fails.
+    It uses few buffers again and again, aligned to `ALIGNMENT`. Raises as `read_many`, and `StorageError` if a read
+    fails.
     """
     offsets = np.ascontiguousarray(offsets, np.int64)
     if offsets.ndim != 1 or len(offsets) == 0 or int(offsets.min()) < 0:
         raise InputError(f"offsets to read at are {offsets.shape}; they must be (n,), n at least 1, and none negative")
     if not 0 < length < 1 << 32:
-        raise InputError(f"reads are of {length} bytes; it must be in [1, 2**32)")
+        raise InputError(f"length is {length} bytes; it must be in [1, 2**32)")
     number, depth = _number(backend), min(_checked_depth(depth), len(offsets))
     code, chosen, total, seconds, setup = _io.time_reads(number, depth, fd, offsets, length, _aligned(depth * length))
     if chosen < 0:
@@ -122,7 +122,7 @@ def _number(backend: str) -> int:
 
 def _checked_depth(depth: int) -> int:
     if not 1 <= depth <= MAX_DEPTH:
-        raise InputError(f"reads at once are {depth}; it must be from 1 to {MAX_DEPTH}")
+        raise InputError(f"depth is {depth}; it must be from 1 to {MAX_DEPTH}")
     return depth
 
 
@@ -138,7 +138,7 @@ def _raise_for(code: int, backend: str) -> None:
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
-    """Zeros that start at a multiple of `ALIGNMENT`, at least one."""
+    """At least one zero byte, starting at a multiple of `ALIGNMENT`."""
     space = np.zeros(size + ALIGNMENT, np.uint8)
     skip = -space.ctypes.data % ALIGNMENT
     return space[skip : skip + max(size, 1)]

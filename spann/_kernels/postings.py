@@ -23,10 +23,10 @@ HEADER = 5
 """Floats of a posting's header: a_low, a_step, s_low, s_step, error (negative where the origin is its centroid)."""
 
 HEADER_BYTES = 4 * HEADER
-"""What a posting of codes begins with."""
+"""Bytes of the header, at the beginning of a posting of codes."""
 
 FACTOR_BYTES = 2
-"""Of each of the two factors of an entry with a code, ``add`` and ``scale``: a uint16."""
+"""Bytes of each factor of an entry with a code, ``add`` and ``scale``: a uint16."""
 
 SLACK = 64
 """Readable bytes that must follow codes in memory, because kernels read ahead."""
@@ -87,7 +87,7 @@ def pack(
 
 @dataclass(frozen=True)
 class CodedLists:
-    """Posting lists of codes, one after the other, n entries in all; replicas follow the primaries of their list.
+    """Posting lists of codes, one after the other, n entries in all. Replicas follow the primaries of their list.
 
     - ``lengths``, ``primaries`` (postings,) uint16; ``headers`` (postings, 5) float32.
     - ``ids`` (n,) uint32 or uint64; ``add``, ``scale`` (n,) uint16; ``codes`` (n, code_bytes) uint8.
@@ -106,7 +106,7 @@ class CodedLists:
 
 def pack_coded(lists: CodedLists, starts: NDArray[np.uint64], out: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Writes posting lists of codes into `out` (bytes), list p at byte ``starts[p]``, and returns each list's crc32c
-    (postings,). Raises `InputError` for arrays that do not fit each other, and if a list would not fit in `out`."""
+    (postings,). Raises `InputError` if arrays do not match, or if a list would not fit in `out`."""
     length, primary = lists.lengths.astype(np.int64), lists.primaries.astype(np.int64)
     n, postings, replicas = int(length.sum()), len(length), int((length - primary).sum())
     entries = (lists.ids, lists.add, lists.scale, lists.codes)
@@ -174,12 +174,12 @@ def _as_bytes(rows: Array) -> NDArray[np.uint8]:
 
 
 def shape_parts(code_bytes: int, directions: int) -> tuple[int, ...]:
-    """Where spread, rest, offsets, add, scale and codes of a shape begin in native code, and its size."""
+    """Offsets of spread, rest, offsets, add, scale and codes in a shape of the native code, and its size."""
     return _postings.shape_parts(code_bytes, directions)
 
 
 def check_native(name: str, ours: object, native: object) -> None:
-    """Raises `ImportError` where the native modules were built for another layout of bytes."""
+    """Raises `ImportError` if the native modules were built for another layout of bytes."""
     if ours != native:
         raise ImportError(f"{name} is {ours}, and spann's native modules were built for {native}; rebuild them")
 

@@ -1,4 +1,4 @@
-"""The program's entry: its list of commands, and what becomes of every error.
+"""The entry of the program: its commands, and its exit codes and error texts.
 
 Exit codes: 0 done; 1 the work failed (corrupt index, full disk, unmet check); 2 wrong usage or unusable input; 130
 interrupted; 141 nobody reads the output any more. An error is one line on standard error; `--debug` adds the traceback.
@@ -33,24 +33,24 @@ from spann.errors import InputError, RecallWarning, SpannError
 
 
 class _Interrupted(Exception):
-    """Stands for KeyboardInterrupt, which click would turn into an Abort with a message of its own."""
+    """Stands in for KeyboardInterrupt, which click would turn into an Abort with its own message."""
 
 
 class _Unread(Exception):
-    """Stands for BrokenPipeError, with which click would end the process itself."""
+    """Stands in for BrokenPipeError, at which click would end the process itself."""
 
 
 class _Program(click.Group):
-    """A group that ends the process with the exit code of the error that it reports."""
+    """A group of commands. It reports an error and ends the process with its exit code."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         state = extra.setdefault("obj", State())
-        # Scripts and tests that read messages see the program's name however it was started.
+        # Messages show this program name however the program was started.
         extra["prog_name"] = "spann"
         extra["standalone_mode"] = False
         try:
             if sys.stdout is None:
-                raise InputError("standard output is closed; to see nothing, lead it to /dev/null")
+                raise InputError("standard output is closed; send it to /dev/null to see nothing")
             with warnings.catch_warnings():
                 warnings.simplefilter("always", RecallWarning)
                 warnings.showwarning = _show_warning
@@ -88,7 +88,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _drop_output() -> None:
-    """Leads standard output nowhere if it cannot take what is left: Python would fail to write it once more at exit."""
+    """Discards the rest of standard output if it cannot be written. Python would fail to write it again at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -121,7 +121,7 @@ def _report(error: Exception) -> tuple[int, str]:
     cls=_Program,
     params=[DebugOption()],
     no_args_is_help=True,
-    # Each option can be given by a variable: --threads of `spann build` is SPANN_BUILD_THREADS.
+    # A variable can give each option: SPANN_BUILD_THREADS is --threads of `spann build`.
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPANN"},
 )
 @click.version_option(spann.__version__, prog_name="spann", message="%(prog)s %(version)s")
@@ -133,7 +133,7 @@ def cli() -> None:
     """
 
 
-# In the order of work, in which the help lists them.
+# In the order of work; the help lists them in this order.
 for _command in (
     *(demo, plan, build, search, tune, append, knn_graph, dedup, join, assign),
     *(info, verify, truth, evaluate, report, convert, config),
@@ -143,7 +143,8 @@ for _command in (
 
 def main() -> NoReturn:
     """Run the program on the arguments of the process, and end it."""
-    for fd in range(3):  # where one is closed, the next file opened would take its place, and text go into it
+    # If one is closed, the next file opened would take its number, and text would go into that file.
+    for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:

@@ -33,10 +33,10 @@ from spann.vectors import open_source
 @memory_limit_option
 @ids_option
 @max_rows_option("MORE")
+@click.option("--restart", is_flag=True, help="Begin anew, even if an unfinished append is there. Default: resume it.")
 @click.option(
-    "--restart", is_flag=True, help="Begin anew instead of going on with an unfinished append. Default: go on."
+    "--again", is_flag=True, help="Add vectors again that were appended before. Default: say so, and add nothing."
 )
-@click.option("--again", is_flag=True, help="Add vectors that were appended already. Default: say so, and add nothing.")
 @json_option
 @progress_option
 @quiet_option
@@ -55,8 +55,8 @@ def append(
 ) -> None:
     """Add the vectors in MORE to the index in the directory INDEX.
 
-    They join the centroids that INDEX has; searches that have it open are not disturbed. Where much was added, or what
-    is unlike the rest, a new build searches faster.
+    They join the centroids of INDEX. Searches that have it open continue undisturbed. If much was added, or vectors of
+    another kind, a new build searches faster.
     """
     start = time.perf_counter()
     with open_source(more, max_rows=max_rows) as source, done_once() as repeated:

@@ -67,7 +67,7 @@ _BUILD_OPTIONS = (
         "--max-replicas",
         type=int,
         metavar="N",
-        help=f"Postings that one vector may be in. Default: {DEFAULT_REPLICAS}, with codes 1.",
+        help=f"The most postings that one vector may be in. Default: {DEFAULT_REPLICAS}, with codes 1.",
     ),
     click.option(
         "--epsilon1",
@@ -80,28 +80,28 @@ _BUILD_OPTIONS = (
         callback=_code_bits,
         metavar="B|auto",
         help=f"Bits per dimension of the codes in postings ({', '.join(map(str, CODE_BITS[1:]))}); 0 keeps exact "
-        "vectors there. Default: auto, by the dimension, and 0 for vectors under 64 bytes.",
+        "vectors there instead. Default: auto, by the dimension, and 0 for vectors under 64 bytes.",
     ),
     click.option(
         "--directions",
         type=int,
         metavar="N",
-        help="Directions kept of the shape of each posting of codes, by which searches tell what reaches towards a "
-        f"query; 0: none. Default: {DEFAULT_DIRECTIONS} with codes and without replicas, else 0.",
+        help="Directions in the shape of each posting, which tells searches whether it reaches towards a query; "
+        f"0: no shapes. Default: {DEFAULT_DIRECTIONS} with codes and without replicas, else 0.",
     ),
     click.option(
         "--calibration-queries",
         type=int,
         metavar="N",
-        help="Vectors with which settings for recalls are measured at the end; 0: none. Default: 2000, fewer of over a "
-        "million vectors.",
+        help="Vectors searched for at the end, to measure which settings reach which recall; 0: none. Default: 2000, "
+        "fewer above a million vectors.",
     ),
     click.option("--seed", type=int, metavar="S", help=f"Start of all randomness. Default: {BuildParams.seed}."),
 )
 
 
 def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The parameters of a build, for `build` and `plan`."""
+    """Adds the parameters of a build to `build` or `plan`."""
     for option in reversed(_BUILD_OPTIONS):
         command = option(command)
     return command
@@ -120,7 +120,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--restart",
     is_flag=True,
-    help="Begin anew instead of going on with an unfinished build. Default: go on; refuse if it is another.",
+    help="Begin anew, even if an unfinished build is there. Default: resume it; refuse if it is another build.",
 )
 @config_option
 @json_option
@@ -239,7 +239,7 @@ def _parameters(
 ) -> tuple[BuildParams, dict[str, Any]]:
     params, preset = parameters(BuildParams, config, **options, code_bits=None if code_bits == AUTO else code_bits)
     if code_bits == AUTO:
-        params = params.with_(code_bits=None)  # even where the preset has bits
+        params = params.with_(code_bits=None)  # even if the preset has bits
     return params, preset
 
 

@@ -20,7 +20,7 @@ from spann.vectors import open_source
 @click.option(
     "--dtype",
     type=click.Choice([*ELEMENT_TYPES, "bfloat16"]),
-    help="Type of the elements; values that it cannot hold are refused. Default: as they are, or that of the format.",
+    help="Type of the elements; a value that it cannot hold is refused. Default: unchanged, or the type of the format.",
 )
 @ids_option
 @max_rows_option("VECTORS")
@@ -37,8 +37,8 @@ def convert(
 ) -> None:
     """Write VECTORS, of any format that can be read, to OUTPUT.
 
-    OUTPUT is .fbin, .f16bin, .bf16bin, .u8bin, .i8bin, .fvecs, .bvecs, .npy or .parquet, which alone can hold
-    ids beside them.
+    OUTPUT is .fbin, .f16bin, .bf16bin, .u8bin, .i8bin, .fvecs, .bvecs, .npy or .parquet. Only .parquet can hold ids,
+    too.
     """
     with open_source(vectors, max_rows=max_rows) as source, progress_report(quiet, progress_form) as progress:
         write(source, output, dtype, progress, ids=given_ids(ids, max_rows))

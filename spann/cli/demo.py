@@ -30,7 +30,7 @@ _K = 10
 _POSTINGS = (4, 8, 16, 32, 64, 128)
 
 
-@click.command(cls=Command, short_help="Show on made-up data what an index finds at what cost.")
+@click.command(cls=Command, short_help="Build an index of made-up vectors, and show recall against cost.")
 @click.option("--rows", type=COUNT, default=100_000, hidden=True)
 @click.option(
     "--dtype", type=click.Choice(["float32", "uint8"]), default="float32", help="Element type. Default: float32."
@@ -58,7 +58,7 @@ def demo(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make 100,000 clustered vectors, build an index of them, and show what it finds at what cost."""
+    """Make 100,000 clustered vectors, build an index of them, and show recall against cost."""
     if plot is not None:
         check_plot(plot)
     workers = thread_count(threads)
@@ -84,7 +84,7 @@ def demo(
 def _measure(
     directory: Path, queries: Array, params: BuildParams, threads: int, progress: Progress | None
 ) -> tuple[str, dict[str, Any]]:
-    """Builds, finds the truth and evaluates: a line on the index, and the report."""
+    """Builds an index, finds the true neighbours, and evaluates. Returns a line on the index, and the report."""
     with open_source(directory / "base.npy") as source:
         start = time.perf_counter()
         with spann.build(source, directory / "index.spann", params=params, threads=threads, progress=progress) as index:

@@ -42,21 +42,25 @@ from spann.vectors import open_queries, read_truth
     "--max-postings",
     callback=number_list,
     metavar="N,N,...",
-    help="Postings that one query may score: a run for each. Default: 64, with codes 128.",
+    help="The most postings that a query scores: one run for each number. Default: 64, with codes 128.",
 )
 @click.option(
     "--target-recall",
     callback=recall_list,
     metavar="R,R,...",
-    help="Recall that a search aims at: a run for each, with the settings that the calibration has for it. Default: as "
-    "--max-postings says.",
+    help="Recalls to aim at: one run for each, with the settings that the calibration has for it. Default: use "
+    "--max-postings.",
 )
 @search_options
 @io_option
 @memory_budget_option
 @order_option
 @click.option(
-    "--threads", callback=number_list, default="1", metavar="T,T,...", help="Threads: a run for each. Default: 1."
+    "--threads",
+    callback=number_list,
+    default="1",
+    metavar="T,T,...",
+    help="Numbers of threads: one run for each. Default: 1.",
 )
 @check_option
 @config_option
@@ -66,8 +70,8 @@ from spann.vectors import open_queries, read_truth
     "--plot",
     type=FILE,
     metavar="FILE",
-    help="Draw recall against QPS, and against CPU time, pages, reads, codes and vectors scored of a query, to a .png, "
-    ".svg or .pdf. Default: do not.",
+    help="Draw recall against queries a second, and against the cost of a query, to a .png, .svg or .pdf. Default: do "
+    "not.",
 )
 @quiet_option
 def evaluate(
@@ -92,8 +96,8 @@ def evaluate(
 ) -> None:
     """Measure recall, speed and reads of INDEX on QUERIES with the exact neighbours in TRUTH.
 
-    TRUTH is an .ibin, .ivecs, .npz or .parquet file, for instance of `spann truth`. QUERIES and TRUTH can both be
-    the folder of a VectorDBBench data set: then its test.parquet and its neighbors.parquet are read.
+    TRUTH is an .ibin, .ivecs, .npz or .parquet file; `spann truth` makes one. QUERIES and TRUTH can both be the folder
+    of a VectorDBBench data set. Then test.parquet and neighbors.parquet in it are read.
     """
     if plot is not None:
         check_plot(plot)
@@ -101,7 +105,7 @@ def evaluate(
     given = [name for name, value in options.items() if value is not None]
     if target_recall and (given or max_postings or config):
         what = given[0].replace("_", "-") if given else "max-postings" if max_postings else "config"
-        raise click.UsageError(f"--target-recall and --{what} were both given: the target decides the settings")
+        raise click.UsageError(f"--target-recall and --{what} were both given; the target decides the settings")
     settings = [params.with_(max_postings=count) for count in max_postings or (params.max_postings,)]
     known = read_truth(truth)
     with open_queries(queries, max_rows=max_rows) as source:
@@ -129,8 +133,8 @@ def evaluate(
         run["settings"]["target_recall"] = (target_recall or ())[number // len(threads)]
     if unknown := max(run["unknown"] for run in report["runs"]):
         doubts.append(
-            f"{unknown} neighbours found are nearer than those in {truth}, which does not list them: it is of other "
-            "vectors, from before an append perhaps, and recalls are too low"
+            f"{unknown} neighbours found are nearer than those in {truth}, which lacks them. It belongs to other "
+            "vectors, perhaps from before an append, so recalls are too low"
         )
     for doubt in doubts:
         say(f"spann: warning: {index}: {doubt}", err=True)

@@ -83,7 +83,7 @@ def _calibration_text(calibration: dict[str, Any] | None) -> str:
 
 
 def _histogram(histogram: dict[str, list[int]]) -> list[str]:
-    """A line for each range of lengths that occurs."""
+    """A line for each range of lengths that has postings."""
     counts, edges = histogram["counts"], histogram["edges"]
     used = [(low, high, count) for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True) if count]
     most = max(counts)
@@ -101,7 +101,8 @@ def _histogram(histogram: dict[str, list[int]]) -> list[str]:
 def verify(ctx: click.Context, index: Path, as_json: bool, quiet: bool) -> None:
     """Read all of INDEX and check every checksum and invariant.
 
-    Ends with 0 if all is well, 1 if something is damaged or does not belong there, 2 if something is only missing.
+    The exit code is 0 if all is well, 1 if something is damaged or does not belong there, and 2 if files are only
+    missing.
     """
     with progress_report(quiet) as progress:
         problems = spann.verify(index, progress)
@@ -117,7 +118,7 @@ def verify(ctx: click.Context, index: Path, as_json: bool, quiet: bool) -> None:
 
 
 def _sentence(problem: Problem) -> str:
-    """The problem's file and detail, on one line; many details begin with the file."""
+    """The file and the detail of the problem, on one line. Many details already begin with the file."""
     detail = " ".join(problem.detail.split())
     return detail if detail.startswith(str(problem.path)) else f"{problem.path}: {detail}"
 
@@ -125,8 +126,8 @@ def _sentence(problem: Problem) -> str:
 @click.command(cls=Command)
 @click.argument("name", type=click.Choice(PRESETS), default="default")
 def config(name: str) -> None:
-    """Print the parameters of the preset NAME: a file for --config, to copy and change.
+    """Print the parameters of the preset NAME, as a file for --config to copy and change.
 
-    Without NAME it is every parameter with its default.
+    Without NAME it prints every parameter with its default.
     """
     put_lines(preset_file(name).read_bytes())

@@ -1,4 +1,4 @@
-"""What the commands that are jobs have in common: options, output in parts or in one file, and what is told of them."""
+"""Common to the commands that are jobs: options, output in parts or in one file, and the report."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from spann.jobs.parts import Part
 from spann.vectors.sinks import WRITERS, check_path
 
 PARTS = ".parts"
-"""What the name of a single file of output has at its end while it is made, in parts, in a folder beside it."""
+"""Ending of the folder beside a single output file, in which its parts are made."""
 
 
 TABLES = (".parquet", ".jsonl")
-"""Files that have columns."""
+"""Extensions of files that have columns."""
 
 
 class FolderPath(type(Path())):  # type: ignore[misc]
@@ -39,13 +39,13 @@ def output_path(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 
 def is_folder(output: Path) -> bool:
-    """Whether parts are to go there, rather than one file."""
+    """Whether the output is a folder of parts rather than one file."""
     return isinstance(output, FolderPath) or not output.suffix or output.is_dir()
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How a job is run; nothing here changes the bytes of its output but `layout` and `part_rows`."""
+    """How a job runs. Only `layout` and `part_rows` change the bytes of its output."""
 
     layout: str
     shard: Shard
@@ -57,14 +57,14 @@ class JobOptions:
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> JobOptions:
-        """Out of the options of a command."""
+        """Takes these options out of the options of a command."""
         taken = {name: options.pop(name) for name in cls.__dataclass_fields__ if name in options}
         shard = Shard() if taken.get("shard") is None else Shard.parse(taken["shard"])
         return cls(**{"layout": "wide", "part_rows": PART_ROWS, **taken, "shard": shard})
 
     @property
     def asked(self) -> bool:
-        """Whether any of them was given that needs parts."""
+        """Whether an option was given that needs output in parts."""
         return self.layout != "wide" or self.shard.of > 1 or self.memory_limit is not None or self.restart
 
     def progress(self) -> Any:
@@ -72,30 +72,31 @@ class JobOptions:
 
 
 def job_options(layout: bool = True) -> Decorator:
-    """The options of `JobOptions`."""
+    """Adds the options of `JobOptions` to a command."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         options = [
             click.option(
                 "--shard",
                 metavar="I/N",
-                help="Do only the I-th of N shares of the parts, as 3/16, on machines that share OUT. Default: all.",
+                help="Make only the I-th of N shares of the parts, such as 3/16, on machines that share OUT. Default: "
+                "all.",
             ),
             click.option(
                 "--part-rows",
                 type=COUNT,
                 default=PART_ROWS,
                 metavar="N",
-                help=f"Vectors in a part, where they do not come in parts. Default: {PART_ROWS}.",
+                help=f"Vectors in a part, if the input is not in parts. Default: {PART_ROWS}.",
             ),
             click.option(
                 "--memory-limit",
                 metavar="SIZE",
-                help="Memory the process may take, as 800MB or 4GiB, however many queries there are. Default: half of "
-                "what is available.",
+                help="Memory that the process may take, such as 800MB or 4GiB, for any number of queries. Default: "
+                "half of the memory available.",
             ),
             click.option(
-                "--restart", is_flag=True, help="Begin anew, whatever is in OUT of a job. Default: go on with the same."
+                "--restart", is_flag=True, help="Begin anew, whatever a job left in OUT. Default: resume the same job."
             ),
             progress_option,
             quiet_option,
@@ -107,7 +108,7 @@ def job_options(layout: bool = True) -> Decorator:
                     "--layout",
                     type=click.Choice(["wide", "long"]),
                     default="wide",
-                    help="A row for each query, with lists, or a row for each neighbour. Default: wide.",
+                    help="wide: a row for each query, with lists; long: a row for each neighbour. Default: wide.",
                 ),
             )
         for option in reversed(options):
@@ -118,14 +119,14 @@ def job_options(layout: bool = True) -> Decorator:
 
 
 def checked_output(output: Path, options: JobOptions, kinds: Sequence[str] = tuple(WRITERS)) -> None:
-    """Refuses, before any work is done, an output that cannot be; `kinds` are the extensions of files that can."""
+    """Refuses an unusable output before any work is done. `kinds` are the allowed extensions of files."""
     if is_folder(output):
         return
     check_path(output, kinds)
     if options.layout == "long" and output.suffix.lower() not in TABLES:
         raise InputError(f"{output}: --layout long is for {', '.join(TABLES)} and folders")
     if options.shard.of > 1:
-        raise InputError(f"{output} is one file: --shard is for a folder, which machines fill together (-o OUT/)")
+        raise InputError(f"{output} is one file; --shard needs a folder that machines fill together (-o OUT/)")
 
 
 def run_job(
@@ -136,15 +137,14 @@ def run_job(
     work: Callable[[OutputFolder], int],
     finish: Callable[[list[Path], Path], None],
 ) -> dict[str, Any]:
-    """Does what is missing of a job, and ends the output if all is there; returns what is to be told of it. `work`
-    makes the parts that are missing in a folder and returns how many vectors those are of, `finish` makes one file of
-    them all."""
+    """Makes the missing parts of a job, and completes the output if all are there. Returns the report. `work` makes the
+    missing parts in a folder, and returns their number of vectors. `finish` merges all parts into one file."""
     start = time.perf_counter()
     one = not is_folder(output)
     folder = OutputFolder.open(Path(f"{output}{PARTS}") if one else output, job, len(parts), restart=options.restart)
     there = len(parts) - len(folder.missing(Shard()))
     if there and not options.quiet and options.progress_form == "text":
-        what = "going on" if there < len(parts) else "nothing is left to do"
+        what = "resuming" if there < len(parts) else "nothing is left to do"
         say(f"spann: {what}: {there} of {len(parts)} parts are there", err=True)
     done = work(folder)
     complete = folder.finish({"rows": sum(part.rows for part in parts)})
@@ -163,7 +163,7 @@ def run_job(
 
 
 def tell(report: dict[str, Any], what: str) -> str:
-    """One line on a job that ran."""
+    """A line of text on a job that ran."""
     left = "" if report["complete"] else "; parts of other shards are missing"
     return (
         f"{report['output']}: {report['rows']} {what} in {report['seconds']:.1f} s ({report['rate']:.0f} per second)"

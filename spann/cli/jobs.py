@@ -32,7 +32,7 @@ _target = click.option(
     "--target-recall",
     type=float,
     metavar="R",
-    help="Share of the true neighbours to find. Default: 0.95 where the index is calibrated.",
+    help="Share of the true neighbours to find. Default: 0.95 if the index is calibrated.",
 )
 
 
@@ -50,7 +50,7 @@ def _output(kinds: Sequence[str]) -> Callable[..., Any]:
 
 def _share(options: JobOptions, about: Any, k: int, other_bytes: int = 0) -> Any:
     with library_of(".parquet", "the output in parts"):
-        import pyarrow.parquet  # noqa: F401 - before the memory is shared out
+        import pyarrow.parquet  # noqa: F401 - before the memory is divided
 
     row_bytes = int(about["dim"]) * memory_dtype(str(about["dtype"])).itemsize
     return share(options.memory_limit, row_bytes, k, other_bytes=other_bytes)
@@ -86,9 +86,9 @@ def knn_graph(
 ) -> None:
     """Find the K nearest neighbours of every vector in INDEX among the others.
 
-    Near vectors lie together in an index: it is gone through in its own order, so that they share what is read. A row
-    of the output is a vector: its id, those of its neighbours, nearest first, and their distances. A .npz holds the
-    graph as scipy.sparse.load_npz reads it, in the order of the rows that the index was built of.
+    A row of the output is a vector: its id, the ids of its neighbours, nearest first, and their distances. A .npz holds
+    the graph for scipy.sparse.load_npz, in the order of the rows that the index was built of. Vectors are searched for
+    in the order of the index, in which near ones share their reads.
     """
     options = JobOptions.take(given)
     checked_output(output, options, (*TABLES, ".npz"))
@@ -110,8 +110,8 @@ def knn_graph(
     "--radius",
     type=float,
     metavar="X",
-    help="Only neighbours at most X away, in the unit of the metric; under ip, of product at least X. Default: however "
-    "far.",
+    help="Only neighbours at most X away, in the unit of the metric; under ip, with a product of at least X. Default: "
+    "any distance.",
 )
 @_target
 @threads_option
@@ -134,8 +134,8 @@ def join(
 ) -> None:
     """Find, for every vector in the index LEFT, its K nearest in the index RIGHT.
 
-    A row of the output is a vector of LEFT: its id, those of its neighbours in RIGHT, nearest first, and their
-    distances. Vectors of LEFT are searched for in its own order, in which near ones lie together.
+    A row of the output is a vector of LEFT: its id, the ids of its neighbours in RIGHT, nearest first, and their
+    distances. Rows come in the order of LEFT, in which near vectors lie together.
     """
     options = JobOptions.take(given)
     checked_output(output, options, TABLES)
@@ -204,10 +204,10 @@ def _neighbours(
 @job_options(layout=False)
 @json_option
 def assign(index: Path, vectors: Path | None, output: Path, threads: int | None, as_json: bool, **given: Any) -> None:
-    """Tell to which cluster of INDEX vectors belong: those in VECTORS, or its own.
+    """Write the cluster of each vector in VECTORS, or of each vector of INDEX.
 
-    A row of the output is a vector: its id, of VECTORS its number as query, and the number of its cluster. Of VECTORS,
-    a file, a folder of files or a pattern, that is the one of the nearest centroid.
+    VECTORS is a file, a folder of files or a pattern. A row of the output is a vector: its id, or its number in
+    VECTORS, and the number of its cluster. For VECTORS that is the cluster with the nearest centroid.
     """
     options = JobOptions.take(given)
     checked_output(output, options, (".parquet",))
@@ -253,13 +253,13 @@ def _merge(files: list[Path], target: Path, plain: Sequence[str]) -> None:
     type=float,
     required=True,
     metavar="R",
-    help="Vectors at most R apart, in the unit of the metric, are in one group.",
+    help="Vectors at most R apart, in the unit of the metric, form one group.",
 )
 @click.option(
     "--keep",
     type=click.Choice(KEEP),
     default="first",
-    help="Which of a group stays: that of the smallest id, or the one nearest to the mean. Default: first.",
+    help="The vector of a group to keep: the smallest id, or the nearest to the mean. Default: first.",
 )
 @click.option("-o", "--output", type=FILE, metavar="OUT", required=True, help="Where the groups go: .parquet.")
 @threads_option
@@ -268,14 +268,15 @@ def _merge(files: list[Path], target: Path, plain: Sequence[str]) -> None:
 def dedup(
     index: Path, radius: float, keep: str, output: Path, threads: int | None, as_json: bool, **given: Any
 ) -> None:
-    """Group the vectors in INDEX that are within R of each other, directly or through others of their group.
+    """Group the vectors in INDEX that lie within R of each other, directly or through others of the group.
 
-    A row of the output is a vector, by rising id: id, group (the id of the one that is kept), keep (whether it is
-    that), nearest (the nearest other one) and its distance, null where none is within R.
+    A row of the output is a vector, in the order of ids. Its columns are: id, group (the id of the kept vector), keep
+    (whether this is the kept vector), nearest (the nearest other vector) and distance; both are null if none is within
+    R.
     """
     options = JobOptions.take(given)
     if is_folder(output):
-        raise InputError(f"{output}: the groups are one file, as groups.parquet")
+        raise InputError(f"{output}: the groups go to one file, such as groups.parquet")
     checked_output(output, options, (".parquet",))
     check_keep(keep)
     reader = IndexReader.open(index)

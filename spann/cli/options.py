@@ -1,4 +1,4 @@
-"""Options that several commands share, and how options, a preset file and defaults make parameters."""
+"""Options that several commands share. Parameters come from options, a preset file, and defaults."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Params = TypeVar("Params", BuildParams, SearchParams)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 FILE = click.Path(path_type=Path)
-"""A path that the library checks: its messages say more than click's."""
+"""A path that the library checks, because its messages say more than those of click."""
 
 COUNT = click.IntRange(min=1)
 
 
 class _Recall(click.FloatRange):
-    """Between 0 and 1; click's own ranges let NaN through."""
+    """A number between 0 and 1. The ranges of click let NaN through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = float(super().convert(value, param, ctx))
@@ -43,19 +43,19 @@ RECALL = _Recall(0, 1, min_open=True, max_open=True)
 
 @dataclass
 class State:
-    """What the program remembers of the options before a command runs: whether to show tracebacks."""
+    """Whether to show tracebacks. The program knows it before a command runs."""
 
     debug: bool = False
 
 
 class DebugOption(click.Option):
-    """`--debug`, accepted before and after the name of the command."""
+    """The option `--debug`, accepted before and after the name of the command."""
 
     def __init__(self) -> None:
         super().__init__(
             ["--debug"],
             is_flag=True,
-            # Seen before other options, so that it holds for their errors.
+            # Parsed before other options, so that it holds for their errors.
             is_eager=True,
             expose_value=False,
             callback=self._remember,
@@ -69,7 +69,7 @@ class DebugOption(click.Option):
 
 @contextmanager
 def done_once() -> Iterator[list[str]]:
-    """Prints that what is asked for inside was done before, and leaves the block; the list has the message then."""
+    """Leaves the block if its work was done before, and prints that. The list then holds the message."""
     said: list[str] = []
     try:
         with warnings.catch_warnings():
@@ -88,19 +88,19 @@ class Command(click.Command):
         self.params.append(DebugOption())
 
     def get_short_help_str(self, limit: int = 0) -> str:
-        """The first sentence, whole, where click would cut it."""
+        """The whole first sentence; click would cut it."""
         return inspect.cleandoc(self.short_help or self.help or "").replace("\n", " ").partition(". ")[0].rstrip(".")
 
 
 def number_list(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Callback of an option whose value is whole numbers of at least 1, separated by commas: 16,32,64."""
+    """Callback of an option with whole numbers of at least 1, separated by commas: 16,32,64."""
     if value is None:
         return None
     return tuple(int(COUNT(part, param, ctx)) for part in value.split(","))
 
 
 def recall_list(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Callback of an option whose value is recalls, separated by commas: 0.9,0.95."""
+    """Callback of an option with recalls, separated by commas: 0.9,0.95."""
     if value is None:
         return None
     return tuple(float(RECALL(part, param, ctx)) for part in value.split(","))
@@ -120,8 +120,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 memory_limit_option = click.option(
     "--memory-limit",
     metavar="SIZE",
-    help="Memory the process may take, as 800MB or 4GiB: with less it uses fewer threads, and what cannot fit is "
-    "refused before it starts. Default: half of what is available.",
+    help="Memory that the process may take, such as 800MB or 4GiB. With less it uses fewer threads; a build that "
+    "cannot fit is refused before it starts. Default: half of the memory available.",
 )
 progress_option = click.option(
     "--progress",
@@ -142,7 +142,7 @@ def _preset(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
 def _config(ctx: click.Context, _: click.Parameter, file: Path | None) -> Path | None:
     preset: Path | None = ctx.meta.get(_PRESET)
     if file is not None and preset is not None:
-        raise click.UsageError("--preset and --config were both given: each is a file of parameters, so give one")
+        raise click.UsageError("--preset and --config were both given; each names a file of parameters, so give one")
     return file or preset
 
 
@@ -150,7 +150,7 @@ _PRESET = "spann.preset"
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--config FILE` and `--preset NAME`, either of which is the argument `config`."""
+    """Adds `--config FILE` and `--preset NAME`. Either one becomes the argument `config`."""
     named = click.option(
         "--preset",
         type=click.Choice(PRESETS),
@@ -173,13 +173,13 @@ io_option = click.option(
     "--io",
     type=click.Choice(["auto", "direct", "buffered"]),
     default="auto",
-    help="How postings are read: direct passes by the page cache, buffered uses it, auto is direct where the postings "
+    help="How postings are read: direct bypasses the page cache, buffered uses it, auto is direct if the postings "
     "are larger than the memory available. Default: auto.",
 )
 check_option = click.option(
     "--no-check",
     is_flag=True,
-    help="Do not compare checksums of what is read: faster, and damage goes unnoticed. Default: compare.",
+    help="Do not check checksums of postings and pages read. Faster, but damage goes unnoticed. Default: check.",
 )
 
 
@@ -190,7 +190,7 @@ def max_rows_option(what: str) -> Decorator:
 
 
 class _MetricChoice(click.Choice[str]):
-    """The name of a metric, or what other libraries call it: the value is the name."""
+    """The name of a metric, also as other libraries call it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
@@ -204,8 +204,8 @@ def metric_option(default: str | None) -> Decorator:
         "--metric",
         type=_MetricChoice([metric.value for metric in Metric]),
         default=default,
-        help="Euclidean distance, 1 - cosine, inner product, or, of binary vectors, bits that differ. euclidean, "
-        "angular and dot are known, too. Default: l2.",
+        help="Euclidean distance, 1 - cosine, inner product, or differing bits of binary vectors. euclidean, angular "
+        "and dot are known, too. Default: l2.",
     )
 
 
@@ -219,8 +219,8 @@ memory_budget_option = click.option(
     "--memory-budget",
     default="auto",
     metavar="SIZE|auto|none",
-    help="Memory the open index may take, as 44MB or 2GiB: codes are pinned as far as they fit. auto is half of what "
-    "is available, none pins nothing. Default: auto.",
+    help="Memory that the open index may take, such as 44MB or 2GiB: it pins as many codes as fit. auto is half of the "
+    "memory available, none pins nothing. Default: auto.",
 )
 
 
@@ -228,13 +228,13 @@ order_option = click.option(
     "--order",
     type=click.Choice(["auto", "query", "posting"]),
     default=None,
-    help="Work off queries one by one, or a batch posting by posting, so that each is read once for all. Default: "
-    "auto, by the size of the batch; of eval: query.",
+    help="Search query by query, or a batch posting by posting, so that one read serves many queries. Default: auto, "
+    "by the size of the batch; for eval: query.",
 )
 
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--epsilon2`, `--navigate`, `--rerank`, `--error-bound` and `--in-flight`."""
+    """Adds `--epsilon2`, `--navigate`, `--rerank`, `--error-bound` and `--in-flight`."""
     for option in (
         click.option(
             "--in-flight",
@@ -246,21 +246,22 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--error-bound",
             type=float,
             metavar="X",
-            help="Re-rank a candidate only while its estimate less X standard errors is below the k-th result. "
+            help="Re-rank a candidate only while its estimate minus X standard errors is below the k-th result. "
             f"Default: {SearchParams.error_bound}.",
         ),
         click.option(
             "--rerank",
             type=int,
             metavar="N",
-            help="Candidates found by their codes that may be re-ranked exactly. Default: 10 times K, at least 100.",
+            help="The most candidates found by their codes that are re-ranked exactly. Default: 10 times K, at least "
+            "100.",
         ),
         click.option(
             "--navigate",
             type=int,
             metavar="N",
-            help="Candidates kept while seeking the nearest centroids. Default: 3 times the postings, with codes "
-            "as many; at least 64.",
+            help="Candidates kept while seeking the nearest centroids, at least 64. Default: 3 times the postings; "
+            "with codes, as many as postings.",
         ),
         click.option(
             "--epsilon2",
@@ -275,14 +276,15 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given_ids(path: Path | None, max_rows: int | None) -> IdList | None:
-    """The ids that an option names; of the vectors that `--max-rows` leaves, as many."""
+    """The ids in the file of an option, as many as `--max-rows` leaves vectors."""
     return None if path is None else read_ids(path).first(max_rows)
 
 
 def parameters(kind: type[Params], config: Path | None, **options: Any) -> tuple[Params, dict[str, Any]]:
-    """The parameters that result from defaults, the preset file and options (None: not given), in rising precedence.
+    """The parameters from defaults, the preset file and options, in rising precedence. An option that is None was not
+    given.
 
-    Also returns what else the preset's table says: of [build] the metric, if it is there.
+    Also returns other entries of the preset's table: in [build], the metric.
     """
     table = "build" if kind is BuildParams else "search"
     preset = load_toml(config)[table] if config else {}

@@ -1,4 +1,4 @@
-"""Drawings: recall against speed and cost, and what an index looks like."""
+"""Drawings: recall against speed and cost, and the postings of an index."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """Refuse, before anything is measured, a plot that could not be drawn or written."""
+    """Refuses a plot that could not be drawn or written, before anything is measured."""
     check_path(path, FORMATS)
     check_library("--plot")
 
 
 def check_library(what: str) -> None:
-    """Refuse `what`, which draws, where there is nothing to draw with."""
+    """Raises `InputError` if matplotlib, which `what` needs, is missing."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(f"{what} needs matplotlib: pip install 'spann-index[plot]'")
 
@@ -34,21 +34,22 @@ PANELS = {
     "Codes scored by a query": "estimates",
     "Vectors scored exactly by a query": "distances",
 }
-"""Title of each panel, and the entry of a run that it shows. A panel is left out if no run has its cost."""
+"""Title of each panel, and the entry of a run that it shows. A panel without values is left out."""
 
 WIDE = 5.0
-"""A panel has a logarithmic axis if its largest value is so many times its smallest."""
+"""A panel whose largest value is so many times its smallest has a logarithmic axis."""
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Draw the report of an evaluation to the file `path`."""
+    """Draws the report of an evaluation to the file `path`."""
     _save(curves(report), path)
 
 
 def curves(report: dict[str, Any]) -> Any:
     """A matplotlib Figure: a panel for speed and for each cost of a query, against recall; a line for each number of
     threads. A run that another beats in both recall and the panel's value is a point off the line."""
-    # Without pyplot, which would look for a display, and only here: it takes longer to import than most commands run.
+    # Without pyplot, which would look for a display. Imported only here, because it takes longer than most commands
+    # run.
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -91,7 +92,7 @@ def curves(report: dict[str, Any]) -> Any:
 
 
 def _front(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Of `runs`, by rising recall: those that no other beats in both recall and the value of `name`."""
+    """The Pareto front of `runs`, by rising recall: no other run beats them in both recall and the value of `name`."""
     sign = -1.0 if name == "qps" else 1.0
     best: list[dict[str, Any]] = []
     for run in sorted(runs, key=lambda run: (-run["recall"], sign * run[name])):
@@ -101,12 +102,12 @@ def _front(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 
 def draw_index(info: dict[str, Any], path: Path) -> None:
-    """Draw the postings of an index by length and by replicas (closure), and its calibration if it has one."""
+    """Draws the postings of an index by length and by replicas, and its calibration if it has one."""
     _save(index_figure(info), path)
 
 
 def index_figure(info: dict[str, Any]) -> Any:
-    """The same as a matplotlib Figure."""
+    """The drawing of `draw_index` as a matplotlib Figure."""
     from matplotlib.figure import Figure
 
     calibration = info["calibration"]
@@ -133,7 +134,7 @@ def index_figure(info: dict[str, Any]) -> Any:
 
 
 def svg(figure: Any) -> str:
-    """A figure as an element of a page."""
+    """A figure as an SVG element of an HTML page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

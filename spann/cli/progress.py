@@ -1,4 +1,4 @@
-"""Progress of a command on standard error: bars or lines for people, or JSON lines for a program."""
+"""Progress of a command on standard error: bars or lines for people, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from spann.types import Progress
 
 
 class JsonReport:
-    """Called as `spann.types.Progress`: one JSON object a line, at most ten a second and the end of each stage."""
+    """Reports progress as JSON lines: at most ten a second, and one at the end of each stage. Call it as
+    `spann.types.Progress`."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -52,7 +53,7 @@ class JsonReport:
 
 
 class Silent:
-    """Stands in for a report where none is wanted."""
+    """A report that says nothing."""
 
     def __enter__(self) -> Progress | None:
         return None

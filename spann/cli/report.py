@@ -1,4 +1,4 @@
-"""`spann report`: one HTML file on an index, and on searches of it, with drawings inside."""
+"""`spann report`: one HTML file on an index and its searches, with drawings inside."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from spann.vectors import VectorSource, open_queries, read_truth
 from spann.vectors.sinks import check_path
 
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
-"""Recalls that searches are measured at, as far as the index is calibrated for them."""
+"""Recalls to measure searches at, if the calibration knows them."""
 
 POSTINGS = (4, 8, 16, 32, 64, 128)
-"""Postings scored, where it is not."""
+"""Numbers of postings to measure instead, without a calibration."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -50,13 +50,12 @@ th { text-align: left; font-weight: 600 } td { text-align: right } svg { max-wid
 def report(
     index: Path, queries: Path | None, truth: Path | None, output: Path, k: int, memory_budget: str, quiet: bool
 ) -> None:
-    """Write an HTML page on INDEX: sizes, posting lengths, and what was planned of it.
+    """Write an HTML page on INDEX: sizes, posting lengths, and the plan against the result.
 
-    With QUERIES and TRUTH, their exact neighbours as `spann truth` finds them, it also measures recall, speed and
-    latencies of searches.
+    With QUERIES, and TRUTH from `spann truth`, it also measures recall, speed and latencies of searches.
     """
     if queries is not None and truth is None:
-        raise click.UsageError("QUERIES were given without TRUTH: `spann truth` makes it")
+        raise click.UsageError("QUERIES were given without TRUTH; `spann truth` makes it")
     check_path(output, (".html",))
     check_library("spann report")
     runs = None
@@ -77,7 +76,7 @@ def report(
 
 
 def _settings(index: spann.Index, k: int) -> list[SearchParams]:
-    """One for each recall that is known to be had, or for some numbers of postings."""
+    """A setting for each recall that the calibration knows, or for each number of postings."""
     if index.calibration is not None and (known := [goal for goal in TARGETS if index.calibration.reaches(goal, k)]):
         return [index.params_for(goal, k) for goal in known]
     return [SearchParams(max_postings=count) for count in POSTINGS]
@@ -101,7 +100,8 @@ def _page(info: dict[str, Any], runs: dict[str, Any] | None) -> Iterator[str]:
             ("made by", info["created_by"]),
         ],
     )
-    yield "<h2>Planned and measured</h2><p>What <code>spann plan</code> says of such a build, and what is there.</p>"
+    yield "<h2>Planned and measured</h2>"
+    yield "<p>The prediction of <code>spann plan</code> for such a build, and the index itself.</p>"
     yield _table(("", "planned", "measured"), _planned(info))
     yield "<h2>Disk</h2>" + _shares(info["disk"])
     yield "<h2>Memory when open</h2>" + _shares(info["open_memory"])
@@ -109,7 +109,7 @@ def _page(info: dict[str, Any], runs: dict[str, Any] | None) -> Iterator[str]:
     if runs is not None:
         k = runs["runs"][0]["settings"]["k"]
         yield f"<h2>Searches for {k} neighbours</h2>" + svg(curves(runs))
-        yield "<p>Latencies are of one query among those that a thread works on at once.</p>"
+        yield "<p>A latency is the time of one query, while its thread works on others too.</p>"
         yield _table(("postings", f"recall@{k}", "queries per second", "mean ms", "p50", "p95", "p99"), _runs(runs))
     yield "<h2>Parameters</h2>"
     yield _table(("", ""), [(key, "default" if value is None else f"{value}") for key, value in _parameters(info)])
@@ -136,7 +136,7 @@ def _planned(info: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _shares(sizes: dict[str, int]) -> str:
-    """A table of what takes room, the largest first, with bars."""
+    """A table of sizes, the largest first, with bars."""
     whole = max(1, sum(sizes.values()))
     rows = []
     for name, taken in sorted(sizes.items(), key=lambda item: -item[1]):
@@ -170,7 +170,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class _Counts(VectorSource):
-    """As many vectors as an index holds, of which nothing but that is known: enough for a plan."""
+    """A source that only knows the number of vectors and their type: enough for a plan."""
 
     def __init__(self, count: int, dim: int, element: str) -> None:
         super().__init__("the index", count, dim, memory_dtype(element), element)

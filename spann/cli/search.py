@@ -44,10 +44,10 @@ from spann.vectors.sinks import WRITERS
 _STREAM = Path("-")
 
 _READ_BYTES = 1 << 20
-"""Of standard input at a time: what has come by then is searched as a batch."""
+"""Bytes read from standard input at a time. The queries among them are searched as a batch."""
 
 LONGEST_LINE = 4 << 20
-"""Bytes: five times what a vector of the largest dimension takes."""
+"""The most bytes of a line: five times those of a vector of the largest dimension."""
 
 
 @click.command(cls=Command)
@@ -60,32 +60,34 @@ LONGEST_LINE = 4 << 20
     type=str,
     callback=output_path,
     metavar="OUT",
-    help="Where ids and distances go: .npz, .ibin, .jsonl or .parquet by extension, a folder of Parquet parts as OUT/, "
-    "- for JSON lines on standard output. Default: a table of the first.",
+    help="Where ids and distances go: a .npz, .ibin, .jsonl or .parquet file, a folder of Parquet parts (OUT/), or - "
+    "for JSON lines on standard output. Default: print a table of the first.",
 )
 @click.option(
     "--target-recall",
     type=RECALL,
     metavar="R",
-    help="Share of the true neighbours to find: decides the settings below. Default: 0.95 where the index is "
+    help="Share of the true neighbours to find; decides the settings below. Default: 0.95 if the index is "
     "calibrated and no setting is given.",
 )
 @click.option(
     "--radius",
     type=float,
     metavar="X",
-    help="Only neighbours at most X from the query, in the unit of the metric; under ip, of product at least X. "
-    "Default: however far.",
+    help="Only neighbours at most X from the query, in the unit of the metric; under ip, with a product of at least X. "
+    "Default: any distance.",
 )
 @click.option(
     "--inner",
     type=float,
     metavar="X",
-    help="Only neighbours farther than X from the query; under ip, of product less than X. Default: however near.",
+    help="Only neighbours farther than X from the query; under ip, with a product below X. Default: any distance.",
 )
-@click.option("--explain", is_flag=True, help="Say what each query did, stage by stage, and why. Default: do not.")
 @click.option(
-    "--max-postings", type=int, metavar="N", help="Postings that one query may score. Default: 64, with codes 128."
+    "--explain", is_flag=True, help="Tell what each query did, stage by stage, and why it stopped. Default: do not."
+)
+@click.option(
+    "--max-postings", type=int, metavar="N", help="The most postings that a query scores. Default: 64, with codes 128."
 )
 @search_options
 @io_option
@@ -124,23 +126,25 @@ def search(
 ) -> None:
     """Find the K nearest neighbours in INDEX of each vector in QUERIES.
 
-    Any number of queries is answered in bounded memory, in parts: QUERIES may be a folder of files or a pattern, as
-    'parts/*.parquet', and OUT a folder, which gets part-00000.parquet and so on, and in the end _SUCCESS. Killed at any
-    time, the same command goes on with the parts that are missing.
+    QUERIES is a file, a folder of files, or a pattern such as 'parts/*.parquet'. OUT may be a folder, OUT/. It gets
+    part-00000.parquet and so on, and _SUCCESS at the end. Any number of queries is answered in bounded memory. If the
+    command is killed, give it again: it makes the missing parts.
 
-    Distances are Euclidean for l2, 1 - cos for cosine, the inner product for ip, and bits for hamming. QUERIES is a
-    file, or the folder of a VectorDBBench data set, of which its test.parquet is read. QUERIES - reads JSON lines
-    from standard input, each an array of numbers or an object with one under "vector" or "embedding", and answers
-    each in a line, with its "id" if it has one, as they come.
+    Distances are Euclidean for l2, 1 - cos for cosine, the inner product for ip, and bits for hamming. In the folder of
+    a VectorDBBench data set, test.parquet has the queries. QUERIES - reads JSON lines from standard input as they come.
+    Each is an array of numbers, or an object with the array under "vector" or "embedding". Each is answered by a line,
+    with its "id" if it has one.
     """
     if queries == _STREAM and output is None:
         output = _STREAM
     if output == _STREAM and as_json:
-        raise click.UsageError("-o - and --json would both write to standard output: give one of them")
+        raise click.UsageError("-o - and --json would both write to standard output; give one of them")
     if explain and (radius is not None or inner is not None):
-        raise click.UsageError("--explain tells of a search without --radius and --inner: leave them out")
+        raise click.UsageError("--explain cannot explain --radius and --inner; leave them out")
     if queries == _STREAM and (output != _STREAM or explain):
-        raise click.UsageError("queries from standard input are answered on standard output, without --explain")
+        raise click.UsageError(
+            "queries from standard input are answered on standard output; leave out --explain and -o OUT"
+        )
     job = JobOptions.take(options)
     params = _given(config, target_recall, options)
     columns = query_id is not None or carry is not None
@@ -174,7 +178,7 @@ def search(
         how |= {"radius": radius, "inner": inner}
         if queries == _STREAM:
             if sys.stdin is None:
-                raise InputError("standard input is closed: queries - come from there")
+                raise InputError("standard input is closed; QUERIES - needs it")
             _answer(opened, sys.stdin.buffer, k, how, max_rows)
             return
         with open_queries(queries, max_rows=max_rows) as source:
@@ -199,7 +203,7 @@ def search(
         return
     if output is None:
         say(*_first_found(result), "")
-    # In another order than query by query, the time of one is that of its batch.
+    # Only query by query does a single query have a time of its own.
     latency = f"{result.stats['total_ns'].mean() / 1e6:.2f} ms and " if order == "query" else ""
     say(
         f"{len(result.ids)} queries in {seconds:.3f} s ({len(result.ids) / seconds:.0f} per second), "
@@ -212,7 +216,7 @@ SHOWN_QUERIES, SHOWN_NEIGHBOURS = 10, 5
 
 
 def _first_found(result: SearchResult) -> list[str]:
-    """Lines of a table of the first neighbours of the first queries, each an id with its distance."""
+    """A table of the first neighbours of the first queries, each an id with its distance."""
     rows = [
         [str(query), *(f"{one} ({far:.4g})" for one, far in zip(*result[query], strict=True))]
         for query in range(min(SHOWN_QUERIES, len(result)))
@@ -227,11 +231,11 @@ def _first_found(result: SearchResult) -> list[str]:
 
 
 def _given(config: Path | None, target_recall: float | None, options: dict[str, Any]) -> SearchParams | None:
-    """The parameters that were given, None where none was: then a target decides."""
+    """The parameters given by options; None if none was given. Then a target decides."""
     given = [name for name, value in options.items() if value is not None]
     if target_recall is not None and (given or config):
         what = f"--{given[0].replace('_', '-')}" if given else "--config"
-        raise click.UsageError(f"--target-recall and {what} were both given: the target decides the settings")
+        raise click.UsageError(f"--target-recall and {what} were both given; the target decides the settings")
     return parameters(SearchParams, config, **options)[0] if given or config else None
 
 
@@ -252,7 +256,7 @@ def _explain(
 
 
 def _answer(index: spann.Index, stream: BinaryIO, k: int, how: dict[str, Any], max_rows: int | None) -> None:
-    """Answers queries as they come: all that are there at a time as one batch."""
+    """Answers queries as they come. All that are there at a time form a batch."""
     done = 0
     names: list[Any] = []
     for vectors in stream_batches(stream, index, max_rows, names):
@@ -268,9 +272,9 @@ def _answer(index: spann.Index, stream: BinaryIO, k: int, how: dict[str, Any], m
 def stream_batches(
     stream: BinaryIO, index: spann.Index, max_rows: int | None = None, names: list[Any] | None = None
 ) -> Iterator[Array]:
-    """Vectors (n, dim) of the lines that have come, as they come. `names` gets the id of each, None where it has none.
+    """Yields vectors (n, dim) of the lines, as they come. `names` gets the id of each line, None if it has no id.
 
-    One that cannot be used raises `InputError`, once those before it have been given.
+    Raises `InputError` for an unusable line, after the vectors before it were yielded.
     """
     done = 0
     for lines in _complete_lines(stream):
@@ -318,11 +322,11 @@ def _chunk(read: Callable[[int], bytes]) -> bytes:
 _NO_VECTOR = 'is not a JSON array of numbers, nor an object with one under "vector" or "embedding"'
 
 VECTOR_KEYS = ("vector", "embedding", "emb", "values")
-"""Under which an object may have its vector: what writers of JSON lines call it."""
+"""Keys under which an object of JSON lines may have its vector."""
 
 
 def _vector(line: bytes, number: int, index: spann.Index) -> tuple[Array, str | int | None]:
-    """The vector in a line, as the index takes it, and the line's own "id"."""
+    """The vector in a line, in the type of the index, and the "id" of the line."""
     where = f"query {number} on standard input"
     try:
         found = json.loads(line)
@@ -351,9 +355,9 @@ def _vector(line: bytes, number: int, index: spann.Index) -> tuple[Array, str | 
             vector = wide.astype(index.dtype)
         if not np.isfinite(vector).all():
             at = int(np.argmax(~np.isfinite(vector)))
-            raise InputError(f"{where} has {wide[at]:.5g} at place {at}, which is no finite {index.dtype}")
+            raise InputError(f"{where} has {wide[at]:.5g} at place {at}, which is not a finite {index.dtype}")
         if wide.any() and not vector.any():
-            raise InputError(f"{where} is all zeros in {index.dtype}, and is not: scale the vectors")
+            raise InputError(f"{where} becomes all zeros in {index.dtype}: scale the vectors")
     if index.metric is Metric.COSINE or vector.dtype.kind == "f":
         check_lengths(vector[None], number, "standard input", directions=index.metric is Metric.COSINE)
     return vector, name

@@ -1,4 +1,4 @@
-"""`spann search` of more queries than one answer in memory is for: in parts, resumable, on many machines."""
+"""`spann search` for more queries than fit in memory: in parts, resumable, on many machines."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from spann.vectors.containers import library_of
 
 
 def column_options(command: Any) -> Any:
-    """`--query-id` and `--carry`."""
+    """Adds `--query-id` and `--carry`."""
     for option in (
         click.option(
             "--carry",
             metavar="COLUMNS",
-            help="Columns of QUERIES, Parquet, that come with the results, as lang,url. Default: none.",
+            help="Columns of Parquet QUERIES to copy to the results, such as lang,url. Default: none.",
         ),
         click.option(
             "--query-id",
             metavar="COLUMN",
-            help="Column of QUERIES, Parquet, that names them: it comes with the results as query_id. Default: their "
-            "number alone.",
+            help="Column of Parquet QUERIES with their ids, copied to the results as query_id. Default: only the "
+            "number of each query.",
         ),
     ):
         command = option(command)
@@ -39,7 +39,7 @@ def column_options(command: Any) -> Any:
 
 
 def is_job(queries: Path, output: Path, options: JobOptions, columns: bool) -> bool:
-    """Whether to search in parts: what is asked for needs it, or there are more queries than one part has."""
+    """Whether to search in parts: an option needs it, or there are more queries than one part has."""
     if columns or options.asked or is_folder(output):
         return True
     return len(find_parts(queries, part_rows=options.part_rows)) > 1 or Path(f"{output}{PARTS}").exists()
@@ -60,12 +60,12 @@ def search_job(
     opening: dict[str, Any],
     **how: Any,
 ) -> None:
-    """Runs it, or goes on with it."""
+    """Runs the job, or resumes it."""
     shape = Shape(layout=options.layout)
     columns = {} if query_id is None else {query_id: "query_id"}
     for name in carry.split(",") if carry else ():
         if name in columns or name in (*shape.own, "query_id"):
-            raise InputError(f"--carry {carry}: a column of that name, {name!r}, is in the output already")
+            raise InputError(f"--carry {carry}: the output already has a column {name!r}")
         columns[name] = name
     checked_output(output, options)
     if columns and not is_folder(output) and output.suffix.lower() not in TABLES:

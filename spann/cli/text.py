@@ -16,29 +16,29 @@ from spann.system import reason
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Prints lines for people on standard output, or standard error: all text of the program goes through here.
+    """Prints lines for people on standard output or standard error. All text of the program goes through here.
 
-    Files and their names hold whatever their makers liked. What would move the cursor, begin another line or turn
-    around what follows is shown as Python would write it, and so is what the terminal's encoding lacks.
+    Files and their names may hold any characters. Those that would move the cursor, begin a line or reverse text are
+    shown as Python writes them. So are characters that the terminal's encoding lacks.
     """
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     text = "\n".join(map(escaped, lines))
     text = text.encode(encoding, "backslashreplace").decode(encoding)
     if err:
-        with contextlib.suppress(OSError):  # there is nowhere left to say that
+        with contextlib.suppress(OSError):  # there is nowhere left to report that
             click.echo(text, err=True)
     else:
         _put(text)
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:
-    """One JSON document on standard output; what JSON cannot hold, as infinity, is an error rather than not JSON."""
+    """Prints a JSON document on standard output. A value that JSON cannot hold, such as infinity, is an error."""
     _put(json.dumps(document, indent=indent, allow_nan=False))
 
 
 def put_lines(lines: bytes) -> None:
-    """Lines of a file, on standard output."""
+    """Writes lines of bytes to standard output."""
     _put(lines, nl=False)
 
 
@@ -52,13 +52,13 @@ def _put(text: str | bytes, *, nl: bool = True) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns aligned to the right, two spaces apart."""
+    """Lines of a table: columns aligned to the right, two spaces apart."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
 
 
 def runs_table(report: dict[str, Any]) -> list[str]:
-    """Lines of what `spann.measuring.evaluate` returned, one for each run."""
+    """Lines of a table of the report of `spann.measuring.evaluate`: one for each run."""
     runs = report["runs"]
     k = runs[0]["settings"]["k"]
     aimed = any(run["settings"].get("target_recall") for run in runs)
@@ -99,7 +99,7 @@ def runs_table(report: dict[str, Any]) -> list[str]:
 
 SUMMARY = ("count", "dim", "dtype", "metric", "postings", "disk_bytes", "open_memory_most", "open_memory_least",
            "replicas_mean")  # fmt: skip
-"""Entries of an index's info that say in brief what was built."""
+"""Entries of an index's info that sum up a build."""
 
 
 def summary(info: dict[str, Any]) -> str:

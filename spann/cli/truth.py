@@ -48,7 +48,7 @@ def truth(
 ) -> None:
     """Find the exact K nearest neighbours in BASE of each vector in QUERIES.
 
-    Distances are squared for l2, as is the custom in such files.
+    Distances for l2 are squared, the custom in such files.
     """
     check_path(output, (".ibin", ".npz"))
     names = given_ids(ids, max_rows)

@@ -53,15 +53,18 @@ def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     metavar="K,K,...",
     help="Neighbours of each query to show. Default: 10.",
 )
-@click.option("--count", type=COUNT, metavar="N", help="Queries used, at most. Default: 2000.")
+@click.option("--count", type=COUNT, metavar="N", help="The most queries to use. Default: 2000.")
 @click.option(
-    "--base", type=FILE, metavar="FILE", help="The vectors of INDEX, needed where it has no codes. Default: from INDEX."
+    "--base",
+    type=FILE,
+    metavar="FILE",
+    help="The vectors of INDEX; needed only if it has no codes. Default: read from INDEX.",
 )
-@click.option("--show", is_flag=True, help="Only show what is known, without calibrating. Default: calibrate.")
+@click.option("--show", is_flag=True, help="Only show the present calibration. Default: calibrate.")
 @click.option(
     "--restart",
     is_flag=True,
-    help="Give up what an unfinished build, append or other tune has done. Default: refuse while there is any.",
+    help="Discard the work of an unfinished build, append or other tune. Default: refuse while there is any.",
 )
 @threads_option
 @max_rows_option("QUERIES")
@@ -83,17 +86,17 @@ def tune(
     progress_form: str,
     quiet: bool,
 ) -> None:
-    """Measure which settings of INDEX give which recall, and keep that in it.
+    """Measure which settings of INDEX give which recall, and store that in it.
 
-    With QUERIES it holds for queries like those: give some of your own where they come from elsewhere than the vectors
-    of INDEX, as texts that look for images do. Without, for queries like the vectors of INDEX.
+    With QUERIES, the result holds for queries of that kind. Give some of your own if they differ from the vectors of
+    INDEX, such as texts that look for images. Without QUERIES it holds for queries like the vectors of INDEX.
     """
     start = time.perf_counter()
     if show:
         opened = spann.open(index, memory_budget="none")
     else:
         with progress_report(quiet, progress_form) as progress, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnlikeWarning)  # it is said below, of what is shown as well
+            warnings.simplefilter("ignore", UnlikeWarning)  # the command says it below
             source = None if queries is None else spann.vectors.open_queries(queries, max_rows=max_rows)
             opened = spann.calibrate(
                 index,

@@ -56,7 +56,7 @@ def test_an_old_truth_after_an_append_is_told(run: Run, tmp_path: Path) -> None:
     assert "does not list them" not in before.stderr
     assert run("append", index, tmp_path / "m.npy", "-q").exit_code == 0
     after = run("eval", index, *args)
-    assert "which does not list them: it is of other vectors, from before an append perhaps" in after.stderr
+    assert "which lacks them. It belongs to other vectors, perhaps from before an append" in after.stderr
     assert json.loads(run("eval", index, *args, "--json").stdout)["runs"][0]["unknown"] > 0
 
 

@@ -92,7 +92,7 @@ def test_limits_of_distance(run: Run, refused: Refused, data: Path, tmp_path: Pa
     assert json.loads(answered.stdout)["ids"] == expected[0, :10].tolist()
     assert "nothing can be there" in refused(2, *args, "--radius", 1, "--inner", 2, "-o", tmp_path / "x.npz")
     assert "must be a finite number" in refused(2, *args, "--radius", "nan", "-o", tmp_path / "x.npz")
-    assert "--explain tells of a search without" in refused(2, *args, "--explain", "--inner", 1)
+    assert "--explain cannot explain --radius and --inner" in refused(2, *args, "--explain", "--inner", 1)
 
 
 def test_search_refuses(refused: Refused, data: Path, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_stream_is_answered_as_it_comes(data: Path) -> None:
         ("[1, 2", "query 0 on standard input is not a JSON array"),
         ('{"v": [1]}', 'nor an object with one under "vector"'),
         ("[1, 2, 3]", r"has 3 numbers"),
-        (json.dumps([float("nan")] * 16), "has nan at place 0, which is no finite float32"),
+        (json.dumps([float("nan")] * 16), "has nan at place 0, which is not a finite float32"),
     ],
 )
 def test_bad_lines(data: Path, line: str, message: str) -> None:

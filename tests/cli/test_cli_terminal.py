@@ -91,7 +91,7 @@ def started(command: str, *args: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("redirected", "code", "message"),
     [
-        ('"$@" >&-', 2, "standard output is closed; to see nothing, lead it to /dev/null"),
+        ('"$@" >&-', 2, "standard output is closed; send it to /dev/null to see nothing"),
         ('"$@" >/dev/full', 1, "standard output cannot be written: No space left on device"),
         ('"$@" 2>&-', 0, ""),
         ('"$@" 2>/dev/full', 0, ""),
@@ -109,7 +109,7 @@ def test_outputs_that_cannot_be_written(data: Path, redirected: str, code: int, 
 @pytest.mark.parametrize(
     ("redirected", "code", "message"),
     [
-        ('"$@" <&-', 2, "standard input is closed: queries - come from there"),
+        ('"$@" <&-', 2, "standard input is closed; QUERIES - needs it"),
         ('"$@" </dev/zero', 2, f"a line of standard input is over {LONGEST_LINE} bytes long, which is the limit"),
         ('head -c 5000000 /dev/zero | "$@"', 2, f"a line of standard input is over {LONGEST_LINE} bytes"),
     ],

@@ -179,7 +179,7 @@ def test_files_that_no_job_has_left_are_not_touched(place, tmp_path, refused):
     ("more", "message"),
     [
         (("--carry", "nothing"), "has no column 'nothing'; it has qid, vector, lang"),
-        (("--carry", "ids,lang"), "a column of that name, 'ids', is in the output already"),
+        (("--carry", "ids,lang"), "the output already has a column 'ids'"),
         (("--shard", "4/3"), "shard is '4/3'; it must look like 3/16"),
         (("--memory-limit", "1MB"), "memory_limit is 1,000,000 bytes; the program takes"),
         (("--max-rows", 3, "--layout", "long"), "without --explain and --max-rows"),
@@ -192,7 +192,7 @@ def test_what_cannot_be_is_refused(place, tmp_path, refused, more, message):
 def test_one_file_refuses_what_it_cannot_hold(place, tmp_path, refused):
     args = ("search", place / "index.spann", place / "parts", "-o", tmp_path / "o.npz")
     assert "--layout long is for" in refused(*args, "--layout", "long")
-    assert "is one file: --shard is for a folder" in refused(*args, "--shard", "1/2")
+    assert "is one file; --shard needs a folder" in refused(*args, "--shard", "1/2")
     assert "columns of the queries are for" in refused(*args, "--carry", "lang")
     assert list(tmp_path.iterdir()) == []
 

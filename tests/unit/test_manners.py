@@ -37,7 +37,7 @@ def test_the_log_tells_of_opening_and_of_a_lack_of_io_uring(tmp_path, caplog, mo
             spann.open(tmp_path / "i").close()
     io.log_backend.cache_clear()
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
-    assert "io_uring is not to be had here" in caplog.text
+    assert "io_uring is not available" in caplog.text
     assert f"{tmp_path / 'i'}: opened; " in caplog.text
 
 

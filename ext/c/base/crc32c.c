@@ -6,7 +6,7 @@
 #define POLYNOMIAL 0x82F63B78u /* Castagnoli, lowest bit first */
 
 /* Inside this file a "register" is the running remainder without the two inversions of the public value. It is linear
- * over XOR, which is what lets three lanes run apart and be joined afterwards. */
+ * over XOR, so three lanes can run apart and be joined afterwards. */
 
 /* slice[k][b]: the register after byte b followed by k zero bytes, from a register of 0. */
 static uint32_t slice[8][256];
@@ -52,13 +52,14 @@ static uint32_t (*run)(uint32_t reg, const uint8_t *p, size_t n) = run_scalar;
 
 #include <nmmintrin.h>
 
-/* The crc32 instruction takes 3 cycles but one can start each cycle, so three lanes of one buffer run side by side.
- * Lane lengths are multiples of 8: three long lanes are 4032 bytes, so a 4 KiB page is one round and 64 bytes, and a
- * 32 KiB chunk eight rounds, one short round and 128 bytes. Longer lanes join less often but leave more of a page to
- * one lane. Joining by pclmulqdq was rejected: it saves a few cycles in 500 and asks for one more CPU feature. */
+/* The crc32 instruction takes 3 cycles, but one can start each cycle. So three lanes of one buffer run side by side.
+ * Lane lengths are multiples of 8. Three long lanes are 4032 bytes: a 4 KiB page is one round and 64 bytes. A 32 KiB
+ * chunk is eight rounds, one short round and 128 bytes. docs/decisions/0030 says why not longer
+ * lanes, and why tables join them. */
 enum { LONG_LANE = 1344, SHORT_LANE = 128 };
 
-/* Moves a register past a fixed count of zero bytes: at[i][b] is where byte i of the register, if b, ends up. */
+/* Moves a register past a fixed count of zero bytes: at[i][b] is the contribution of byte i of the register, if its
+ * value is b. */
 typedef struct {
     uint32_t at[4][256];
 } shift_table;
@@ -131,7 +132,7 @@ static void choose(void)
 
 #endif
 
-/* At load, before any thread can call: no lock and no check on the way in. Takes about 30 us. */
+/* Runs at load, before any thread can call, so calls need no lock and no check. Takes about 30 us. */
 __attribute__((constructor)) static void prepare(void)
 {
     fill_slices();

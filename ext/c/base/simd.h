@@ -1,11 +1,11 @@
-/* Which SIMD level the kernels run at: the widest this processor has, or what SPANN_SIMD asks for. */
+/* The SIMD level of the kernels: the widest of this processor, or the level that SPANN_SIMD names. */
 #ifndef SPANN_SIMD_H
 #define SPANN_SIMD_H
 
 typedef enum { SPANN_SCALAR = 0, SPANN_AVX2 = 1, SPANN_AVX512 = 2 } spann_simd;
 
-/* The level in force, or -1 if SPANN_SIMD names no level, or one that this processor lacks. SPANN_SIMD is read at every
- * call (one per batch), so that a test can walk through the levels within one process. */
+/* The present level, or -1 if SPANN_SIMD names an unknown level or one that this processor lacks. Each call reads
+ * SPANN_SIMD (one call per batch), so a test can try all levels in one process. */
 int spann_simd_level(void);
 
 /* The widest level of this processor. */

@@ -35,16 +35,17 @@ typedef struct {
     float *offset;   /* (tiles * 16): |c|^2 + weight; infinite for the columns that pad the last tile */
     float *weights;  /* (k) the size penalty, in sqdist */
     float *dots;     /* (ROWS_PER_BLOCK, 16) */
-    float *costs;    /* (ROWS_PER_BLOCK, tiles * 16): |c|^2 + weight - 2 x.c, that is sqdist + weight - |x|^2; with |x|^2
+    float *costs;    /* (ROWS_PER_BLOCK, tiles * 16): |c|^2 + weight - 2 x.c, which is sqdist + weight - |x|^2; if exact,
                         where they are exact */
     double *sums;    /* (k, dim) */
     double *spread;  /* (k) sum of sqdist to the centre */
     size_t *counts;  /* (k) */
-    int exact;       /* costs are distances computed one by one, for products would cancel */
+    int exact;       /* costs are distances computed one by one, because products would cancel */
 } split;
 
-/* A row nearer to its centre than the root of this share of its own squared length: |c|^2 - 2 x.c in float keeps less than
- * 13 bits of how far it is. Once an eighth of the rows are, distances are computed one by one from then on. */
+/* Rows cancel if their squared distance from the centre is below this share of their squared length. Then |c|^2 - 2 x.c
+ * in float keeps less than 13 bits of the distance. Once an eighth of the rows cancel, all distances are computed one
+ * by one (docs/decisions/0024). */
 #define CANCELS 0x1p-10f
 
 static void split_free(split *s) {
@@ -113,9 +114,9 @@ static size_t argmin(const float *v, size_t n) {
     return best;
 }
 
-/* Weights rise for clusters above the even size and fall for those below: dual ascent on the size constraints, so the
- * cells become a power diagram with nearly even sizes. SPANN adds lambda * count to each distance instead (section 3.2.1);
- * that is one step of this, and leaves a spread that shrinks only as lambda grows and hurts the clusters' shape. */
+/* Weights rise for clusters above the even size and fall for those below. This is dual ascent on the size constraints:
+ * the cells become a power diagram with nearly even sizes. SPANN's lambda * count is one step of it
+ * (docs/decisions/0004). */
 static void train(split *s, const float *x, size_t n, int iterations, float balance, uint64_t *random) {
     size_t dim = s->dim, k = s->k, width = s->tiles * TILE;
     size_t *picked = s->counts; /* free until the first iteration */
@@ -166,7 +167,7 @@ static void train(split *s, const float *x, size_t n, int iterations, float bala
             }
             for (size_t j = 0; j < dim; j++) centre[j] = (float)(s->sums[c * dim + j] / (double)s->counts[c]);
             double load = (double)s->counts[c] * (double)k / (double)n - 1.0;
-            /* In units of the cluster's own radius: one unit for all overshoots where density varies. */
+            /* In units of the cluster's own radius. One unit for all would overshoot where density varies. */
             s->weights[c] += (float)(balance * fmin(load, 1.0) * s->spread[c] / (double)s->counts[c]);
         }
     }
@@ -234,11 +235,11 @@ static int all_identical(const tree *t, size_t start, size_t n) {
     return 1;
 }
 
-/* Hands every row its cheapest child that is not full, rows that fit best first, and makes children contiguous. */
+/* Gives every row to its cheapest child that is not full, the best fits first, and makes children contiguous. */
 static void distribute(tree *t, split *s, size_t start, size_t n, size_t *sizes) {
     size_t dim = t->dim, k = s->k, width = s->tiles * TILE;
     size_t capacity = (size_t)ceil(fmax(1, t->params->slack) * (double)n / (double)k);
-    if (capacity >= n) capacity = n - 1; /* a split must split, even where rounding makes all costs equal */
+    if (capacity >= n) capacity = n - 1; /* a split must split, even if rounding makes all costs equal */
     pack_centres(s);
     for (size_t b = 0; b < n; b += ROWS_PER_BLOCK) {
         size_t count = n - b < ROWS_PER_BLOCK ? n - b : ROWS_PER_BLOCK;
@@ -308,7 +309,8 @@ static int grow(tree *t, size_t start, size_t n, size_t leaves, int in_group) {
     for (size_t c = 0; c < k; c++) {
         if (sizes[c] == 0) continue;
         children--;
-        /* In proportion to rows, out of what is left, so that shares add up; every child still to come keeps one. */
+        /* In proportion to rows, out of the leaves that remain, so that shares add up. Each later child keeps at least
+         * one. */
         size_t share = (size_t)llround((double)leaves_left * (double)sizes[c] / (double)rows_left);
         if (share > leaves_left - children) share = leaves_left - children;
         if (share > sizes[c]) share = sizes[c];
@@ -376,10 +378,9 @@ static ranked pop(ranked *heap, size_t n) {
 
 static inline float not_negative(float v) { return v > 0 ? v : 0; } /* fmaxf is a call */
 
-/* A min-heap of those of m values that are at most `reach` times the least, or at least the `near` smallest of them:
- * those below a bar guessed from every 16th value. Closure mostly stops before it has seen half of them, so they are not
- * sorted. Keeping the best in a bounded heap and sorting it took three times as long (128 of 4000, 45 us a row against
- * 15). */
+/* A min-heap of candidates: at least the `near` smallest of m values, without those above `reach` times the least. A bar
+ * guessed from every 16th value finds them. They are not sorted, because closure mostly stops before half of them
+ * (docs/decisions/0031). */
 static size_t gather_near(const float *sqdist, size_t m, size_t near, float reach, ranked *heap) {
     float least[TILE];
     size_t whole = m - m % TILE;

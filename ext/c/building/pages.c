@@ -4,9 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Along the principal axis first, then towards two means of fixed sizes. Of 1M SIFT (32 rows a page, 125 a posting) the
- * best 30 lie on 22.1 pages, on 24.4 if postings are not ordered; 3 steps leave 22.5, 12 steps 22.2, and the rounds change
- * nothing. Of 100k synthetic clusters (42 rows a page) they lie on 14.4 pages unordered, 10.4 by the axis, 10.0 after it. */
+/* Along the principal axis first, then towards two means of fixed sizes. docs/decisions/0032 has the pages that each
+ * step saves. */
 #define AXIS_STEPS 6
 #define ROUNDS 4
 
@@ -32,7 +31,7 @@ static int by_place(const void *a, const void *b) {
     return x->row < y->row ? -1 : x->row > y->row;
 }
 
-/* axis: the mean of the rows, which is then taken from them. Returns the row that was farthest from it. */
+/* Sets axis to the mean of the rows, and subtracts it from them. Returns the row that was farthest from it. */
 static size_t centre(arranger *t, size_t start, size_t n) {
     size_t dim = t->dim, farthest = 0;
     float *x = t->x + start * dim;
@@ -48,7 +47,7 @@ static size_t centre(arranger *t, size_t start, size_t n) {
     return farthest;
 }
 
-/* along: rows times the axis, negated as score gives it. */
+/* Sets along to rows times the axis, negated as score gives it. */
 static void project(arranger *t, size_t start, size_t n) {
     t->kernels->score[SPANN_IP][SPANN_F32](t->axis, t->x + start * t->dim, n, t->dim, t->along);
 }
@@ -59,7 +58,7 @@ static void rank_rows(arranger *t, size_t start, size_t n) {
     qsort(t->rank, n, sizeof(placed), by_place);
 }
 
-/* axis: the direction of sum, of length 1. 0 if sum is 0. */
+/* Sets axis to the direction of sum, of length 1. Returns 0 if sum is 0. */
 static int point(arranger *t) {
     double length = 0;
     for (size_t j = 0; j < t->dim; j++) length += (double)t->sum[j] * t->sum[j];
@@ -69,7 +68,7 @@ static int point(arranger *t) {
     return 1;
 }
 
-/* The principal axis of rows that sum to 0, by power iteration from one of them; 0 if that is 0. */
+/* Finds the principal axis of rows that sum to 0, by power iteration from one of them. Returns 0 if that row is 0. */
 static int principal_axis(arranger *t, size_t start, size_t n, size_t first) {
     size_t dim = t->dim;
     const float *x = t->x + start * dim;
@@ -90,8 +89,8 @@ static int principal_axis(arranger *t, size_t start, size_t n, size_t first) {
     return 1;
 }
 
-/* The axis between the means of the `left` rows ranked first and of the others; 0 if they are equal. Rows sum to 0, so
- * both means lie on a line through it. */
+/* Finds the axis between the mean of the `left` rows ranked first and the mean of the others. Returns 0 if they are
+ * equal. Rows sum to 0, so both means lie on a line through 0. */
 static int axis_of_means(arranger *t, size_t start, size_t left) {
     size_t dim = t->dim;
     memset(t->sum, 0, dim * sizeof(float));

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SPANN_PAGE 4096 /* bytes of a page, in which postings and vectors are placed, counted and checked */
+#define SPANN_PAGE 4096 /* bytes of a page: postings and vectors are placed, counted and checked by pages */
 #define SPANN_SLACK 64  /* readable bytes that must follow codes in memory, because kernels read ahead */
 #define SPANN_MAX_DIRECTIONS 32
 
@@ -17,10 +17,10 @@ typedef struct {
 } spann_code_header;
 
 #define SPANN_HEADER_BYTES 20
-#define SPANN_FACTOR_BYTES 2 /* of `add`, and of `scale`, of an entry */
+#define SPANN_FACTOR_BYTES 2 /* bytes of `add`, and of `scale`, of an entry */
 _Static_assert(sizeof(spann_code_header) == SPANN_HEADER_BYTES, "a header is stored as it is in memory");
 
-/* Bytes of an entry's id, of the row number that a replica has besides, and of a code. */
+/* Bytes of an entry's id, of a replica's row number, and of a code. */
 typedef struct {
     size_t id, row, code;
 } spann_widths;
@@ -30,7 +30,8 @@ typedef struct {
     size_t ids, add, scale, rows, codes, end;
 } spann_posting_parts;
 
-/* Of a posting of `entries`, the first `primaries` of them primary. An empty posting takes no bytes, not even a header. */
+/* The parts of a posting of `entries`, the first `primaries` of them primary. An empty posting takes no bytes, not even
+ * a header. */
 static inline spann_posting_parts spann_parts_of_posting(const spann_widths *w, size_t entries, size_t primaries) {
     spann_posting_parts p = {.ids = SPANN_HEADER_BYTES};
     if (entries == 0) return (spann_posting_parts){0};
@@ -69,8 +70,8 @@ static inline spann_shape_parts spann_parts_of_shape(size_t code_bytes, size_t d
     return p;
 }
 
-/* Writes `postings` lists of ids and vectors into `out`, which has room for them. The entries of all lists follow each
- * other in ids (entry, id_bytes) and vectors (entry, vector_bytes). List p has lengths[p] entries and starts at
+/* Writes `postings` lists of ids and vectors into `out`, which has room for them. ids (entry, id_bytes) and vectors
+ * (entry, vector_bytes) hold the entries of all lists, one after the other. List p has lengths[p] entries and starts at
  * out + starts[p]. crcs[p] becomes the crc32c of its bytes. */
 void spann_pack_postings(const unsigned char *ids, size_t id_bytes, const unsigned char *vectors, size_t vector_bytes,
                          const uint16_t *lengths, const uint64_t *starts, size_t postings, unsigned char *out,
@@ -86,7 +87,8 @@ typedef struct {
     spann_widths widths;
 } spann_coded;
 
-/* The same for lists of codes. List p has lengths[p] entries. All after the first primaries[p] are replicas. */
+/* Writes lists of codes in the same way. List p has lengths[p] entries; all after its first primaries[p] are
+ * replicas. */
 void spann_pack_coded(const spann_coded *from, const uint16_t *lengths, const uint16_t *primaries,
                       const uint64_t *starts, size_t postings, unsigned char *out, uint32_t *crcs);
 

@@ -1,5 +1,5 @@
-/* Page-aligned buffers for reads, kept for the next read of about the same size. Each has a page more than asked for:
- * room for SPANN_SLACK, without which reads of 2^i pages would take buffers of twice their size. */
+/* Page-aligned buffers for reads, kept for the next read of about the same size. Each has one page more than asked for,
+ * as room for SPANN_SLACK. Without it a read of 2^i pages would take a buffer of twice its size. */
 #ifndef SPANN_BUFFERS_H
 #define SPANN_BUFFERS_H
 
@@ -20,7 +20,7 @@ static inline unsigned spann_buffer_class(size_t bytes) {
     return class;
 }
 
-/* At least `bytes` bytes. NULL if memory ran out, or if that is more than any buffer has. */
+/* A buffer of at least `bytes` bytes. NULL if memory ran out, or if no buffer is that large. */
 static inline void *spann_buffers_get(spann_buffers *b, size_t bytes) {
     unsigned class = spann_buffer_class(bytes);
     if (class == SPANN_BUFFER_CLASSES) return NULL;
@@ -30,7 +30,7 @@ static inline void *spann_buffers_get(spann_buffers *b, size_t bytes) {
     return buffer;
 }
 
-/* Takes back a buffer that was asked for with the same `bytes`. */
+/* Takes back a buffer that was obtained with the same `bytes`. */
 static inline void spann_buffers_put(spann_buffers *b, void *buffer, size_t bytes) {
     unsigned class = spann_buffer_class(bytes);
     *(void **)buffer = b->free[class];

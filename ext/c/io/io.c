@@ -160,11 +160,11 @@ int spann_io_wait(spann_io *io, spann_read_done *done, unsigned max, unsigned le
         add_held(io);
         unsigned missing = least - stored < io->under_way ? least - stored : io->under_way;
         int n = io->ops->wait(io->state, done + stored, max - stored, missing);
-        if (n < 0) return stored ? (int)stored : n; /* what is wrong will still be so next time */
+        if (n < 0) return stored ? (int)stored : n; /* the next read would fail in the same way */
         stored += (unsigned)n;
         io->under_way -= (unsigned)n;
     } while (stored < least);
-    /* The disk works on these while the caller works on what it got. The next wait reports a failure. */
+    /* The disk works on these while the caller works on finished reads. The next wait reports a failure. */
     if (io->held_count) spann_io_submit(io);
     return (int)stored;
 }

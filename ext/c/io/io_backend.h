@@ -1,4 +1,4 @@
-/* What io.c asks of a way of reading. Not for anyone else. */
+/* The interface between io.c and a way of reading. Private to both. */
 #ifndef SPANN_IO_BACKEND_H
 #define SPANN_IO_BACKEND_H
 
@@ -10,7 +10,7 @@ typedef struct {
     int (*submit)(void *state);                       /* 0 or -errno */
     /* As spann_io_wait, with least <= max and least <= reads added and unreported. */
     int (*wait)(void *state, spann_read_done *done, unsigned max, unsigned least);
-    void (*close)(void *state); /* what the kernel or a thread is at is waited for */
+    void (*close)(void *state); /* waits for reads that the kernel or a thread has begun */
 } spann_io_backend_ops;
 
 extern const spann_io_backend_ops spann_io_uring_ops, spann_io_pool_ops;

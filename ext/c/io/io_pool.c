@@ -101,7 +101,7 @@ static void pool_add(void *state, const spann_read *read) {
     pool *p = state;
     pthread_mutex_lock(&p->lock);
     p->queue[(p->queue_first + p->queue_count++) % p->depth] = *read;
-    /* A thread that was signalled but does not run yet still counts as idle. Its work still counts in the queue. */
+    /* A signalled thread that does not run yet counts as idle, and its work counts as queued. */
     int idle = p->idle > 0, too_few = p->queue_count > p->idle && p->threads < p->most_threads;
     pthread_mutex_unlock(&p->lock);
     if (idle) pthread_cond_signal(&p->work);
