@@ -10,7 +10,7 @@ from spann.format.json_text import shown
 
 
 class Entries:
-    """An object of the manifest, read entry by entry."""
+    """Reads an object of the manifest entry by entry, and refuses an entry that is wrong."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self._values, self._where = values, where
@@ -51,5 +51,5 @@ class Entries:
 
     def absent(self, name: str, feature: str) -> int:
         if name in self._values:
-            raise FormatError(f"{self._where}: {name} is given, but the index has not the feature {feature}")
+            raise FormatError(f"{self._where}: {name} is given, but the index lacks the feature {feature}")
         return 0

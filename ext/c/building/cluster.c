@@ -35,7 +35,7 @@ typedef struct {
     float *offset;   /* (tiles * 16): |c|^2 + weight; infinite for the columns that pad the last tile */
     float *weights;  /* (k) the size penalty, in sqdist */
     float *dots;     /* (ROWS_PER_BLOCK, 16) */
-    float *costs;    /* (ROWS_PER_BLOCK, tiles * 16): |c|^2 + weight - 2 x.c, which is sqdist + weight - |x|^2; if exact,
+    float *costs;    /* (ROWS_PER_BLOCK, tiles * 16): |c|^2 + weight - 2 x.c, which is sqdist + weight - |x|^2; with |x|^2
                         where they are exact */
     double *sums;    /* (k, dim) */
     double *spread;  /* (k) sum of sqdist to the centre */
