@@ -156,9 +156,9 @@ def test_weights_even_out_cells() -> None:
 def test_unusable_sizes_are_refused() -> None:
     x, rows = gaussian(4, 2), np.arange(4)
     for leaves in (0, 5):
-        with pytest.raises(InputError, match=f"{leaves} leaves"):
+        with pytest.raises(InputError, match=f"leaves is {leaves}"):
             cluster(x, rows, leaves=leaves, group_rows=9, iterations=1, balance=1, slack=1.5, seed=0)
-    with pytest.raises(InputError, match="5 centres"):
+    with pytest.raises(InputError, match="k is 5"):
         balanced_kmeans(x, 5, iterations=1, balance=1, seed=0)
 
 
