@@ -227,6 +227,7 @@ RERANK_SHARE = 10
 """Candidates that may be re-ranked for each result asked for; on 1M SIFT the error bound ends it at 2 to 4."""
 
 SMALLEST_RERANK = 100
+SMALLEST_BEAM = 64
 
 
 def usual_rerank(k: int) -> int:
@@ -236,7 +237,7 @@ def usual_rerank(k: int) -> int:
 
 @dataclass(frozen=True)
 class SearchParams(_Params):
-    """How much one query may read. What is None is decided by `resolved` from the index and k."""
+    """How much one query may read. What is None is decided from the index and k (spann/search/decision.py)."""
 
     max_postings: int | None = _param(None, "postings", 1, 2**31)
     """Postings scored at most."""
@@ -249,15 +250,6 @@ class SearchParams(_Params):
     """Candidates found by their codes that may be re-ranked exactly; never fewer than k."""
     error_bound: float = _param(1.0, "standard errors", 0.0, 1e6, "ε0")
     """A candidate is re-ranked only while its estimate less so many standard errors is below the k-th result."""
-
-    def resolved(self, code_bits: int, k: int) -> SearchParams:
-        """These parameters with defaults for an index with codes of `code_bits`, or none if 0, in place of None."""
-        postings = self.max_postings or (CODED_POSTINGS if code_bits else DEFAULT_POSTINGS)
-        # Small cells lie many to a neighbourhood and the graph finds their order worse than that of large ones: with
-        # 8,000 centroids of 1M SIFT a beam of twice the postings finds not one neighbour more.
-        beam = self.navigate or max(64, postings if code_bits else 3 * postings)
-        rerank = self.rerank or usual_rerank(k)
-        return self.with_(max_postings=postings, navigate=min(beam, MAX_BEAM), rerank=rerank)
 
 
 PRESETS = ("default", "balanced-8k", "disk-only", "small-memory")

@@ -41,6 +41,7 @@ from spann.search import (
     search_within,
     verify_index,
 )
+from spann.search.decision import SearchDecision
 from spann.store.arrays import Problem
 from spann.store.reader import IndexReader, on_current
 from spann.system import given_path
@@ -209,7 +210,7 @@ class Index(JobMethods):
             roomy = setting.with_(rerank=max(setting.rerank or 1, math.ceil(RANGE_CANDIDATES * copies * k)))
             return self._engine.search(some, k, roomy, radius=within.radius, efforts=efforts, threads=threads)
 
-        owed = not efforts and self._engine.arrays.code_bits == 0
+        owed = not efforts and not self._engine.arrays.kind.is_reranked
         return search_range(search, self._batch(queries), within, self.count, owed=owed)
 
     def iterate(
@@ -260,12 +261,12 @@ class Index(JobMethods):
         setting = self._setting(k, params, target_recall)
         found = self._engine.search(self._batch(query)[:1], k, setting, threads=1, in_flight=1)
         arrays = self._engine.arrays
-        full = setting.resolved(arrays.code_bits, k)
+        decided = SearchDecision.of(setting, arrays.kind, k)
         doubts: list[str] = []
         if params is None and self.calibration is not None:
             doubts = self.calibration.doubts(target_recall or DEFAULT_TARGET, k)
         return explain(
-            found.stats[0], int((found.ids >= 0).sum()), full, k, len(arrays.length), self.calibration, doubts
+            found.stats[0], int((found.ids >= 0).sum()), decided, len(arrays.length), self.calibration, doubts
         )
 
     def params_for(self, target_recall: float, k: int = 10) -> SearchParams:
@@ -341,8 +342,8 @@ class Index(JobMethods):
             "postings": about["postings"],
             "appended_postings": arrays.appended,
             "entries": about["entries"],
-            "code_bits": arrays.code_bits,
-            "replicas_mean": about["entries"] / max(1, self.count - (0 if arrays.code_bits else about["centroids"])),
+            "code_bits": arrays.kind.code_bits,
+            "replicas_mean": about["entries"] / max(1, self.count - arrays.kind.outside(about["centroids"])),
             "posting_length": {
                 "mean": float(length.mean()),
                 "std": float(length.std()),

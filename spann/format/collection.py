@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from spann._kernels.codes import code_bytes
 from spann.config import MAX_DIRECTIONS
 from spann.elements import STORED_TYPES, stored_dtype, stored_width
 from spann.errors import FormatError
 from spann.format.entries import Entries
 from spann.format.exact import exact_pages
 from spann.format.json_text import shown
+from spann.format.kinds import CodedPostings, ExactPostings, PostingKind
 from spann.format.layout import ArrayLayout
 from spann.format.live import live_bytes
 from spann.format.postings import PAGE, Record
@@ -167,33 +168,27 @@ class Collection:
     def padded_dim(self) -> int:
         return -(-self.dim // 32) * 32
 
-    @property
-    def code_bytes(self) -> int:
-        return code_bytes(self.dim, self.code_bits)
+    @cached_property
+    def kind(self) -> PostingKind:
+        """What the postings hold."""
+        if self.code_bits:
+            return CodedPostings(self.id_bytes, self.element, self.dim, self.code_bits, self.row_bytes)
+        return ExactPostings(self.id_bytes, self.element, self.dim)
 
     @property
     def record(self) -> Record:
         """The bytes of a posting."""
-        if self.code_bits:
-            return Record.coded(self.id_bytes, self.row_bytes, self.dim, self.code_bits)
-        return Record.exact(self.id_bytes, self.width * stored_dtype(self.element).itemsize)
+        return self.kind.record
 
     @property
     def shape_record(self) -> np.dtype[Any]:
         """The bytes of a posting's shape. Only for an index that has shapes."""
         return shape_record(self.dim, self.code_bits, self.directions)
 
-    def centroid_elements(self) -> tuple[str, ...]:
-        """Types that centroids may have. Means need other types than the vectors of the collection."""
-        if not self.code_bits:
-            return (self.element,)
-        whole = self.metric is Metric.L2 and self.element in ("uint8", "int8")
-        return (self.element, "float16", "float32") if whole else ("float16", "float32")
-
     def arrays(self, layouts: Mapping[str, ArrayLayout]) -> list[ArraySpec]:
         """Every array that the index must have. The size of some follows from the `layouts` of others."""
         centroids = layouts.get("centroids/vectors")
-        kinds = [stored_dtype(element) for element in self.centroid_elements()]
+        kinds = [stored_dtype(element) for element in self.kind.centroid_elements(self.metric)]
         kind = centroids.dtype if centroids is not None and centroids.dtype in kinds else kinds[0]
         directory = "postings/directory"
         found = [

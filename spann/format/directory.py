@@ -39,11 +39,10 @@ def check_directory(
     entries, rows = int(length.sum(dtype=np.int64)), int(primaries.sum(dtype=np.int64))
     if entries != about.entries:
         raise CorruptionError(f"{where}: postings hold {entries} entries; the manifest says {about.entries}")
-    if about.code_bits and rows != about.count:
-        raise CorruptionError(f"{where}: postings hold {rows} primaries; the exact store has {about.count} rows")
-    if not about.code_bits and rows + about.centroids != about.count:
+    outside = about.kind.outside(about.centroids)
+    if rows + outside != about.count:
         raise CorruptionError(
-            f"{where}: centroids and primaries are {rows + about.centroids} together; the collection has "
+            f"{where}: postings hold {rows} primaries and {outside} vectors are centroids; the collection has "
             f"{about.count} rows"
         )
     sizes = about.record.size(length, primaries)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spann.config import SearchParams
 from spann.measuring.promise import Calibration
+from spann.search.decision import SearchDecision
 
 
 @dataclass(frozen=True)
@@ -80,33 +80,34 @@ class Explanation:
 def explain(
     stats: np.void,
     found: int,
-    params: SearchParams,
-    k: int,
+    decided: SearchDecision,
     postings: int,
     calibration: Calibration | None,
     doubts: Sequence[str] = (),
 ) -> Explanation:
-    """The explanation of a query that cost `stats` (a record of `QUERY_STATS`) and found `found` vectors with `params`,
-    resolved, in an index of `postings` postings; with the `doubts` that there are of its recall."""
-    most = params.max_postings or postings
+    """Explains a query that cost `stats` (a record of `QUERY_STATS`) and found `found` vectors.
+
+    It was searched as `decided`, in an index of `postings` postings. `doubts` say why its recall may be lower than
+    asked for."""
+    most, k, reach = decided.max_postings, decided.k, 1 + decided.epsilon2
     scored = int(stats["postings_scored"])
     if scored >= min(most, postings):
         stopped = "max_postings reached" if most < postings else "every posting was scored"
-    elif math.isinf(params.epsilon2):
+    elif math.isinf(decided.epsilon2):
         stopped = "every posting that navigation found was scored"
     else:
-        stopped = f"vectors of the others are expected over {1 + params.epsilon2:.3g} times as far as those of the 16th"
+        stopped = f"vectors of the others are expected over {reach:.3g} times as far as those of the 16th"
     predicted = None
     if calibration is not None:
-        point = calibration.near(params, k)
+        point = calibration.near(decided)
         predicted = {"recall": point.recall, "postings": point.postings, "vectors": point.distances}
     return Explanation(
         k=k,
         found=found,
         max_postings=most,
-        epsilon2=None if math.isinf(params.epsilon2) else params.epsilon2,
-        error_bound=params.error_bound,
-        rerank=params.rerank or k,
+        epsilon2=None if math.isinf(decided.epsilon2) else decided.epsilon2,
+        error_bound=decided.error_bound,
+        rerank=decided.rerank,
         centroids_scored=int(stats["centroid_distances"]),
         postings_scored=scored,
         postings_read=int(stats["postings_read"]),

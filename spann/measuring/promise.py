@@ -14,6 +14,7 @@ import numpy as np
 
 from spann.config import SearchParams, usual_rerank
 from spann.errors import FormatError, InputError
+from spann.search.decision import SearchDecision
 
 CENTROID_COST, POSTING_COST, ROW_COST = 0.05, 1.2, 0.45
 """Microseconds of a centroid's distance, with its share of what is then expected of postings, of a posting scored from
@@ -191,15 +192,15 @@ class Calibration:
         share = (math.log(k) - math.log(below)) / (math.log(above) - math.log(below))
         return between(_at(self.curves[below], target), high, share).params(k)
 
-    def near(self, params: SearchParams, k: int) -> Point:
-        """The measured point whose setting is most like `params`, of the k nearest to `k`."""
+    def near(self, decided: SearchDecision) -> Point:
+        """The measured point whose setting is most like the one `decided`, of the k nearest to its k."""
 
         def apart(x: float, y: float) -> float:
             return abs(math.log(min(x, LIKE_MOST) / min(y, LIKE_MOST)))
 
-        points = self.curves[min(self.curves, key=lambda known: apart(known, k))]
+        points = self.curves[min(self.curves, key=lambda known: apart(known, decided.k))]
         least = min(point.error_bound for point in points)
-        postings, bound = params.max_postings or LIKE_MOST, max(params.error_bound, least)
+        postings, bound = decided.max_postings, max(decided.error_bound, least)
         return min(points, key=lambda p: apart(p.max_postings, postings) + apart(p.error_bound, bound))
 
 

@@ -85,7 +85,7 @@ class Resident:
             chain=read(f"{directory}/chain"),
             appended=np.empty(0, np.uint32) if appended is None else appended,
             shapes=read("postings/shapes"),
-            exact=reader.layout("vectors/exact") if collection.code_bits else None,
+            exact=reader.layout("vectors/exact") if collection.kind.is_reranked else None,
             exact_crc=read("vectors/exact_crc32c"),
             origin=read("quantizer/origin"),
             signs=read("quantizer/signs"),
@@ -95,7 +95,7 @@ class Resident:
     @property
     def centroid_element(self) -> str:
         """The type of the numbers of centroids."""
-        return self.vectors.dtype.name if self.collection.code_bits else self.collection.element
+        return self.vectors.dtype.name if self.collection.kind.is_reranked else self.collection.element
 
     def check(self) -> None:
         """Raises `FormatError` for an array of another type or shape, and `CorruptionError` unless every number is one
@@ -114,7 +114,7 @@ class Resident:
             self.pages,
             where,
         )
-        directions_count = collection.metric is Metric.COSINE and not collection.code_bits
+        directions_count = collection.kind.centroid_metric(collection.metric) is Metric.COSINE
         bad = first_unusable(self.vectors, self.centroid_element, directions=directions_count)
         if bad is not None:
             raise CorruptionError(f"{where}: centroid {bad} is not finite, or not of a length that can be worked with")

@@ -23,6 +23,7 @@ from spann.errors import CorruptionError, InputError, MissingError, StorageError
 from spann.format.postings import PAGE
 from spann.search.budget import MemoryBudget
 from spann.search.contract import Resident
+from spann.search.decision import SearchDecision
 from spann.search.disk import join_pages
 from spann.search.opened import Files, OpenArrays, as_bytes, attach
 from spann.search.room import LITTLE_BYTES, SMALLEST_BLOCK, Needs, result_bytes
@@ -188,10 +189,10 @@ class Engine:
         if len(rows) == 0:
             found = _Output.of(rows, k)
             return SearchResult(found.ids, found.distances, found.stats)
-        full = params.resolved(self.arrays.code_bits, k)
+        decided = SearchDecision.of(params, self.arrays.kind, k)
         count = len(self.arrays.length)
-        postings = min(full.max_postings or 1, count)
-        native = self._native(full, k, postings, math.inf if radius is None else radius, stop or Stop())
+        postings = min(decided.max_postings, count)
+        native = self._native(decided, postings, math.inf if radius is None else radius, stop or Stop())
         native.set_efforts([(e.count, min(e.max_postings, count), e.epsilon2) for e in efforts])
         most = max([postings, *(min(e.max_postings, count) for e in efforts)])
         brief = len(rows) * (most * self._posting_pages + k) <= BRIEF_PAGES
@@ -219,9 +220,9 @@ class Engine:
         rows = self._checked(queries)
         self._check_open()
         postings = min(postings, len(self.arrays.length))
-        full = SearchParams(max_postings=postings, epsilon2=NO_PRUNING).resolved(self.arrays.code_bits, 1)
+        wish = SearchParams(max_postings=postings, epsilon2=NO_PRUNING)
         out = np.empty((len(rows), postings), np.float32)
-        native = self._native(full, 1, postings, math.inf, Stop())
+        native = self._native(SearchDecision.of(wish, self.arrays.kind, 1), postings, math.inf, Stop())
         brief = len(rows) * postings <= BRIEF_PAGES
         self._on_threads(lambda: self._searcher().expected(native, rows, out), native, 1, brief)
         return np.sqrt(np.maximum(out, 0), dtype=np.float64)
@@ -230,8 +231,8 @@ class Engine:
         """The number of the centroid nearest to each of `queries`, (nq,), as the graph finds it."""
         rows = self._checked(queries)
         self._check_open()
-        full = SearchParams(max_postings=1).resolved(self.arrays.code_bits, 1)
-        native, out = self._native(full, 1, 1, math.inf, Stop()), np.empty(len(rows), np.uint32)
+        decided = SearchDecision.of(SearchParams(max_postings=1), self.arrays.kind, 1)
+        native, out = self._native(decided, 1, math.inf, Stop()), np.empty(len(rows), np.uint32)
         starts = iter(range(0, len(rows), NEAREST_ROWS))
 
         def work() -> _Status:
@@ -245,14 +246,14 @@ class Engine:
         self._on_threads(work, native, workers, len(rows) <= NEAREST_ROWS)
         return out.astype(np.int64)
 
-    def _native(self, full: SearchParams, k: int, postings: int, radius: float, stop: Stop) -> _search.Params:
+    def _native(self, decided: SearchDecision, postings: int, radius: float, stop: Stop) -> _search.Params:
         return _search.Params(
-            k=k,
+            k=decided.k,
             max_postings=postings,
-            navigate=full.navigate or 1,
-            epsilon2=full.epsilon2,
-            rerank=full.rerank or 1,
-            error_bound=full.error_bound,
+            navigate=decided.navigate,
+            epsilon2=decided.epsilon2,
+            rerank=decided.rerank,
+            error_bound=decided.error_bound,
             radius=radius,
             join=self._join,
             in_flight=1,
@@ -268,7 +269,7 @@ class Engine:
     ) -> tuple[int, int]:
         """Threads, and queries of a posting-major block, 0: query-major. Sets those in flight on each thread."""
         count = len(self.arrays.length)
-        unpinned_ids = 8 * self.count if self.arrays.code_bits and self.arrays.pinned_postings < count else 0
+        unpinned_ids = 8 * self.count if self.arrays.kind.is_reranked and self.arrays.pinned_postings < count else 0
         per_query = _search.Batch.query_bytes(self.arrays.native, params)
         results = result_bytes(queries, k)
         in_flight = min(in_flight, -(-queries // workers))
@@ -401,8 +402,7 @@ class Engine:
 def _open_files(reader: IndexReader, io: str) -> tuple[bool, Files]:
     """(direct, descriptors). "auto" is direct where what searches read is larger than the memory that could cache it
     and the file system allows it, buffered elsewhere: a page cache that holds all of it beats any disk."""
-    coded = bool(reader.collection.code_bits)
-    arrays = [reader.array("postings/pages"), *([reader.array("vectors/exact")] if coded else [])]
+    arrays = [reader.array(name) for name in reader.collection.kind.read_arrays]
     direct = io == "direct" or (io == "auto" and sum(array.stored_bytes for array in arrays) > available_memory())
     _allow_descriptors(sum(array.layout.shards for array in arrays), str(reader.path))
     try:

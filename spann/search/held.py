@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.format.collection import Collection
+from spann.format.kinds import Bytes
 from spann.format.live import unpack_live
 from spann.format.updates import IDS, ROWS, check_by_id
-from spann.search.postings import Bytes, Postings
+from spann.search.postings import CodeLists, Postings
 from spann.store.reader import IndexReader
 from spann.types import Array
 
@@ -26,8 +27,8 @@ class HeldRows:
             about.updates, reader.read(IDS), reader.read(ROWS), unpack_live(bits, about.count), str(reader.path)
         )
         self._held = np.zeros(about.count, np.int64)
-        self._mark = np.zeros(0 if about.code_bits else about.count, np.int64)
-        self._led = 0 if about.code_bits else about.centroids
+        self._mark = np.zeros(about.count, np.int64)
+        self._led = about.kind.outside(about.centroids)
         self._order: NDArray[np.int64] | None = None
 
     def bad_ids(self) -> Iterator[str]:
@@ -43,15 +44,14 @@ class HeldRows:
         primaries = int(postings.primaries[posting])
         rows = self._led + int(postings.first_row[posting]) + np.arange(primaries)
         yield from self._take(rows, postings.ids(posting, content)[:primaries], f"posting {posting}")
-        if not self._about.code_bits:
-            self._mark[rows] = postings.marks(posting, content)[:primaries]
+        self._mark[rows] = postings.marks(posting, content)
 
     def check_replicas(self, posting: int, content: Bytes, postings: Postings) -> Iterator[str]:
         """What is wrong with the replicas of a posting, once all primaries are known."""
         primaries = int(postings.primaries[posting])
         ids = postings.ids(posting, content)
         replicas = ids[primaries:].astype(np.int64)
-        if self._about.code_bits:
+        if isinstance(postings, CodeLists):
             rows = postings.rows(posting, content).astype(np.int64)
             for row in rows[rows >= self._about.count][:1]:
                 yield f"posting {posting} has a replica of row {row}; the exact store has {self._about.count}"
@@ -67,12 +67,12 @@ class HeldRows:
         rows = self._rows(replicas)
         if bool((self._held[rows] != replicas).any()) or bool((rows < self._led).any()):
             yield f"posting {posting} has a replica of a vector that no posting has as a primary"
-        elif not np.array_equal(postings.marks(posting, content)[primaries:], self._mark[rows]):
-            yield f"posting {posting} has a replica that is no copy of its primary"
+        elif bad := postings.bad_replica(posting, content, self._mark[rows]):
+            yield f"posting {posting} has a replica {bad}"
 
     def missing(self) -> int | None:
         """Without codes, the first row that has the id of another; else None, for the directory counts rows."""
-        if self._about.code_bits:
+        if self._about.kind.is_reranked:
             return None
         order = self._by_held()
         same = np.flatnonzero(self._held[order][1:] == self._held[order][:-1])

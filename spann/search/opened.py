@@ -11,6 +11,7 @@ from spann._kernels import _search
 from spann._kernels.distances import element_number, metric_number
 from spann._kernels.postings import HEADER_BYTES, SLACK
 from spann.errors import CorruptionError
+from spann.format.kinds import CodedPostings, PostingKind
 from spann.format.postings import PAGE, posting_span
 from spann.search.budget import MemoryBudget, pinned_bytes
 from spann.search.contract import Resident
@@ -41,7 +42,7 @@ class OpenArrays:
     length: NDArray[np.uint16]
     primaries: NDArray[np.uint16]
     appended: int
-    code_bits: int
+    kind: PostingKind
     pinned_postings: int = 0
     codes_bytes: int = 0
     memory: dict[str, int] = field(default_factory=dict)
@@ -50,7 +51,7 @@ class OpenArrays:
 def attach(resident: Resident, reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
     """Hands arrays that were checked to the native search, and pins. Raises `CorruptionError` for damaged codes, and
     `InputError` for a budget too small."""
-    about, where, bits = resident.collection, resident.where, resident.collection.code_bits
+    about, where, kind = resident.collection, resident.where, resident.collection.kind
     native = _search.NativeIndex(
         metric=metric_number(about.metric),
         dtype=element_number(about.element),
@@ -69,7 +70,8 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
     if len(owner):
         appended = (np.argsort(owner, kind="stable") + len(page) - len(owner)).astype(np.uint32)
         appended_end = np.searchsorted(np.sort(owner), np.arange(about.centroids + 1)).astype(np.uint32)
-    kept: list[Array | None] = [page, offset, length, crc, primaries if bits else None, chain, appended, appended_end]
+    used = primaries if kind.is_reranked else None
+    kept: list[Array | None] = [page, offset, length, crc, used, chain, appended, appended_end]
     memory["directory"] = sum(array.nbytes for array in kept if array is not None)
     native.set_postings(
         chain,
@@ -78,25 +80,27 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
         page,
         offset,
         length,
-        primaries if bits else None,
+        used,
         crc,
         resident.pages.shard_rows,
         files.postings,
     )
-    opened = OpenArrays(native, length, primaries, len(owner), bits, memory=memory)
+    opened = OpenArrays(native, length, primaries, len(owner), kind, memory=memory)
     if resident.shapes is not None:
         shapes = np.concatenate([resident.shapes.reshape(-1), np.zeros(SLACK, np.uint8)])
         native.set_shapes(about.directions, about.shape_record.itemsize, shapes)
         memory["shapes"] = shapes.nbytes
-    if bits:
+    if isinstance(kind, CodedPostings):
         first_row = first_entry = _starts(primaries)
         if about.entries > about.count:
             first_entry = _starts(length)
         _set_codes(native, resident, files, first_row, first_entry, memory)
-        sizes = pinned_bytes(first_row, first_entry, about.id_bytes + 4 + about.code_bytes, about.row_bytes)
+        sizes = pinned_bytes(first_row, first_entry, kind.record.primary, kind.row_bytes)
         opened.codes_bytes = int(sizes[-1]) + SLACK
         opened.pinned_postings = budget.pinned_postings(sum(memory.values()), sizes, where)
-        memory["codes"] = _pin(reader, opened, first_row, first_entry, page, offset) if opened.pinned_postings else 0
+        memory["codes"] = (
+            _pin(reader, kind, opened, first_row, first_entry, page, offset) if opened.pinned_postings else 0
+        )
     else:
         budget.pinned_postings(sum(memory.values()), np.zeros(1, np.int64), where)
     return opened
@@ -108,10 +112,8 @@ def _starts(counts: NDArray[np.uint16]) -> NDArray[np.uint64]:
 
 def _set_centroids(native: _search.NativeIndex, resident: Resident, memory: dict[str, int]) -> None:
     about, vectors, ids, graph = resident.collection, resident.vectors, resident.ids, resident.graph
-    # With codes centroids are means in the working space, where cosine is l2 of unit vectors.
-    space = Metric.L2 if about.code_bits and about.metric is Metric.COSINE else about.metric
     native.set_centroids(
-        metric_number(space),
+        metric_number(about.kind.centroid_metric(about.metric)),
         element_number(resident.centroid_element),
         _in_lines(as_bytes(vectors)),
         len(vectors),
@@ -164,6 +166,7 @@ def _set_codes(
 
 def _pin(
     reader: IndexReader,
+    kind: CodedPostings,
     opened: OpenArrays,
     first_row: NDArray[np.uint64],
     first_entry: NDArray[np.uint64],
@@ -177,9 +180,9 @@ def _pin(
     add, scale = np.empty(max(1, 2 * entries), np.uint8), np.empty(max(1, 2 * entries), np.uint8)
     row_bytes = int((entries - int(first_row[postings])) * about.row_bytes)
     rows = np.empty(max(1, row_bytes), np.uint8)
-    codes = np.empty(entries * about.code_bytes + SLACK, np.uint8)
+    codes = np.empty(entries * kind.code_bytes + SLACK, np.uint8)
     headers = np.zeros(postings * HEADER_BYTES, np.uint8)
-    size = about.record.size(opened.length, opened.primaries)[:postings]
+    size = kind.record.size(opened.length, opened.primaries)[:postings]
     start, end = posting_span(page[:postings], offset[:postings], size)
     order = np.argsort(start, kind="stable")
     order = order[size[order] > 0]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c, crc32c_blocks
-from spann._kernels.postings import Parts, posting_parts
-from spann.elements import stored_dtype, unpack
+from spann.elements import unpack
 from spann.format.collection import Collection
+from spann.format.kinds import Bytes, CodedPostings, ExactPostings
 from spann.format.postings import PAGE, posting_span
 from spann.search.contract import Resident, first_unusable
 from spann.store.arrays import ShardedArray
@@ -18,27 +19,30 @@ from spann.types import Array, Metric
 
 PAGES_AT_A_TIME = 4096
 
-Bytes = NDArray[np.uint8]
-
 _NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
-class Postings:
+class Postings(ABC):
     """The directory of an index, and the bytes it leads to."""
 
     def __init__(self, resident: Resident, pages: ShardedArray) -> None:
-        about = self.about = resident.collection
-        self.id_type = np.dtype(f"<u{about.id_bytes}")
-        self.row_type = np.dtype(f"<u{about.row_bytes or 4}")
-        self.record = about.record
+        self.about = resident.collection
         self.length, self.primaries = resident.length.astype(np.int64), resident.primaries.astype(np.int64)
         self.first_row = np.cumsum(self.primaries) - self.primaries
-        sizes = self.record.size(resident.length, resident.primaries)
+        sizes = self.about.record.size(resident.length, resident.primaries)
         self.start, self.end = posting_span(resident.page, resident.offset, sizes)
         self.largest_sqnorm = 0.0
         self._resident, self._pages = resident, pages
         order = np.argsort(self.start, kind="stable")
         self._order = order[self.length[order] > 0]
+
+    @staticmethod
+    def of(resident: Resident, pages: ShardedArray) -> Postings:
+        """The postings of an open index, by their kind."""
+        kind = resident.collection.kind
+        if isinstance(kind, CodedPostings):
+            return CodeLists(resident, pages, kind)
+        return VectorLists(resident, pages, kind)
 
     def overlap(self) -> bool:
         return bool(np.any(self.start[self._order][1:] < self.end[self._order][:-1]))
@@ -76,14 +80,36 @@ class Postings:
             at, cursor = stop, run_end
 
     def check(self, posting: int, content: Bytes) -> Iterator[str]:
-        """What is wrong with its bytes, ids apart."""
+        """What is wrong with the bytes of a posting, ids apart."""
         if crc32c(content) != self._resident.crc[posting]:
             yield f"posting {posting} does not match its checksum"
-        if self.about.code_bits:
-            if not np.isfinite(content[: self.record.header].view("<f4")).all():
-                yield f"posting {posting} has a header that is not finite"
-            return
-        vectors = self.vectors(posting, content)
+        yield from self._check_content(posting, content)
+
+    def ids(self, posting: int, content: Bytes) -> Array:
+        """The ids (n,) of the entries of a posting, primaries first."""
+        return self.about.kind.ids(content, int(self.length[posting]))
+
+    @abstractmethod
+    def _check_content(self, posting: int, content: Bytes) -> Iterator[str]: ...
+
+    @abstractmethod
+    def marks(self, posting: int, content: Bytes) -> NDArray[np.int64]:
+        """A number for each primary of a posting, (p,), that tells its vector from others."""
+
+    @abstractmethod
+    def bad_replica(self, posting: int, content: Bytes, marks: NDArray[np.int64]) -> str | None:
+        """What is wrong with the replicas of a posting, whose primaries have these `marks`."""
+
+
+class VectorLists(Postings):
+    """Postings that hold vectors. A vector's mark is its checksum."""
+
+    def __init__(self, resident: Resident, pages: ShardedArray, kind: ExactPostings) -> None:
+        super().__init__(resident, pages)
+        self._kind = kind
+
+    def _check_content(self, posting: int, content: Bytes) -> Iterator[str]:
+        vectors = self._kind.vectors(content, int(self.length[posting]))
         bad = first_unusable(vectors, self.about.element, directions=self.about.metric is Metric.COSINE)
         if bad is not None:
             yield f"entry {bad} of posting {posting} is not finite, or not of a length that can be worked with"
@@ -92,44 +118,50 @@ class Postings:
             longest = float(np.einsum("ij,ij->i", x, x, dtype=np.float64).max())
             self.largest_sqnorm = max(self.largest_sqnorm, longest)
 
-    def ids(self, posting: int, content: Bytes) -> Array:
-        """The ids of its entries (n,), primaries first."""
+    def _entry_marks(self, posting: int, content: Bytes) -> NDArray[np.int64]:
         n = int(self.length[posting])
-        ids: Array = content[self.record.header :][: n * self.id_type.itemsize].view(self.id_type)
-        return ids
-
-    def vectors(self, posting: int, content: Bytes) -> Array:
-        """Without codes: the vectors of its entries as they are stored, (n, width)."""
-        n = int(self.length[posting])
-        vectors: Array = content[n * self.id_type.itemsize :].view(stored_dtype(self.about.element))
-        return vectors.reshape(n, self.about.width)
+        vectors = self._kind.vectors(content, n).reshape(-1).view(np.uint8)
+        return crc32c_blocks(vectors, vectors.size // n).astype(np.int64)
 
     def marks(self, posting: int, content: Bytes) -> NDArray[np.int64]:
-        """What tells the vectors of its entries, (n,), from others: a checksum of each. With codes, of its primaries
-        only, (p,): their rows in the exact store."""
-        if self.about.code_bits:
-            return np.arange(self.primaries[posting]) + int(self.first_row[posting])
-        vectors = self.vectors(posting, content).reshape(-1).view(np.uint8)
-        return crc32c_blocks(vectors, vectors.size // int(self.length[posting])).astype(np.int64)
+        return self._entry_marks(posting, content)[: int(self.primaries[posting])]
+
+    def bad_replica(self, posting: int, content: Bytes, marks: NDArray[np.int64]) -> str | None:
+        replicas = self._entry_marks(posting, content)[int(self.primaries[posting]) :]
+        return None if np.array_equal(replicas, marks) else "that is no copy of its primary"
+
+
+class CodeLists(Postings):
+    """Postings that hold codes. A vector's mark is its row in the exact store."""
+
+    def __init__(self, resident: Resident, pages: ShardedArray, kind: CodedPostings) -> None:
+        super().__init__(resident, pages)
+        self._kind = kind
+
+    def _check_content(self, posting: int, content: Bytes) -> Iterator[str]:
+        if not np.isfinite(self._kind.header(content)).all():
+            yield f"posting {posting} has a header that is not finite"
+
+    def marks(self, posting: int, content: Bytes) -> NDArray[np.int64]:
+        return np.arange(self.primaries[posting]) + int(self.first_row[posting])
 
     def rows(self, posting: int, content: Bytes) -> Array:
-        """With codes: the rows of the exact store that its replicas say they are."""
-        n, p = int(self.length[posting]), int(self.primaries[posting])
-        parts = self._parts(n, p)
-        found: Array = content[parts.rows : parts.codes].view(self.row_type)
-        return found
+        """The rows (replicas,) of the exact store that the replicas of a posting name."""
+        return self._kind.rows(content, int(self.length[posting]), int(self.primaries[posting]))
+
+    def bad_replica(self, posting: int, content: Bytes, marks: NDArray[np.int64]) -> str | None:
+        rows, first = self.rows(posting, content), int(self.primaries[posting])
+        for i in np.flatnonzero(rows != marks.astype(np.uint64))[:1]:
+            id_ = self.ids(posting, content)[first + i]
+            return f"with id {id_} of row {rows[i]} of the exact store, which is not that vector"
+        return None
 
     def codes(self, posting: int) -> Bytes:
-        """With codes: those of its entries, (n, bytes), read from disk."""
+        """The codes (n, bytes) of the entries of a posting, read from disk."""
         start, end = int(self.start[posting]), int(self.end[posting])
-        n, p = int(self.length[posting]), int(self.primaries[posting])
         content = self._pages.read_rows(start // PAGE, -(-end // PAGE)).reshape(-1)
         content = content[start % PAGE :][: end - start]
-        return content[self._parts(n, p).codes :].reshape(n, -1)
-
-    def _parts(self, entries: int, primaries: int) -> Parts[int]:
-        about = self.about
-        return posting_parts(about.id_bytes, about.row_bytes, about.code_bytes, entries, primaries)
+        return self._kind.codes(content, int(self.length[posting]), int(self.primaries[posting]))
 
 
 class RowSet:
@@ -178,7 +210,7 @@ class RowSet:
         if twice:
             yield f"posting {posting} has a primary that is one elsewhere as well, or represents a centroid"
         self._seen[rows] = True
-        self._mark[rows] = postings.marks(posting, content)[:primaries]
+        self._mark[rows] = postings.marks(posting, content)
 
     def check_replicas(self, posting: int, content: Bytes, postings: Postings) -> Iterator[str]:
         """What is wrong with the replicas of a posting, once all primaries are known."""
@@ -192,15 +224,9 @@ class RowSet:
             return
         if bool(self._represents[rows].any()):
             yield f"posting {posting} has a replica of a vector that represents a centroid"
-        if self._about.code_bits:
-            places = postings.rows(posting, content)
-            for i in np.flatnonzero(places != self._mark[rows].astype(np.uint64))[:1]:
-                yield (
-                    f"posting {posting} has a replica with id {ids[p + i]} of row {places[i]} of the exact store, "
-                    "which is not that vector"
-                )
-        elif not np.array_equal(postings.marks(posting, content)[p:], self._mark[rows]):
-            yield f"posting {posting} has a replica that is no copy of its primary"
+        bad = postings.bad_replica(posting, content, self._mark[rows])
+        if bad is not None:
+            yield f"posting {posting} has a replica {bad}"
 
     def missing(self) -> int | None:
         """The first row not seen."""

@@ -14,7 +14,7 @@ from spann.errors import SpannError
 from spann.search.contract import Resident, first_unusable
 from spann.search.engine import Engine
 from spann.search.held import HeldRows
-from spann.search.postings import Postings, RowSet
+from spann.search.postings import CodeLists, Postings, RowSet
 from spann.store.arrays import Problem
 from spann.store.exact import page_checksums
 from spann.store.reader import IndexReader
@@ -66,7 +66,7 @@ def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:
     """What is wrong, in words; what comes later takes for granted that nothing came before."""
     about = resident.collection
     yield from _check_centroids(reader, resident)
-    postings = Postings(resident, reader.array("postings/pages"))
+    postings = Postings.of(resident, reader.array("postings/pages"))
     yield from _check_directory(resident)
     yield from _check_shapes(resident)
     rows: Rows
@@ -85,7 +85,7 @@ def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:
         yield f"row {missing} is in no posting and represents no centroid"
     yield from _check_replicas(postings, rows)
     largest = postings.largest_sqnorm
-    if about.code_bits:
+    if isinstance(postings, CodeLists):
         store = _Store(reader, resident)
         yield from store.check()
         largest = store.largest_sqnorm
@@ -177,7 +177,7 @@ class _Store:
             yield f"page {p} of vectors/exact does not match its checksum in vectors/exact_crc32c"
 
 
-def _check_codes(postings: Postings, resident: Resident, store: _Store) -> Iterator[str]:
+def _check_codes(postings: CodeLists, resident: Resident, store: _Store) -> Iterator[str]:
     """Of some postings, whether codes stand for the vectors that they are of."""
     about = resident.collection
     some = np.flatnonzero(postings.primaries)

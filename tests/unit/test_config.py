@@ -10,8 +10,11 @@ import pytest
 
 from spann.config import CODE_BITS, MAX_BEAM, BuildParams, SearchParams, load_toml
 from spann.errors import InputError, MissingError
+from spann.format.kinds import CodedPostings, ExactPostings
+from spann.search.decision import SearchDecision
 from spann.types import Metric
 
+EXACT, CODED = ExactPostings(4, "uint8", 128), CodedPostings(4, "uint8", 128, 2, 4)
 WHOLE = [(kind, f.name) for kind in (BuildParams, SearchParams) for f in dataclasses.fields(kind) if "int" in f.type]
 REAL = [(kind, f.name) for kind in (BuildParams, SearchParams) for f in dataclasses.fields(kind) if "float" in f.type]
 
@@ -153,19 +156,21 @@ def test_the_bound_is_twice_the_size_and_fits_the_format():
 @pytest.mark.parametrize("max_postings", [1, 64, 1000, MAX_BEAM // 3, MAX_BEAM // 2, MAX_BEAM, 2**31])
 def test_the_beam(max_postings):
     """At least what is read, up to a limit that `navigate` has too; where that is given, it is the beam."""
-    for bits in (0, 2):
-        beam = SearchParams(max_postings=max_postings).resolved(bits, 10).navigate
+    for kind in (EXACT, CODED):
+        beam = SearchDecision.of(SearchParams(max_postings=max_postings), kind, 10).navigate
         assert max_postings <= beam <= MAX_BEAM or (beam == MAX_BEAM <= max_postings)
         for navigate in (1, 10, MAX_BEAM):
             given = SearchParams(max_postings=max_postings, navigate=navigate)
-            assert given.resolved(bits, 10) == given.with_(rerank=100)
+            assert SearchDecision.of(given, kind, 10) == SearchDecision(10, max_postings, math.inf, navigate, 100, 1.0)
 
 
 def test_search_defaults_depend_on_codes_and_k():
-    assert SearchParams().resolved(0, 10).max_postings == 64
-    assert SearchParams().resolved(2, 10).max_postings == 128
-    assert [SearchParams().resolved(2, k).rerank for k in (1, 10, 11, 500)] == [100, 100, 110, 5000]
-    assert SearchParams(rerank=7).resolved(2, 10).rerank == 7
+    open_ = SearchParams()
+    for kind, postings, beam in ((EXACT, 64, 192), (CODED, 128, 128)):
+        decided = SearchDecision.of(open_, kind, 10)
+        assert (decided.max_postings, decided.navigate) == (postings, beam)
+    assert [SearchDecision.of(open_, CODED, k).rerank for k in (1, 10, 11, 500)] == [100, 100, 110, 5000]
+    assert SearchDecision.of(SearchParams(rerank=7), CODED, 10).rerank == 7
 
 
 def test_a_preset(tmp_path):

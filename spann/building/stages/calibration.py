@@ -107,7 +107,7 @@ def calibrate_index(
             postings=len(engine.arrays.length),
             each=APPENDED if engine.arrays.appended else 1.0,
             entries=max(1.0, float(engine.arrays.length.mean())),
-            coded=engine.arrays.code_bits > 0,
+            coded=engine.arrays.kind.is_reranked,
             progress=progress,
         )
     finally:
