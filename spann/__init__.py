@@ -20,6 +20,7 @@ from spann.errors import (
     FormatError,
     InputError,
     MissingError,
+    NarrowingWarning,
     RecallWarning,
     RepeatWarning,
     SpannError,
@@ -30,6 +31,7 @@ from spann.index import Index, append, build, calibrate, plan, verify
 from spann.index import open_index as open
 from spann.jobs import join
 from spann.types import Metric, RangeResult, SearchResult
+from spann.vectors import open_source
 
 logging.getLogger("spann").addHandler(logging.NullHandler())  # silent until a program asks for the log
 
@@ -42,6 +44,7 @@ __all__ = [
     "InputError",
     "Metric",
     "MissingError",
+    "NarrowingWarning",
     "Plan",
     "RangeResult",
     "RecallWarning",
@@ -57,6 +60,7 @@ __all__ = [
     "calibrate",
     "join",
     "open",
+    "open_source",
     "plan",
     "verify",
 ]

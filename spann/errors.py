@@ -15,6 +15,10 @@ class UnlikeWarning(SpannWarning):
     """The queries differ from those of the calibration, so settings may find more or fewer neighbours than it says."""
 
 
+class NarrowingWarning(SpannWarning):
+    """Vectors are of a wider type than an index holds, as float64, and are rounded to float32."""
+
+
 class RecallWarning(SpannWarning):
     """No measured setting reached the recall asked for. The message says which recall was reached, and what helps."""
 

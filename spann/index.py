@@ -46,10 +46,10 @@ from spann.store.arrays import Problem
 from spann.store.reader import IndexReader, on_current
 from spann.system import given_path
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
-from spann.vectors import GivenIds, VectorSource, as_ids, as_queries, open_queries, open_source
+from spann.vectors import GivenIds, VectorSource, as_queries, ids_for, metric_of, open_queries, open_source
 
-Vectors = str | Path | Array | VectorSource
-"""What vectors can be given as: the path of a file (see `spann.vectors.open_source`), an array, or an open source."""
+Vectors = Any
+"""What vectors can be given as: whatever `spann.open_source` takes, and what it returns."""
 
 Queries = Array | Sequence[Any] | str | Path
 """What queries can be given as: numbers in an array or in lists, what becomes an array, or the path of a file."""
@@ -454,12 +454,15 @@ def _reopen(path: Path, options: dict[str, Any]) -> Index:
 
 
 @contextmanager
-def _opened(vectors: Vectors, open_vectors: Callable[[Any], VectorSource] = open_source) -> Iterator[VectorSource]:
-    """The source of `vectors`, closed in the end unless it was one."""
+def _opened(
+    vectors: Vectors, open_vectors: Callable[..., VectorSource] = open_source, beside: Path | None = None
+) -> Iterator[VectorSource]:
+    """The source of `vectors`, closed in the end unless it was one. Streams are kept on the disk of the index `beside`
+    which they are to be."""
     if isinstance(vectors, VectorSource):
         yield vectors
         return
-    with open_vectors(vectors) as source:
+    with open_vectors(vectors, scratch=None if beside is None else beside.absolute().parent) as source:
         yield source
 
 
@@ -467,8 +470,8 @@ def build(
     vectors: Vectors,
     path: str | Path,
     *,
-    metric: Metric | str = "l2",
-    ids: GivenIds | None = None,
+    metric: Metric | str | None = None,
+    ids: GivenIds | bool | None = None,
     params: BuildParams | None = None,
     threads: int | None = None,
     memory_limit: int | str | None = None,
@@ -479,10 +482,13 @@ def build(
 ) -> Index:
     """Builds an index of `vectors` (count, dim) at `path` and opens it.
 
-    `vectors` is an array, a memory map or the path of a file (see `spann.vectors.open_source`). Under the metric
-    hamming they are binary: uint8 rows of 8 bits in each (`numpy.packbits`), or an array of bool. `ids` (count,), all
-    different and not negative, name the vectors in results; without it an id is the row number. They are an array, or
-    the path of a file, ``FILE#COLUMN`` for one column of it (see `spann.vectors.read_ids`). An existing index is
+    `vectors` is an array or what becomes one, the path of a file or a folder, a list of paths, a table or a frame,
+    or an iterator of batches: whatever `spann.open_source` takes. Under the metric
+    hamming they are binary: uint8 rows of 8 bits in each (`numpy.packbits`), or an array of bool. `metric` is l2 unless
+    the file says otherwise, as HDF5 of ann-benchmarks does. `ids` (count,), all
+    different and not negative, name the vectors in results. They are an array, the name of a column of `vectors`,
+    or the path of a file, ``FILE#COLUMN`` for one column of it (see `spann.vectors.read_ids`); by default the column
+    "id" where there is one, else, and with False, an id is the row number. An existing index is
     replaced only with `overwrite`, and only once the new one is complete. `memory_limit`, in bytes or as "1GiB" (by
     default half of the memory available), bounds the resident memory of the process, with the index that is
     returned: it has as many codes in memory as that leaves room for, or as `memory_budget` says (see `open`). What
@@ -500,8 +506,8 @@ def build(
     """
     path = given_path(path)
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
-    with _opened(vectors) as source, ExitStack() as shown:
-        wanted, made = Metric.parse(metric), _build_params(params)
+    with _opened(vectors, beside=path) as source, ExitStack() as shown:
+        wanted, made = metric_of(source, metric), _build_params(params)
         told: dict[str, Any] = {}
         if progress is True:
             limit = limit_bytes(_limit(memory_limit))
@@ -513,7 +519,7 @@ def build(
             wanted,
             made,
             created_by=f"spann {__version__}",
-            ids=source.own_ids() if ids is None else as_ids(ids),
+            ids=ids_for(source, ids),
             threads=threads,
             memory_limit=_limit(memory_limit),
             overwrite=overwrite,
@@ -529,7 +535,7 @@ def append(
     path: str | Path,
     vectors: Vectors,
     *,
-    ids: GivenIds | None = None,
+    ids: GivenIds | bool | None = None,
     threads: int | None = None,
     memory_limit: int | str | None = None,
     restart: bool = False,
@@ -554,12 +560,12 @@ def append(
     """
     path = given_path(path)
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
-    with _opened(vectors) as source, reporting(progress, stages=APPEND_STAGES) as report:
+    with _opened(vectors, beside=path) as source, reporting(progress, stages=APPEND_STAGES) as report:
         appended = append_index(
             source,
             path,
             created_by=f"spann {__version__}",
-            ids=source.own_ids() if ids is None else as_ids(ids),
+            ids=ids_for(source, ids),
             threads=threads,
             memory_limit=_limit(memory_limit),
             restart=restart,
@@ -630,7 +636,7 @@ def calibrate(
 def plan(
     vectors: Vectors,
     *,
-    metric: Metric | str = "l2",
+    metric: Metric | str | None = None,
     params: BuildParams | None = None,
     threads: int | None = None,
     memory_limit: int | str | None = None,
@@ -647,7 +653,7 @@ def plan(
     with _opened(vectors) as source:
         return plan_build(
             source,
-            Metric.parse(metric),
+            metric_of(source, metric),
             _build_params(params),
             threads=thread_count(threads),
             limit=limit_bytes(_limit(memory_limit)),

@@ -206,7 +206,7 @@ class SearchResult:
         return polars_frame(self.columns())
 
     def to_arrow(self) -> Any:
-        """`columns` as a pyarrow.Table. Needs pyarrow.
+        """`columns` as a pyarrow.Table.
 
         >>> import numpy as np, spann
         >>> index = spann.build(np.arange(1000, dtype=np.float32)[:, None], "line.spann")
@@ -216,7 +216,7 @@ class SearchResult:
         return arrow_table(self.columns())
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """`columns` for libraries that take Arrow streams, such as ``polars.DataFrame(result)``. Needs pyarrow."""
+        """`columns` for libraries that take Arrow streams, such as ``polars.DataFrame(result)``."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def _repr_html_(self) -> str:
@@ -288,11 +288,11 @@ class RangeResult:
         return polars_frame(self.columns())
 
     def to_arrow(self) -> Any:
-        """`columns` as a pyarrow.Table. Needs pyarrow."""
+        """`columns` as a pyarrow.Table."""
         return arrow_table(self.columns())
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """`columns` for libraries that take Arrow streams. Needs pyarrow."""
+        """`columns` for libraries that take Arrow streams."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def _repr_html_(self) -> str:

@@ -37,7 +37,10 @@ class Ids:
         are row numbers, in `width` bytes. `InputError` for any that cannot be."""
         if known is None:
             if ids is not None:
-                raise InputError(f"ids were given for {source.name}{ids.note}; the index numbers its vectors by row")
+                raise InputError(
+                    f"{source.name} has ids{ids.note}, and the index numbers its vectors by row: leave them out "
+                    "with --no-ids (ids=False)"
+                )
             found, largest = cls(None, width, count), count + source.count - 1
         else:
             if ids is None:

@@ -29,7 +29,7 @@ from spann.cli.search import search
 from spann.cli.text import say
 from spann.cli.truth import truth
 from spann.cli.tune import tune
-from spann.errors import InputError, RecallWarning, SpannError
+from spann.errors import InputError, NarrowingWarning, RecallWarning, SpannError
 
 
 class _Interrupted(Exception):
@@ -84,7 +84,8 @@ class _Program(click.Group):
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"spann: warning: {' '.join(str(message).split())}", err=True)
+    kind = "note" if isinstance(message, NarrowingWarning) else "warning"
+    say(f"spann: {kind}: {' '.join(str(message).split())}", err=True)
 
 
 def _drop_output() -> None:
@@ -128,8 +129,8 @@ def _report(error: Exception) -> tuple[int, str]:
 def cli() -> None:
     """Approximate nearest-neighbour search for vector collections too large for memory.
 
-    Vectors are read from .fbin .f16bin .bf16bin .u8bin .i8bin .fvecs .bvecs .npy .hdf5 .parquet files, Zarr arrays and
-    folders of VectorDBBench.
+    Vectors are read from .parquet .feather .orc .csv .jsonl .npy .hdf5 .fbin .f16bin .bf16bin .u8bin .i8bin .fvecs
+    .bvecs files, folders and patterns of these, Zarr arrays and folders of VectorDBBench.
     """
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 import spann
+from spann.cli.inputs import SOURCE, Inputs, input_options
 from spann.cli.options import (
     FILE,
     Command,
     done_once,
-    given_ids,
-    ids_option,
     json_option,
-    max_rows_option,
     memory_limit_option,
     progress_option,
     quiet_option,
@@ -23,16 +22,14 @@ from spann.cli.options import (
 )
 from spann.cli.progress import progress_report
 from spann.cli.text import SUMMARY, print_json, say, summary
-from spann.vectors import open_source
 
 
 @click.command(cls=Command)
 @click.argument("index", type=FILE)
-@click.argument("more", type=FILE)
+@click.argument("more", type=SOURCE, nargs=-1, required=True)
 @threads_option
 @memory_limit_option
-@ids_option
-@max_rows_option("MORE")
+@input_options("MORE")
 @click.option("--restart", is_flag=True, help="Begin anew, even if an unfinished append is there. Default: resume it.")
 @click.option(
     "--again", is_flag=True, help="Add vectors again that were appended before. Default: say so, and add nothing."
@@ -42,29 +39,29 @@ from spann.vectors import open_source
 @quiet_option
 def append(
     index: Path,
-    more: Path,
-    ids: Path | None,
+    more: tuple[str, ...],
     threads: int | None,
     memory_limit: str | None,
-    max_rows: int | None,
     restart: bool,
     again: bool,
     as_json: bool,
     progress_form: str,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Add the vectors in MORE to the index in the directory INDEX.
 
-    They join the centroids of INDEX. Searches that have it open continue undisturbed. If much was added, or vectors of
-    another kind, a new build searches faster.
+    MORE is what BASE of `spann build` can be. The vectors join the centroids of INDEX. Searches that have it open
+    continue undisturbed. If much was added, or vectors of another kind, a new build searches faster.
     """
     start = time.perf_counter()
-    with open_source(more, max_rows=max_rows) as source, done_once() as repeated:
+    inputs = Inputs.take(options)
+    with inputs.open(more, index.absolute().parent) as source, done_once() as repeated:
         with progress_report(quiet, progress_form) as progress:
             grown = spann.append(
                 index,
                 source,
-                ids=given_ids(ids, max_rows),
+                ids=inputs.ids_of(source),
                 threads=threads,
                 memory_limit=memory_limit,
                 restart=restart,

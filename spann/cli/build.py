@@ -11,15 +11,13 @@ from typing import Any
 import click
 
 import spann
+from spann.cli.inputs import SOURCE, Inputs, input_options
 from spann.cli.options import (
     FILE,
     Command,
     config_option,
     done_once,
-    given_ids,
-    ids_option,
     json_option,
-    max_rows_option,
     memory_limit_option,
     metric_option,
     parameters,
@@ -39,7 +37,6 @@ from spann.config import (
     BuildParams,
 )
 from spann.progress import clock, size
-from spann.vectors import open_source
 
 AUTO = "auto"
 
@@ -108,14 +105,13 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(cls=Command)
-@click.argument("base", type=FILE)
+@click.argument("base", type=SOURCE, nargs=-1, required=True)
 @click.argument("index", type=FILE)
-@metric_option(default=None)
+@metric_option()
 @_build_options
 @threads_option
 @memory_limit_option
-@ids_option
-@max_rows_option("BASE")
+@input_options("BASE")
 @click.option("--overwrite", is_flag=True, help="Replace an index at INDEX. Default: refuse.")
 @click.option(
     "--restart",
@@ -127,14 +123,12 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @progress_option
 @quiet_option
 def build(
-    base: Path,
+    base: tuple[str, ...],
     index: Path,
     metric: str | None,
     code_bits: int | str | None,
-    ids: Path | None,
     threads: int | None,
     memory_limit: str | None,
-    max_rows: int | None,
     overwrite: bool,
     restart: bool,
     config: Path | None,
@@ -145,13 +139,15 @@ def build(
 ) -> None:
     """Build an index of the vectors in BASE in the new directory INDEX.
 
-    BASE is a file, a Zarr array, or the folder of a VectorDBBench data set, whose vectors go by the ids that it gives
-    them.
+    BASE is a file, a folder of files, a pattern as 'parts/*.parquet', several files, a Zarr array, or the folder of a
+    VectorDBBench data set. Vectors go by the numbers in their column "id" where they have one, else by their row.
     """
+    inputs = Inputs.take(options)
     params, preset = _parameters(config, code_bits, options)
-    metric = metric or preset.get("metric", "l2")
+    metric = metric or preset.get("metric")
     start = time.perf_counter()
-    with open_source(base, max_rows=max_rows) as source:
+    with inputs.open(base, index.absolute().parent) as source:
+        ids = inputs.ids_of(source)
         stages: tuple[str, ...] = ()
         expected = None
         if not quiet and progress_form == "text":
@@ -164,7 +160,7 @@ def build(
                 source,
                 index,
                 metric=metric,
-                ids=given_ids(ids, max_rows),
+                ids=ids,
                 params=params,
                 threads=threads,
                 memory_limit=memory_limit,
@@ -187,31 +183,31 @@ def build(
 
 
 @click.command(cls=Command)
-@click.argument("base", type=FILE)
-@metric_option(default=None)
+@click.argument("base", type=SOURCE, nargs=-1, required=True)
+@metric_option()
 @_build_options
 @threads_option
 @memory_limit_option
-@max_rows_option("BASE")
+@input_options("BASE", ids=False)
 @config_option
 @json_option
 def plan(
-    base: Path,
+    base: tuple[str, ...],
     metric: str | None,
     code_bits: int | str | None,
     threads: int | None,
     memory_limit: str | None,
-    max_rows: int | None,
     config: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Predict what building an index of BASE would take, without building it."""
+    inputs = Inputs.take(options)
     params, preset = _parameters(config, code_bits, options)
-    with open_source(base, max_rows=max_rows) as source:
+    with inputs.open(base) as source:
         found = spann.plan(
             source,
-            metric=metric or preset.get("metric", "l2"),
+            metric=metric or preset.get("metric"),
             params=params,
             threads=threads,
             memory_limit=memory_limit,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import spann
+from spann.cli.inputs import SOURCE
 from spann.cli.options import (
     FILE,
     Command,
@@ -35,7 +36,7 @@ from spann.vectors import open_queries, read_truth
 
 @click.command("eval", cls=Command)
 @click.argument("index", type=FILE)
-@click.argument("queries", type=FILE)
+@click.argument("queries", type=SOURCE)
 @click.argument("truth", type=FILE)
 @k_option()
 @click.option(
@@ -76,7 +77,7 @@ from spann.vectors import open_queries, read_truth
 @quiet_option
 def evaluate(
     index: Path,
-    queries: Path,
+    queries: str,
     truth: Path,
     k: int,
     max_postings: tuple[int, ...] | None,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import spann
+from spann.cli.inputs import SOURCE
 from spann.cli.job import TABLES, JobOptions, checked_output, is_folder, job_options, output_path, run_job, tell
 from spann.cli.options import FILE, Command, check_option, io_option, json_option, k_option, threads_option
 from spann.cli.text import print_json, say
@@ -24,7 +25,6 @@ from spann.jobs.parts import Part
 from spann.jobs.search import Answer
 from spann.store.reader import IndexReader
 from spann.types import Metric
-from spann.vectors.containers import library_of
 
 NEIGHBOURS = Shape("id", "neighbors", "neighbor")
 
@@ -49,8 +49,7 @@ def _output(kinds: Sequence[str]) -> Callable[..., Any]:
 
 
 def _share(options: JobOptions, about: Any, k: int, other_bytes: int = 0) -> Any:
-    with library_of(".parquet", "the output in parts"):
-        import pyarrow.parquet  # noqa: F401 - before the memory is divided
+    import pyarrow.parquet  # noqa: F401 - before the memory is divided
 
     row_bytes = int(about["dim"]) * memory_dtype(str(about["dtype"])).itemsize
     return share(options.memory_limit, row_bytes, k, other_bytes=other_bytes)
@@ -198,12 +197,12 @@ def _neighbours(
 
 @click.command(cls=Command)
 @click.argument("index", type=FILE)
-@click.argument("vectors", type=FILE, required=False)
+@click.argument("vectors", type=SOURCE, required=False)
 @_output((".parquet",))
 @threads_option
 @job_options(layout=False)
 @json_option
-def assign(index: Path, vectors: Path | None, output: Path, threads: int | None, as_json: bool, **given: Any) -> None:
+def assign(index: Path, vectors: str | None, output: Path, threads: int | None, as_json: bool, **given: Any) -> None:
     """Write the cluster of each vector in VECTORS, or of each vector of INDEX.
 
     VECTORS is a file, a folder of files or a pattern. A row of the output is a vector: its id, or its number in

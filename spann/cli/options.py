@@ -17,7 +17,6 @@ from spann.cli.text import say
 from spann.config import PRESETS, BuildParams, SearchParams, load_toml, preset_file
 from spann.errors import InputError, RepeatWarning
 from spann.types import Metric
-from spann.vectors import IdList, read_ids
 
 Params = TypeVar("Params", BuildParams, SearchParams)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -109,13 +108,6 @@ def recall_list(ctx: click.Context, param: click.Parameter, value: str | None) -
 threads_option = click.option(
     "--threads", type=COUNT, metavar="T", help="Threads. Default: as many as there are processors."
 )
-ids_option = click.option(
-    "--ids",
-    type=FILE,
-    metavar="FILE[#COLUMN]",
-    help="Ids of the vectors, integers of 32 or 64 bits: a .npy file, a column of a .parquet file or a dataset of an "
-    ".hdf5 file, that of the vectors too. Default: row numbers from 0; of a VectorDBBench folder its own.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output. Default: text.")
 memory_limit_option = click.option(
     "--memory-limit",
@@ -199,13 +191,12 @@ class _MetricChoice(click.Choice[str]):
             self.fail(str(error), param, ctx)
 
 
-def metric_option(default: str | None) -> Decorator:
+def metric_option() -> Decorator:
     return click.option(
         "--metric",
         type=_MetricChoice([metric.value for metric in Metric]),
-        default=default,
         help="Euclidean distance, 1 - cosine, inner product, or differing bits of binary vectors. euclidean, angular "
-        "and dot are known, too. Default: l2.",
+        "and dot are known, too. Default: what the file says (HDF5 of ann-benchmarks), else l2.",
     )
 
 
@@ -273,11 +264,6 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
-
-
-def given_ids(path: Path | None, max_rows: int | None) -> IdList | None:
-    """The ids in the file of an option, as many as `--max-rows` leaves vectors."""
-    return None if path is None else read_ids(path).first(max_rows)
 
 
 def parameters(kind: type[Params], config: Path | None, **options: Any) -> tuple[Params, dict[str, Any]]:

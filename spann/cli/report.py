@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import spann
+from spann.cli.inputs import SOURCE
 from spann.cli.options import FILE, Command, k_option, memory_budget_option, quiet_option
 from spann.cli.plot import check_library, curves, index_figure, svg
 from spann.cli.progress import progress_report
@@ -41,14 +42,14 @@ th { text-align: left; font-weight: 600 } td { text-align: right } svg { max-wid
 
 @click.command(cls=Command)
 @click.argument("index", type=FILE)
-@click.argument("queries", type=FILE, required=False)
+@click.argument("queries", type=SOURCE, required=False)
 @click.argument("truth", type=FILE, required=False)
 @click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="The .html file to write.")
 @k_option()
 @memory_budget_option
 @quiet_option
 def report(
-    index: Path, queries: Path | None, truth: Path | None, output: Path, k: int, memory_budget: str, quiet: bool
+    index: Path, queries: str | None, truth: Path | None, output: Path, k: int, memory_budget: str, quiet: bool
 ) -> None:
     """Write an HTML page on INDEX: sizes, posting lengths, and the plan against the result.
 

@@ -15,6 +15,7 @@ import click
 import numpy as np
 
 import spann
+from spann.cli.inputs import SOURCE, column_option, format_option
 from spann.cli.job import JobOptions, job_options, output_path
 from spann.cli.options import (
     FILE,
@@ -42,6 +43,7 @@ from spann.vectors import check_lengths, check_results_path, open_queries, write
 from spann.vectors.sinks import WRITERS
 
 _STREAM = Path("-")
+_INPUT = "-"
 
 _READ_BYTES = 1 << 20
 """Bytes read from standard input at a time. The queries among them are searched as a batch."""
@@ -52,7 +54,7 @@ LONGEST_LINE = 4 << 20
 
 @click.command(cls=Command)
 @click.argument("index", type=FILE)
-@click.argument("queries", type=FILE)
+@click.argument("queries", type=SOURCE)
 @k_option()
 @click.option(
     "-o",
@@ -97,6 +99,8 @@ LONGEST_LINE = 4 << 20
 @check_option
 @config_option
 @max_rows_option("QUERIES")
+@column_option
+@format_option
 @column_options
 @job_options()
 @click.option(
@@ -104,7 +108,7 @@ LONGEST_LINE = 4 << 20
 )
 def search(
     index: Path,
-    queries: Path,
+    queries: str,
     k: int,
     output: Path | None,
     target_recall: float | None,
@@ -119,6 +123,8 @@ def search(
     no_check: bool,
     config: Path | None,
     max_rows: int | None,
+    column: str | None,
+    form: str | None,
     query_id: str | None,
     carry: str | None,
     as_json: bool,
@@ -135,23 +141,23 @@ def search(
     Each is an array of numbers, or an object with the array under "vector" or "embedding". Each is answered by a line,
     with its "id" if it has one.
     """
-    if queries == _STREAM and output is None:
+    if queries == _INPUT and output is None:
         output = _STREAM
     if output == _STREAM and as_json:
         raise click.UsageError("-o - and --json would both write to standard output; give one of them")
     if explain and (radius is not None or inner is not None):
         raise click.UsageError("--explain cannot explain --radius and --inner; leave them out")
-    if queries == _STREAM and (output != _STREAM or explain):
+    if queries == _INPUT and (output != _STREAM or explain):
         raise click.UsageError(
             "queries from standard input are answered on standard output; leave out --explain and -o OUT"
         )
     job = JobOptions.take(options)
     params = _given(config, target_recall, options)
     columns = query_id is not None or carry is not None
-    alone = queries == _STREAM or output is None or output == _STREAM or explain or max_rows is not None
+    alone = queries == _INPUT or output is None or output == _STREAM or explain or max_rows is not None
     if alone and (columns or job.asked):
         raise click.UsageError("a search in parts needs files of queries and -o OUT, without --explain and --max-rows")
-    if output is not None and not alone and is_job(queries, output, job, columns):
+    if output is not None and not alone and is_job(queries, output, job, columns, form):
         search_job(
             index,
             queries,
@@ -160,6 +166,8 @@ def search(
             params,
             target_recall,
             job,
+            column=column,
+            form=form,
             query_id=query_id,
             carry=carry,
             as_json=as_json,
@@ -176,12 +184,12 @@ def search(
     with spann.open(index, io=io, memory_budget=memory_budget, check=not no_check) as opened:
         how: dict[str, Any] = {"params": params, "target_recall": target_recall, "threads": threads}
         how |= {"radius": radius, "inner": inner}
-        if queries == _STREAM:
+        if queries == _INPUT:
             if sys.stdin is None:
                 raise InputError("standard input is closed; QUERIES - needs it")
             _answer(opened, sys.stdin.buffer, k, how, max_rows)
             return
-        with open_queries(queries, max_rows=max_rows) as source:
+        with open_queries(queries, max_rows=max_rows, column=column or "", format=form) as source:
             vectors = source.read(0, source.count)
             if explain:
                 _explain(opened, vectors, k, params, target_recall, as_json)

@@ -16,7 +16,7 @@ from spann.errors import InputError
 from spann.jobs import Shape, answer_parts, answer_queries, describe, find_parts, share_memory
 from spann.store.reader import IndexReader
 from spann.types import Metric
-from spann.vectors.containers import library_of
+from spann.vectors.places import TABLES as TABLE_KINDS
 
 
 def column_options(command: Any) -> Any:
@@ -38,22 +38,24 @@ def column_options(command: Any) -> Any:
     return command
 
 
-def is_job(queries: Path, output: Path, options: JobOptions, columns: bool) -> bool:
+def is_job(queries: str, output: Path, options: JobOptions, columns: bool, form: str | None) -> bool:
     """Whether to search in parts: an option needs it, or there are more queries than one part has."""
     if columns or options.asked or is_folder(output):
         return True
-    return len(find_parts(queries, part_rows=options.part_rows)) > 1 or Path(f"{output}{PARTS}").exists()
+    return len(find_parts(queries, part_rows=options.part_rows, form=form)) > 1 or Path(f"{output}{PARTS}").exists()
 
 
 def search_job(
     path: Path,
-    queries: Path,
+    queries: str,
     output: Path,
     k: int,
     params: SearchParams | None,
     target_recall: float | None,
     options: JobOptions,
     *,
+    column: str | None,
+    form: str | None,
     query_id: str | None,
     carry: str | None,
     as_json: bool,
@@ -70,12 +72,12 @@ def search_job(
     checked_output(output, options)
     if columns and not is_folder(output) and output.suffix.lower() not in TABLES:
         raise InputError(f"{output}: columns of the queries are for {', '.join(TABLES)} and folders")
-    parts = find_parts(queries, columns, options.part_rows)
+    parts = find_parts(queries, columns, options.part_rows, form, column or "")
     about = IndexReader.open(path).attributes
     row_bytes = int(about["dim"]) * memory_dtype(str(about["dtype"])).itemsize
-    with library_of(".parquet", "the output in parts"):
-        import pyarrow.parquet  # noqa: F401 - before the memory is shared out
-    parquet = any(".parquet" in part.path.name for part in parts)
+    import pyarrow.parquet  # noqa: F401 - before the memory is divided
+
+    parquet = any(part.place.kind in TABLE_KINDS for part in parts)
     memory = share_memory(options.memory_limit, row_bytes, k, parquet=parquet)
     if opening["memory_budget"] == "auto":
         opening["memory_budget"] = memory.budget

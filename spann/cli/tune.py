@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import spann
+from spann.cli.inputs import SOURCE
 from spann.cli.options import (
     COUNT,
     FILE,
@@ -36,7 +37,7 @@ def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
 
 @click.command(cls=Command)
 @click.argument("index", type=FILE)
-@click.argument("queries", type=FILE, required=False)
+@click.argument("queries", type=SOURCE, required=False)
 @click.option(
     "--target",
     "targets",
@@ -56,7 +57,7 @@ def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
 @click.option("--count", type=COUNT, metavar="N", help="The most queries to use. Default: 2000.")
 @click.option(
     "--base",
-    type=FILE,
+    type=SOURCE,
     metavar="FILE",
     help="The vectors of INDEX; needed only if it has no codes. Default: read from INDEX.",
 )
@@ -73,11 +74,11 @@ def _targets(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
 @quiet_option
 def tune(
     index: Path,
-    queries: Path | None,
+    queries: str | None,
     targets: tuple[float, ...],
     ks: tuple[int, ...],
     count: int | None,
-    base: Path | None,
+    base: str | None,
     show: bool,
     restart: bool,
     threads: int | None,

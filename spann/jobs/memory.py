@@ -14,7 +14,7 @@ SLACK_BYTES = 48 << 20
 """Memory for the libraries that read and write Parquet, and for freed memory that the allocator keeps."""
 
 INPUT_BYTES = 144 << 20
-"""Memory for decoded pieces of Parquet files (`spann.vectors.parquet_source`)."""
+"""Memory for decoded pieces of Parquet files (`spann.vectors.table_source`)."""
 
 BATCH_BYTES = 352 << 20
 """Memory for a batch that is searched posting by posting, if there is enough. The batch counts 192 MiB; the rest is the

@@ -102,14 +102,19 @@ def plain(values: Any, name: str) -> Array:
 LOST = 0.01
 """Of the spread of vectors, what rounding may take: beyond it, what tells them apart is not what they were."""
 
+LARGEST_WHOLE = 1 << 24
+"""Whole numbers up to this, of either sign, are float32 as they are."""
 
-def narrowed(block: NDArray[np.float64], first_row: int, name: str, *, spread: bool = True) -> NDArray[np.float32]:
-    """`block` (rows, dim), rows `first_row` and on of `name`, as float32.
 
-    Raises `InputError` where a value becomes infinite, a vector becomes all zeros, or rounding moves the vectors by
-    more than `LOST` of their spread, as it does of large numbers that differ little. A few vectors may well be near
-    each other by chance: their `spread` is not to be looked at.
+def narrowed(block: Array, rows: int | NDArray[np.int64], name: str, *, spread: bool = True) -> NDArray[np.float32]:
+    """`block` (n, dim), numbers of any type, as float32; `rows` are their numbers (n,) in `name`, or that of the first.
+
+    Raises `InputError` where a value becomes infinite, a vector becomes all zeros, a whole number is beyond
+    `LARGEST_WHOLE`, or rounding moves the vectors by more than `LOST` of their spread, as it does of large numbers
+    that differ little. A few vectors may well be near each other by chance: their `spread` is not to be looked at.
     """
+    if block.dtype.kind in "iu":
+        return _whole(block, rows, name)
     with np.errstate(over="ignore", under="ignore"):
         found = block.astype(np.float32)
     infinite = np.isfinite(block) & np.isinf(found)
@@ -117,12 +122,12 @@ def narrowed(block: NDArray[np.float64], first_row: int, name: str, *, spread: b
         row, column = np.argwhere(infinite)[0].tolist()
         value = block[row, column]
         raise InputError(
-            f"row {first_row + row} column {column} of {name} is {value}, beyond float32: scale the vectors"
+            f"row {_number(rows, row)} column {column} of {name} is {value}, beyond float32: scale the vectors"
         )
     vanished = block.any(axis=1) & ~found.any(axis=1)
     if vanished.any():
         row = int(np.argmax(vanished))
-        raise InputError(f"row {first_row + row} of {name} is all zeros in float32, and is not: scale the vectors")
+        raise InputError(f"row {_number(rows, row)} of {name} is all zeros in float32, and is not: scale the vectors")
     if not spread:
         return found
     with np.errstate(all="ignore"):  # of NaN and infinities, which are refused by whoever takes the vectors
@@ -130,10 +135,25 @@ def narrowed(block: NDArray[np.float64], first_row: int, name: str, *, spread: b
     if apart > 0 and lost > LOST**2 * apart:
         share = math.sqrt(lost / apart)
         raise InputError(
-            f"rounding {name} to float32 moves vectors from row {first_row} on by {share:.0%} of what they differ by: "
-            "subtract their mean first"
+            f"rounding {name} to float32 moves vectors from row {_number(rows, 0)} on by {share:.0%} of what they "
+            "differ by: subtract their mean first"
         )
     return found
+
+
+def _whole(block: Array, rows: int | NDArray[np.int64], name: str) -> NDArray[np.float32]:
+    beyond = (block > LARGEST_WHOLE) | (block < -LARGEST_WHOLE) if block.dtype.kind == "i" else block > LARGEST_WHOLE
+    if beyond.any():
+        row, column = np.argwhere(beyond)[0].tolist()
+        raise InputError(
+            f"row {_number(rows, row)} column {column} of {name} is {block[row, column]}; float32 holds whole numbers "
+            f"up to {LARGEST_WHOLE} only: scale the vectors"
+        )
+    return block.astype(np.float32)
+
+
+def _number(rows: int | NDArray[np.int64], row: int) -> int:
+    return int(rows[row]) if isinstance(rows, np.ndarray) else rows + row
 
 
 def _pieces(block: Array) -> Iterator[slice]:

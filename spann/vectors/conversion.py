@@ -14,7 +14,7 @@ from spann.elements import memory_dtype, pack, rounded, stored_dtype
 from spann.errors import InputError
 from spann.types import ELEMENT_TYPES, Array, Progress
 from spann.vectors.formats import BIN_HEADER
-from spann.vectors.ids import GivenIds, as_ids
+from spann.vectors.ids import GivenIds, ids_for
 from spann.vectors.sinks import check_path, write_whole
 from spann.vectors.sources import VectorSource
 
@@ -45,7 +45,7 @@ def convert(
     dtype: str | None = None,
     progress: Progress | None = None,
     *,
-    ids: GivenIds | None = None,
+    ids: GivenIds | bool | None = None,
 ) -> None:
     """Writes all vectors of `source` to `path` in the format of its extension, replacing what was there.
 
@@ -71,10 +71,8 @@ def convert(
     wanted = dtype or (own[0] if own else known[0])
     if wanted not in known:
         raise InputError(f"{path}: {path.suffix} cannot hold {wanted}; it holds {', '.join(known)}")
-    names = as_ids(ids)
-    if path.suffix.lower() in WITH_IDS:
-        names = names or source.own_ids()
-    elif names is not None:
+    names = ids_for(source, ids) if path.suffix.lower() in WITH_IDS or ids is not None else None
+    if names is not None and path.suffix.lower() not in WITH_IDS:
         raise InputError(f"{path}: {path.suffix} cannot hold ids; {' '.join(WITH_IDS)} can")
     named = None if names is None else names.of(source.count, source.name)
     write = _WRITERS[path.suffix.lower()]
@@ -140,11 +138,9 @@ def _write_npy(file: BinaryIO, source: VectorSource, blocks: Iterator[Array], id
 
 
 def _write_parquet(file: BinaryIO, source: VectorSource, blocks: Iterator[Array], ids: Named) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise InputError("writing Parquet needs pyarrow; install it, or spann with [formats]") from None
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
     writer, done = None, 0
     try:
         for block in blocks:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from spann.errors import InputError, StorageError
 from spann.types import Array
-from spann.vectors.containers import library_of
 from spann.vectors.files import look_up
+from spann.vectors.places import Place
 from spann.vectors.sources import VectorSource
 
 if TYPE_CHECKING:
@@ -38,11 +38,26 @@ _PART = re.compile(rf"({'|'.join(BASES)})(?:-(\d+)-of-(\d+))?\.parquet")
 
 
 def is_data_set(path: Path) -> bool:
-    """Whether `path` is a directory that holds any file of such a data set."""
+    """Whether `path` is a directory that holds such a data set: neighbours, or vectors or queries in a column `emb`.
+
+    Others name their files in the same way, as Hugging Face does, and are folders of parts.
+    """
     found = look_up(path, str(path))
     if found is None or not stat.S_ISDIR(found.st_mode):
         return False
-    return any(name in (QUERIES, NEIGHBORS) or _PART.fullmatch(name) for name in _names(path))
+    names = _names(path)
+    known = [name for name in names if name == QUERIES or _PART.fullmatch(name)]
+    return NEIGHBORS in names or (bool(known) and _has_vectors(path / known[0]))
+
+
+def _has_vectors(file: Path) -> bool:
+    from spann.vectors.tables import names_of, open_table
+
+    table = open_table(Place(str(file), "parquet"))
+    try:
+        return VECTOR in names_of(table.schema, table.name)
+    finally:
+        table.close()
 
 
 def base_parts(path: Path, name: str) -> list[Path]:
@@ -78,11 +93,9 @@ def open_queries(path: Path, *, max_rows: int | None, name: str) -> VectorSource
 
 def read_base_ids(path: Path, name: str) -> IdList:
     """The ids of the vectors to search."""
-    parts = base_parts(path, name)
-    with library_of(".parquet", name):
-        from spann.vectors.parquet_ids import read_parquet_ids
+    from spann.vectors.table_ids import read_table_ids
 
-        return read_parquet_ids(parts, ID, name)
+    return read_table_ids(_places(base_parts(path, name)), ID, name)
 
 
 def read_query_ids(path: Path) -> Array | None:
@@ -90,17 +103,19 @@ def read_query_ids(path: Path) -> Array | None:
     file = path / QUERIES
     if not file.exists():
         return None
-    with library_of(".parquet", str(file)):
-        from spann.vectors.parquet_ids import read_parquet_ids
+    from spann.vectors.table_ids import read_table_ids
 
-        return read_parquet_ids([file], ID, str(file)).values
+    return read_table_ids(_places([file]), ID, str(file)).values
 
 
 def _open(paths: list[Path], *, max_rows: int | None, name: str) -> VectorSource:
-    with library_of(".parquet", name):
-        from spann.vectors.parquet_source import open_parts
+    from spann.vectors.table_source import TableSource
 
-        return open_parts(paths, VECTOR, ID, max_rows=max_rows, name=name)
+    return TableSource(_places(paths), VECTOR, max_rows=max_rows, name=name)
+
+
+def _places(paths: list[Path]) -> list[Place]:
+    return [Place(str(path), "parquet") for path in paths]
 
 
 def _names(path: Path) -> list[str]:

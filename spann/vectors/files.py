@@ -55,6 +55,13 @@ class RowFile:
         self.name = name
         self._fd = open_regular(path, name)
 
+    @classmethod
+    def opened(cls, fd: int, name: str) -> RowFile:
+        """The file of a descriptor, which it closes in the end."""
+        file = cls.__new__(cls)
+        file.name, file._fd = name, fd
+        return file
+
     @property
     def size(self) -> int:
         """Bytes in the file now."""

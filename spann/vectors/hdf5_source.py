@@ -16,27 +16,76 @@ from numpy.typing import NDArray
 
 from spann.errors import InputError
 from spann.system import check_room, open_regular
-from spann.types import Array
+from spann.types import Array, Metric
 from spann.vectors import paging
 from spann.vectors.containers import foreign
 from spann.vectors.id_list import IdList, check_id_type, find_part
-from spann.vectors.sources import VectorSource, check_dim, usable_rows, vector_dtype
+from spann.vectors.sources import VectorSource, check_dim, given_dtype, usable_rows
 
-BASE_NAME = "train"
-"""Dataset of the vectors to search in the files of ann-benchmarks; taken where there are others beside it."""
+BASE, QUERIES, NEIGHBORS, DISTANCES = "train", "test", "neighbors", "distances"
+"""Datasets in the files of ann-benchmarks: vectors to search, queries, their exact neighbours and the distances."""
+
+_METRICS = {"euclidean": Metric.L2, "angular": Metric.COSINE, "dot": Metric.IP, "ip": Metric.IP}
+_METRICS |= {"hamming": Metric.HAMMING}
+"""The metric that the attribute `distance` of such a file names."""
 
 LARGEST_CHUNK = 1 << 30
 """Bytes of a decoded chunk."""
 
 
-def open_hdf5(path: Path, dataset: str, *, max_rows: int | None, name: str) -> Hdf5Source:
-    """The named 2-D dataset of the file; without a name `BASE_NAME`, or the only 2-D one of the file."""
+def open_hdf5(path: Path, dataset: str, *, max_rows: int | None, name: str, queries: bool = False) -> Hdf5Source:
+    """The named 2-D dataset of the file; without a name `BASE`, of `queries` `QUERIES` where both are there, or the
+    only 2-D one of the file."""
     file = _open(path, name)
     try:
-        return Hdf5Source(_find(file, dataset, name), max_rows=max_rows, name=name, file=file)
+        source = Hdf5Source(_find(file, dataset, name, queries), max_rows=max_rows, name=name, file=file)
+        source.metric = _metric(file, name)
+        return source
     except BaseException:
         file.close()
         raise
+
+
+def _metric(file: h5py.File, name: str) -> Metric | None:
+    """What the file says that near means."""
+    with foreign(f"{name} has attributes that cannot be read"):
+        found = file.attrs.get("distance")
+    if found is None:
+        return None
+    text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+    if text not in _METRICS:
+        raise InputError(
+            f"{name} says that its distance is {text!r}, which spann has not; it has {', '.join(_METRICS)}"
+        )
+    return _METRICS[text]
+
+
+def read_hdf5_truth(path: Path, dataset: str, name: str) -> tuple[Array, Array | None]:
+    """The neighbours of queries, (nq, k) integers, and where they are called `NEIGHBORS` and their unit is known, the
+    distances, (nq, k) float32."""
+    wanted = dataset or NEIGHBORS
+    with _open(path, name) as file:
+        metric = _metric(file, name)
+        known = _datasets(file, 2, name)
+        if wanted not in known:
+            raise InputError(f"{name} has no 2-D dataset {wanted!r} of neighbours; its 2-D datasets are {known}")
+        ids = _whole(file[wanted], f"dataset {wanted!r} of {name}")
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"dataset {wanted!r} of {name} holds {ids.dtype}: neighbours are integers")
+        unit = metric in (Metric.L2, Metric.COSINE) and wanted == NEIGHBORS
+        if not unit or DISTANCES not in known:
+            return ids, None
+        distances = _whole(file[DISTANCES], f"dataset {DISTANCES!r} of {name}")
+    if distances.shape != ids.shape or distances.dtype.kind != "f":
+        raise InputError(f"{name}: {DISTANCES} are {distances.dtype} {distances.shape}; neighbours are {ids.shape}")
+    return ids, distances.astype(np.float32)
+
+
+def _whole(node: h5py.Dataset, origin: str) -> Array:
+    with foreign(f"{origin} cannot be read"):
+        check_stored(node, len(node), origin)
+        check_room(node.size * node.dtype.itemsize, origin)
+        return np.asarray(node[()])
 
 
 def read_hdf5_ids(path: Path, dataset: str, name: str) -> IdList:
@@ -95,16 +144,15 @@ def check_stored(node: h5py.Dataset, rows: int, name: str) -> None:
                 raise InputError(f"{name} has no values for rows {first} to {last}: they were never written")
 
 
-def _find(file: h5py.File, dataset: str, name: str) -> h5py.Dataset:
+def _find(file: h5py.File, dataset: str, name: str, queries: bool) -> h5py.Dataset:
     tables = _datasets(file, 2, name)
-    wanted = dataset or (BASE_NAME if BASE_NAME in tables else "")
+    usual = QUERIES if queries and QUERIES in tables and BASE in tables else BASE
+    wanted = dataset or (usual if usual in tables else "")
     if not wanted and len(tables) == 1:
         wanted = tables[0]
     if wanted not in tables:
         known = f"its 2-D datasets are {', '.join(tables)}" if tables else "it has no 2-D dataset"
-        problem = (
-            f"has no 2-D dataset {wanted!r}" if wanted else f"has several or no datasets and none is {BASE_NAME!r}"
-        )
+        problem = f"has no 2-D dataset {wanted!r}" if wanted else f"has several or no datasets and none is {BASE!r}"
         raise InputError(f"{name} {problem}; {known}: name one as FILE#DATASET")
     with foreign(f"{name} has a dataset {wanted!r} that cannot be opened"):
         return file[wanted]
@@ -117,7 +165,7 @@ class Hdf5Source(VectorSource):
         if node.ndim != 2:
             raise InputError(f"{name} has {node.ndim} dimensions (shape {node.shape}): vectors must be a 2-D array")
         with foreign(f"{name} has a type that cannot be read"):
-            dtype = vector_dtype(node.dtype, name)
+            dtype = given_dtype(node.dtype, name)
         rows, dim = node.shape
         check_dim(dim, name)
         super().__init__(name, usable_rows(name, announced=rows, present=rows, max_rows=max_rows), dim, dtype)

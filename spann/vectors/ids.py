@@ -20,10 +20,12 @@ from spann.errors import InputError
 from spann.types import Array
 from spann.vectors import data_set
 from spann.vectors.checks import plain
-from spann.vectors.containers import CONTAINERS, library_of, split_part
+from spann.vectors.containers import needs_h5py
 from spann.vectors.files import RowFile, is_directory
 from spann.vectors.id_list import IdList, check_id_type
 from spann.vectors.npy import NPY_HEAD, read_npy_header
+from spann.vectors.places import TABLES, find, is_uri, kind_of, split_part
+from spann.vectors.sources import VectorSource
 
 GivenIds = IdList | Array | str | os.PathLike[str]
 """What ids can be given as: an array, or the path of a file."""
@@ -34,6 +36,18 @@ def as_ids(ids: GivenIds | None) -> IdList | None:
     if ids is None or isinstance(ids, IdList):
         return ids
     return read_ids(ids) if isinstance(ids, str | os.PathLike) else IdList(plain(ids, "ids"))
+
+
+def ids_for(source: VectorSource, ids: GivenIds | bool | None) -> IdList | None:
+    """The ids of the vectors of `source` as a caller names them: None for its own, False for the numbers of its rows, a
+    name for that column of it, else ids, or the path of a file of them."""
+    if ids is False:
+        return None
+    if ids is None or ids is True:
+        return source.own_ids()
+    if isinstance(ids, str) and ids in source.columns:
+        return source.own_ids(ids)
+    return as_ids(ids)
 
 
 def read_ids(path: str | os.PathLike[str]) -> IdList:
@@ -49,27 +63,32 @@ def read_ids(path: str | os.PathLike[str]) -> IdList:
     >>> read_ids("line.parquet#id").values[:3].tolist()
     [0, 10, 20]
     """
-    path = Path(os.fsdecode(path))
-    file, part = split_part(path)
-    suffix = file.suffix.lower()
-    if is_directory(file, str(path)):
-        if data_set.is_data_set(file):
-            return data_set.read_base_ids(file, str(path))
-        raise InputError(f"{path} is a directory: ids come from a file")
-    if suffix == ".npy":
-        return _read_npy(file)
-    if suffix not in CONTAINERS:
+    text = os.fsdecode(path)
+    file, part = split_part(text)
+    kind = kind_of(file)
+    if not is_uri(text) and is_directory(Path(file), text):
+        if data_set.is_data_set(Path(file)):
+            return data_set.read_base_ids(Path(file), text)
+        found = find(text)
+        kind = found.places[0].kind
+        if kind not in TABLES:
+            raise InputError(
+                f"{text} is a directory: ids come from a file, or a folder of {' and '.join(TABLES)} files"
+            )
+    if kind == "npy":
+        return _read_npy(Path(file))
+    if kind == "hdf5":
+        with needs_h5py(text):
+            from spann.vectors.hdf5_source import read_hdf5_ids
+
+            return read_hdf5_ids(Path(file), part, file)
+    if kind not in TABLES:
         raise InputError(
-            f"{path}: extension {suffix!r} is unknown; ids come from {' '.join(['.npy', *CONTAINERS])} files"
+            f"{text}: extension {Path(file).suffix!r} is unknown; ids come from .npy .hdf5 .parquet .feather files"
         )
-    with library_of(suffix, str(path)):
-        if suffix == ".parquet":
-            from spann.vectors.parquet_ids import read_parquet_ids
+    from spann.vectors.table_ids import read_table_ids
 
-            return read_parquet_ids([file], part, str(file))
-        from spann.vectors.hdf5_source import read_hdf5_ids
-
-        return read_hdf5_ids(file, part, str(file))
+    return read_table_ids(find(text).places, part, file)
 
 
 def _read_npy(path: Path) -> IdList:

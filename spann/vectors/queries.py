@@ -10,8 +10,9 @@ import numpy as np
 from spann.elements import in_memory, is_bfloat16
 from spann.errors import InputError
 from spann.types import Array
+from spann.vectors.arrays import as_array, is_array_like
 from spann.vectors.checks import narrowed, plain
-from spann.vectors.formats import open_queries
+from spann.vectors.opening import gives_arrow, open_queries
 
 
 def as_queries(queries: Any, dtype: np.dtype[Any], element: str, dim: int, name: str) -> Array:
@@ -41,32 +42,21 @@ def as_queries(queries: Any, dtype: np.dtype[Any], element: str, dim: int, name:
 
 
 def _array(queries: Any) -> Array:
-    if isinstance(queries, str | os.PathLike):
-        with open_queries(queries) as source:
-            found: Array = source.read(0, source.count)
-            return found
-    try:
-        if hasattr(queries, "__dlpack__") and not hasattr(queries, "__array__"):
-            rows = np.from_dlpack(queries)
-        else:
-            rows = plain(queries, "queries")
-        if rows.dtype == object and rows.ndim == 1 and len(rows):  # a column of lists
-            rows = np.stack([np.asarray(row) for row in rows])
-    except (ValueError, TypeError, BufferError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"queries of type {_type(queries)} are no array of numbers: {error}") from error
-    if rows.dtype.kind not in "biuf" and not is_bfloat16(rows.dtype):
-        raise InputError(
-            f"queries of type {_type(queries)} are no array of numbers (their elements are {rows.dtype.name}); "
-            "give an array, lists of numbers, or the path of a file"
-        )
-    return rows
+    if isinstance(queries, np.ndarray) and queries.dtype.kind in "biuf":
+        return plain(queries, "queries")
+    if is_array_like(queries) and not gives_arrow(queries) and not _are_paths(queries):
+        return as_array(queries, "queries")
+    with open_queries(queries, name=None if _is_path(queries) else "queries") as source:
+        found: Array = source.read(0, source.count)
+        return found
 
 
-def _type(value: Any) -> str:
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+def _is_path(queries: Any) -> bool:
+    return isinstance(queries, str | os.PathLike)
+
+
+def _are_paths(queries: Any) -> bool:
+    return isinstance(queries, list | tuple) and bool(queries) and all(map(_is_path, queries))
 
 
 def _whole(rows: Array, dtype: Any, low: int, high: int, what: str) -> Array:

@@ -180,11 +180,9 @@ def _write_jsonl(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> N
 
 
 def _write_parquet(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise InputError(f"{name}: writing Parquet needs pyarrow; install it, or spann with [formats]") from None
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
     found = ids >= 0
     limits = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
     table = pa.table(

@@ -31,6 +31,16 @@ def vector_dtype(dtype: Any, name: str) -> np.dtype[Any]:
         raise InputError(f"{error}; convert the vectors with .astype(np.float32)") from None
 
 
+WIDE = ("float64", "int16", "int32", "int64", "uint16", "uint32", "uint64")
+"""Types of numbers that no index holds, and that become float32 (`spann.vectors.narrow`)."""
+
+
+def given_dtype(dtype: Any, name: str) -> np.dtype[Any]:
+    """The type of the numbers in `name`, one that vectors can have or one of `WIDE`; `InputError` for all others."""
+    found: np.dtype[Any] = np.dtype(dtype)
+    return found if found.name in WIDE and found.byteorder != ">" else vector_dtype(found, name)
+
+
 def check_dim(dim: int, name: str) -> None:
     """Refuse a dimension that vectors cannot have."""
     if not 1 <= dim <= MAX_DIM:
@@ -69,15 +79,21 @@ class VectorSource(ABC):
     count, dim : int
         Rows, and elements in a row; both at least 1.
     dtype : numpy.dtype
-        Of the arrays that are read: uint8, int8, float16 or float32.
+        Of the arrays that are read: uint8, int8, float16, float32 or bool.
     element : str
         What its elements are: the name of `dtype`, or "bfloat16", which is read as the float32 of the same value, or
         "bit", read as bool.
     copies : bool
         Whether what is read takes memory of its own.
+    columns : tuple of str
+        Columns beside the vectors, any of which `own_ids` can read.
+    metric : Metric, optional
+        What the source says that near means; None where it says nothing.
     """
 
     copies = True
+    columns: tuple[str, ...] = ()
+    metric: Metric | None = None
 
     def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any], element: str | None = None) -> None:
         self.name = name
@@ -127,8 +143,10 @@ class VectorSource(ABC):
             raise InputError(f"rows_per_block {rows_per_block} for {self.name} is too small: it must be at least 1")
         return self._blocks(rows_per_block)
 
-    def own_ids(self) -> IdList | None:
-        """Ids that come with the vectors (`spann.vectors.data_set`); None where only other files may hold them."""
+    def own_ids(self, column: str | None = None) -> IdList | None:
+        """Ids that come with the vectors: the named one of `columns`, by default "id"; None without such."""
+        if column is not None:
+            raise InputError(f"{self.name} has no column {column!r}: it has vectors and nothing else")
         return None
 
     def close(self) -> None:  # noqa: B027 - arrays hold nothing to let go of
@@ -167,7 +185,7 @@ class ArraySource(VectorSource):
         """`element` is what the elements are where the type of the array does not say so: that is then not checked."""
         if array.ndim != 2:
             raise InputError(f"{name} has {array.ndim} dimensions (shape {array.shape}): vectors must be a 2-D array")
-        dtype = array.dtype if element else vector_dtype(array.dtype, name)
+        dtype = array.dtype if element else given_dtype(array.dtype, name)
         rows, dim = array.shape
         check_dim(dim, name)
         count = usable_rows(name, announced=rows, present=rows, max_rows=max_rows)
@@ -244,6 +262,19 @@ def for_metric(source: VectorSource, metric: Metric) -> VectorSource:
     if source.dim % 8:
         raise InputError(f"{source.name} holds vectors of {source.dim} bits; under hamming it must be a multiple of 8")
     return source
+
+
+def metric_of(source: VectorSource, metric: Metric | str | None) -> Metric:
+    """The metric that was asked for, or else what `source` says, or l2. Raises `InputError` where these differ."""
+    wanted = None if metric is None else Metric.parse(metric)
+    if wanted is None:
+        return source.metric or Metric.L2
+    if source.metric is not None and source.metric is not wanted:
+        raise InputError(
+            f"{source.name} says that its metric is {source.metric.value}, and {wanted.value} was asked for: leave the "
+            "metric out, or give a copy of the vectors without that attribute"
+        )
+    return wanted
 
 
 def _evictable_map(array: Array) -> mmap.mmap | None:

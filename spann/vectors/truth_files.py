@@ -18,14 +18,15 @@ from spann.errors import InputError, MissingError
 from spann.system import SMALL, check_room, open_regular
 from spann.types import MAX_K, Array
 from spann.vectors import data_set
-from spann.vectors.containers import foreign, library_of
+from spann.vectors.containers import foreign, needs_h5py
 from spann.vectors.files import RowFile, is_directory, look_up
 from spann.vectors.formats import BIN_HEADER, open_vecs
 from spann.vectors.npy import read_npy_header
+from spann.vectors.places import Place, split_part
 from spann.vectors.sinks import Distances, Ids, Writer, write_ibin, write_npz, write_table
 
 _WRITERS: dict[str, Writer] = {".ibin": write_ibin, ".npz": write_npz}
-_READABLE = (".ibin", ".ivecs", ".npz", ".parquet")
+_READABLE = (".ibin", ".ivecs", ".npz", ".parquet", ".hdf5", ".h5")
 
 
 MAX_RATIO = 100
@@ -53,8 +54,8 @@ def write_truth(path: str | os.PathLike[str], ids: Ids, distances: Distances) ->
 
 def read_truth(path: str | os.PathLike[str]) -> Truth:
     """Read ground truth: ``.ibin`` with or without distances, ``.ivecs`` (ids only), ``.npz`` as `write_truth` makes,
-    ``.parquet`` with a list column ``neighbors_id``, or the folder of a data set that has such a file
-    (`spann.vectors.data_set`), in the order of its queries.
+    ``.parquet`` with a list column ``neighbors_id``, ``.hdf5`` of ann-benchmarks (its ``neighbors``, or FILE#DATASET),
+    or the folder of a data set that has such a file (`spann.vectors.data_set`), in the order of its queries.
 
     Raises `MissingError` if there is no such file, `InputError` if it is of another format, has a size that its header
     contradicts, no queries, or an id below -1; `StorageError` for a failed read.
@@ -66,7 +67,8 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
     [[7, 8], [5, 6]]
     """
     path = Path(path)
-    suffix = path.suffix.lower()
+    file_name, part = split_part(str(path))
+    suffix = Path(file_name).suffix.lower()
     if data_set.is_data_set(path):
         truth = _of_data_set(path)
         _check_ids(truth.ids, str(path))
@@ -74,9 +76,13 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
     if suffix not in _READABLE:
         known = f"{' '.join(_READABLE)} or a folder of VectorDBBench"
         raise InputError(f"{path}: extension {suffix!r} is unknown; ground truth is one of {known}")
-    if is_directory(path, str(path)):
+    if is_directory(Path(file_name), str(path)):
         raise InputError(f"{path} is a directory: ground truth is a file")
-    if suffix == ".parquet":
+    if part and suffix not in (".hdf5", ".h5"):
+        raise InputError(f"{path}: {suffix} files have one ground truth, so no {part!r}")
+    if suffix in (".hdf5", ".h5"):
+        truth = _read_hdf5(Path(file_name), part)
+    elif suffix == ".parquet":
         truth = Truth(_read_parquet(path)[0], None)
     elif suffix == ".npz":
         truth = _read_npz(path)
@@ -139,14 +145,25 @@ def _read_npz(path: Path) -> Truth:
     )
 
 
+def _read_hdf5(path: Path, part: str) -> Truth:
+    with needs_h5py(str(path)):
+        from spann.vectors.hdf5_source import read_hdf5_truth
+
+        ids, distances = read_hdf5_truth(path, part, str(path))
+    _check_queries(len(ids), str(path))
+    _check_k(ids.shape[1], str(path))
+    if ids.dtype == np.uint64 and int(ids.max()) >= 1 << 63:
+        raise InputError(f"{path} has an id of {ids.max()}: ids are below 2**63")
+    return Truth(ids.astype(np.int64), distances)
+
+
 def _read_parquet(path: Path) -> tuple[Ids, Ids | None]:
     """Neighbours, and the ids of the queries that they are of, if they are told."""
     if look_up(path, str(path)) is None:
         raise MissingError(f"{path} does not exist")
-    with library_of(".parquet", str(path)):
-        from spann.vectors.parquet_ids import read_neighbors
+    from spann.vectors.table_ids import read_neighbors
 
-        neighbors, queries = read_neighbors(path, data_set.NEAREST, data_set.ID)
+    neighbors, queries = read_neighbors(Place(str(path), "parquet"), data_set.NEAREST, data_set.ID)
     _check_queries(len(neighbors), str(path))
     _check_k(neighbors.shape[1], str(path))
     return neighbors, queries

@@ -19,7 +19,7 @@ from spann.types import Array
 from spann.vectors import paging
 from spann.vectors.containers import foreign
 from spann.vectors.files import look_up
-from spann.vectors.sources import VectorSource, check_dim, usable_rows, vector_dtype
+from spann.vectors.sources import VectorSource, check_dim, given_dtype, usable_rows
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 _ATTRIBUTES = (".zattrs", ".zmetadata")
@@ -41,10 +41,7 @@ _CODECS = {
 def open_zarr(path: Path, *, max_rows: int | None, name: str) -> ZarrSource:
     """The Zarr array in the directory `path`, format 2 or 3."""
     if not any((path / file).is_file() for file in _METADATA):
-        raise InputError(
-            f"{name} is a directory but not a Zarr array: it has none of {' '.join(_METADATA)}; nor is it a data set "
-            "of VectorDBBench, with files like train.parquet"
-        )
+        raise InputError(f"{name} is a directory but not a Zarr array: it has none of {' '.join(_METADATA)}")
     for file in (*_METADATA, *_ATTRIBUTES):
         if (path / file).exists():
             read_small(path / file, str(path / file), LARGEST_METADATA)
@@ -63,7 +60,7 @@ class ZarrSource(VectorSource):
         if node.ndim != 2:
             raise InputError(f"{name} has {node.ndim} dimensions (shape {node.shape}): vectors must be a 2-D array")
         with foreign(f"{name} has Zarr metadata that cannot be used"):
-            dtype = vector_dtype(node.dtype, name)
+            dtype = given_dtype(node.dtype, name)
             rows, dim = node.shape
             self._outer = node.shards or node.chunks
             codecs = list(_codec_names(node.metadata.to_dict()))

@@ -72,7 +72,7 @@ def test_debug_shows_the_traceback(run: Callable[..., click.testing.Result], arg
     [
         (("frobnicate",), "No such command 'frobnicate'"),
         (("--frobnicate",), "No such option"),
-        (("build",), "Missing argument 'BASE'. (see spann build --help)"),
+        (("build",), "Missing argument 'BASE...'. (see spann build --help)"),
         (
             ("build", "a", "b", "--metric", "cosin"),
             "metric 'cosin' is unknown; it must be one of l2, cosine, ip, hamming. Did",

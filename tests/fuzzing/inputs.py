@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from spann.cli.search import stream_batches
 from spann.config import BuildParams, SearchParams, load_toml
-from spann.errors import SpannError
+from spann.errors import NarrowingWarning, SpannError
 from spann.measuring.exact import exact_search
 from spann.types import Metric
 from spann.vectors import check_finite, check_lengths, convert, open_queries, open_source, read_ids, read_truth
@@ -72,7 +73,9 @@ def seeds(directory: Path) -> None:
 def execute(path: Path) -> str:
     """Gives the program the file; what came of it."""
     try:
-        _GIVEN[path.name.split(".")[0].split("-")[0]](path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NarrowingWarning)
+            _GIVEN[path.name.split(".")[0].split("-")[0]](path)
     except SpannError:
         return "refused"
     return "read"

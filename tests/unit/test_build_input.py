@@ -74,7 +74,7 @@ def test_vectors_too_short_to_have_a_direction_are_refused_by_row(tmp_path):
         (np.zeros((0, 4), np.float32), "0 whole vectors|at least 1"),
         (np.zeros((4, 0), np.float32), "dimension 0"),
         (np.zeros(4, np.float32), "shape|1-D|dimension"),
-        (np.zeros((4, 4)), "float64.*not supported"),
+        (np.zeros((4, 4), np.complex64), "complex64.*not supported"),
         (np.zeros((4, 4), ">f4"), "little endian"),
         (np.zeros((4, 40_000), np.uint8), "dimension 40000"),
     ],

@@ -16,13 +16,11 @@ from spann import neighbors, types, vectors
 LIBRARIES = {
     "spann.jobs.methods.JobMethods.duplicates": ("scipy",),
     "spann.neighbors.KNeighborsTransformer": ("scipy",),
-    "spann.types.SearchResult.to_arrow": ("pyarrow",),
     "spann.types.SearchResult.to_pandas": ("pandas",),
-    "spann.vectors.ids.read_ids": ("pyarrow",),
 }
 """What examples need that not everyone has."""
 
-OPTIONAL = {"h5py", "pyarrow", "pandas", "scipy", "matplotlib"}
+OPTIONAL = {"h5py", "pandas", "scipy", "matplotlib"}
 
 
 def modules():
@@ -76,7 +74,7 @@ def test_what_is_public_has_an_example():
     methods += [spann.Index.vectors, spann.Index.knn_graph, spann.Index.duplicates, spann.Index.assign]
     others = [vectors.open_source, vectors.convert, vectors.read_ids, vectors.read_truth]
     others += [neighbors.KNeighborsTransformer, types.SearchResult]
-    assert len(functions) == 7  # append, build, calibrate, join, open, plan, verify
+    assert len(functions) == 8  # append, build, calibrate, join, open, open_source, plan, verify
     for one in [*functions, *methods, *others]:
         assert f"{one.__module__}.{one.__qualname__}" in EXAMPLES, one
 

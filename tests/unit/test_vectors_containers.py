@@ -93,7 +93,7 @@ def test_both_build_the_index_of_the_array(tmp_path):
 def test_what_cannot_be_used(tmp_path):
     two = write_hdf5(tmp_path / "two.h5", a=X, b=X)
     none = write_hdf5(tmp_path / "none.h5", a=X[0])
-    wide = write_hdf5(tmp_path / "wide.h5", train=X.astype(np.float64))
+    wide = write_hdf5(tmp_path / "wide.h5", train=X.astype(np.complex64))
     flat = write_parquet(tmp_path / "flat.parquet", {"x": np.arange(5)})
     lists = write_parquet(tmp_path / "lists.parquet", {"a": fixed(X), "b": fixed(X)})
     (tmp_path / "text.h5").write_text("no")
@@ -102,7 +102,7 @@ def test_what_cannot_be_used(tmp_path):
         (two, "its 2-D datasets are a, b"),
         (f"{two}#c", "has no 2-D dataset 'c'"),
         (none, "it has no 2-D dataset"),
-        (wide, "float64"),
+        (wide, "complex64"),
         (flat, "it has no list column"),
         (lists, "its list columns are a, b"),
         (f"{lists}#x", "has no list column 'x'"),
@@ -120,5 +120,5 @@ def test_ragged_and_missing_vectors_name_the_row(tmp_path, bad):
     path = write_parquet(tmp_path / "a.parquet", {"vector": pa.array(rows, pa.list_(pa.float32()))})
     with open_source(path) as source:
         source.read(0, 600)
-        with pytest.raises(InputError, match="600" if bad == "element" else "row 701"):
+        with pytest.raises(InputError, match="row 701"):
             source.read(600, 1000)

@@ -327,7 +327,7 @@ def test_mutants_of_every_format(tmp_path: Path) -> None:
     inputs.seeds(tmp_path / "seeds")
     corpus = sorted((tmp_path / "seeds").iterdir())
     for seed in corpus:
-        assert inputs.execute(seed) == ("refused" if "double" in seed.name else "read"), seed
+        assert inputs.execute(seed) == "read", seed
     outcomes = set()
     for number in range(600):
         rng = random.Random(number)
@@ -336,13 +336,13 @@ def test_mutants_of_every_format(tmp_path: Path) -> None:
 
 
 def test_row_groups_with_fewer_rows_than_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spann.vectors import parquet_source
+    from spann.vectors import table_source
 
-    def more(name: str, file: Any) -> Any:
-        return [parquet_source._Group(name, file, 0, 0, 700)]
+    def more(self: Any, number: int) -> Any:
+        return [table_source._Group(number, 0, 0, 700)]
 
     convert(open_source(X), tmp_path / "x.parquet")
-    monkeypatch.setattr(parquet_source, "_groups", more)
+    monkeypatch.setattr(table_source.TableSource, "_list", more)
     with open_source(tmp_path / "x.parquet") as source:
         for use in (lambda: source.take(np.array([699])), lambda: source.read(0, 700)):
             with pytest.raises(InputError, match=r"row group 0 of .* has fewer rows than the file says"):

@@ -112,13 +112,13 @@ def test_what_cannot_be_read(tmp_path):
         (hdf5, "has no dataset of integers; name that of the ids as FILE#DATASET"),
         (tmp_path / "flat.npy", "holds 2-D float32: ids must be 1-D"),
         (tmp_path / "bad.parquet", "is not a Parquet file"),
-        (tmp_path / "folder", "is a directory"),
+        (tmp_path / "folder", "has no files"),
         (tmp_path / "a.csv", "does not exist"),
     ):
         with pytest.raises((InputError, MissingError), match=words):
             read_ids(path)
     (tmp_path / "a.csv").write_text("1")
-    with pytest.raises(InputError, match=r"'.csv' is unknown; ids come from .npy .h5 .hdf5 .parquet files"):
+    with pytest.raises(InputError, match=r"'.csv' is unknown; ids come from .npy .hdf5 .parquet .feather files"):
         read_ids(tmp_path / "a.csv")
 
 
