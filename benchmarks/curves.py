@@ -1,8 +1,9 @@
-"""The first table and plot of docs/BENCHMARKS.md, from a result of benchmarks.compare.
+"""The first plot of docs/BENCHMARKS.md, from a result of benchmarks.compare.
 
     python -m benchmarks.curves benchmarks/results/compare-sift.json docs/curves.svg
 
-prints the table and draws recall against queries a second from disk: spann, and the best series of each peer.
+draws recall against queries a second from disk: spann, and the best series of each peer. It prints a table of their
+costs, too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def series_of(result: dict[str, Any]) -> list[Series]:
 
 
 def chosen(series: list[Series]) -> Iterator[Series]:
-    """All series of spann, and of each peer the one with the most queries a second at the target; from disk first."""
+    """All series of spann, and the fastest series of each peer at the target recall. Series from disk come first."""
     for cold in (True, False):
         peers: dict[str, list[Series]] = {}
         for s in series:
@@ -63,10 +64,18 @@ def chosen(series: list[Series]) -> Iterator[Series]:
 
 
 def table(series: list[Series]) -> str:
-    """A row for each series, a column for each cost at the target recall."""
-    rows = [["", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
-    rows += [[s["name"], *(value(s) for value in COLUMNS.values())] for s in series]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    """A row for each series, a column for each cost at the target recall. Bold: the best from disk."""
+    cells = [[value(s) for value in COLUMNS.values()] for s in series]
+    best = []
+    for number in range(len(COLUMNS)):
+        known = [row[number] for s, row in zip(series, cells, strict=True) if s["cold"]]
+        best.append((max if number == 0 else min)(known, key=lambda text: float(text.replace(",", ""))))
+    lines = [f"|  | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
+    for s, row in zip(series, cells, strict=True):
+        shown = [f"**{text}**" if s["cold"] and text == top else text for text, top in zip(row, best, strict=True)]
+        name = s["name"] if s["cold"] else f"*in memory:* {s['name'].removesuffix(' (in memory)')}"
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def draw(result: dict[str, Any], series: list[Series], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The measured comparison as a table in markdown and as plots."""
+"""The measured comparison as tables in markdown and as plots."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CURVES: tuple[tuple[str, Callable[[Result], float | None]], ...] = (
     ("KiB read", lambda p: p["reads"]["bytes"] / 1024),
     ("CPU us", lambda p: p["cpu_us"]),
 )
-"""Columns that go along the sweep; of the first two the largest is best, of the others the smallest."""
+"""Columns with a value for each point of a sweep. Of the first two the largest is best, of the others the smallest."""
 
 
 def at_recall(points: list[Result], target: float, value: Callable[[Result], float | None]) -> float | None:
-    """`value` at a recall, None where the sweep does not reach it.
+    """`value` at a recall; None if the sweep does not reach it.
 
-    Interpolated in recall between two neighbouring points of the `sweep`: the logarithm of the value where both are
-    positive, else the value. Below the first point: its value.
+    It is interpolated in recall between two neighbouring points of the `sweep`. If both values are positive, their
+    logarithms are interpolated. Below the first point it is the value of that point.
     """
     front = sweep(points)
     for low, high in zip([None, *front], front, strict=False):
@@ -44,8 +44,8 @@ def at_recall(points: list[Result], target: float, value: Callable[[Result], flo
 
 
 def sweep(points: list[Result]) -> list[Result]:
-    """The points that make a curve, by recall: all where one setting varies, so that a slow moment of the machine
-    strikes none out; where several vary, those that no other beats in recall and in QPS at once."""
+    """The points that make a curve, by recall. If one setting varies, these are all points, so no slow moment of the
+    machine drops one. If several vary, these are the points that no other beats in both recall and QPS."""
     names = {name for p in points for name in p["settings"]}
     if sum(len({p["settings"].get(name) for p in points}) > 1 for name in names) <= 1:
         return sorted(points, key=lambda p: p["recall"])
@@ -70,23 +70,29 @@ def markdown(out: Result) -> str:
         "",
     ]
     for target in TARGETS:
-        lines += [f"### Recall@{out['k']} {target:.2f}", "", *_curve_table(out["series"], target, threads), ""]
-    lines += ["### Memory, disk, build", "", *_static_table(out["series"], count), ""]
+        lines += [f"### Recall@{out['k']} {target:.2f}", "", *curve_table(out["series"], target, threads), ""]
+    lines += ["### Memory, disk, build", "", *cost_table(out["series"], count), ""]
     failed = [s for s in out["series"] if "error" in s]
     if failed:
         lines += ["### Failed", "", *(f"- {s['name']}: {s['error']}" for s in failed), ""]
-    notes = [f"- {s['name']}: {s['note']}" for s in out["series"] if s["note"]]
-    notes += [f"- This system has no {name}." for name, there in out["machine"]["offers"].items() if not there]
-    versions = {k: v for s in out["series"] for k, v in s.get("versions", {}).items() if k not in ("python", "numpy")}
-    lines += ["### Notes", "", *notes, f"- Versions: {', '.join(f'{k} {v}' for k, v in sorted(versions.items()))}.", ""]
+    lines += ["### Notes", "", *notes(out), ""]
     return "\n".join(lines)
+
+
+def notes(out: Result) -> list[str]:
+    """Lines of the list of notes on series, on the system, and of versions."""
+    found = [f"- {s['name']}: {s['note']}" for s in out["series"] if s["note"]]
+    found += [f"- This system has no {name}." for name, there in out["machine"]["offers"].items() if not there]
+    versions = {k: v for s in out["series"] for k, v in s.get("versions", {}).items() if k not in ("python", "numpy")}
+    return [*found, f"- Versions: {', '.join(f'{k} {v.strip()}' for k, v in sorted(versions.items()))}."]
 
 
 def _groups(series: list[Result]) -> list[tuple[str, list[Result]]]:
     return [("from disk", [s for s in series if s["cold"]]), ("in memory", [s for s in series if not s["cold"]])]
 
 
-def _curve_table(series: list[Result], target: float, threads: int) -> list[str]:
+def curve_table(series: list[Result], target: float, threads: int) -> list[str]:
+    """Lines of the table of speed and cost at the recall `target`."""
     names = [name.format(threads=threads) for name, _ in _CURVES]
     lines = _head(["", *names[:2], "to DiskANN", *names[2:]])
     reference = max(
@@ -111,7 +117,8 @@ def _value(series: Result, target: float, value: Callable[[Result], float | None
     return at_recall(series["points"], target, value) if "points" in series else None
 
 
-def _static_table(series: list[Result], count: int) -> list[str]:
+def cost_table(series: list[Result], count: int) -> list[str]:
+    """Lines of the table of memory, disk and build."""
     lines = _head(
         [
             "",
