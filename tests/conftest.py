@@ -27,7 +27,17 @@ QUICK = (
     *(f"unit/test_vectors_{name}.py" for name in ("checks", "ids", "sources")),
     *(
         f"unit/test_{name}.py"
-        for name in ("c_layers", "config", "docs", "quantize", "storage_arrays", "tune_recall", "words")
+        for name in (
+            "c_layers",
+            "config",
+            "docs",
+            "quantize",
+            "site",
+            "storage_arrays",
+            "tables",
+            "tune_recall",
+            "words",
+        )
     ),
 )
 """Files and directories of tests that take less than a minute together; all others have the mark `slow`."""
