@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
@@ -114,8 +114,10 @@ CALIBRATED_COUNT = 1_000_000
 
 @dataclass(frozen=True)
 class BuildParams(_Params):
-    """How an index is made. What is None is decided by `resolved` from the vectors. The index records the result; it
-    and the data decide every byte of it."""
+    """How an index should be made. What is None is left open: `decide` fills it in for one collection.
+
+    The index records the parameters with these decisions. They and the data determine every byte of it.
+    """
 
     posting_size: int | None = _param(None, "entries", 1, LARGEST_POSTING)
     """Entries a posting should have; none has over twice as many. Without `centroids` it sets their number, too."""
@@ -144,73 +146,84 @@ class BuildParams(_Params):
         if self.code_bits not in (None, *CODE_BITS):
             raise InputError(f"code_bits is {self.code_bits}; it must be one of {', '.join(map(str, CODE_BITS))}")
 
-    def resolved(self, element: str, dim: int, metric: Metric) -> BuildParams:
-        """These parameters with defaults for vectors of `dim` such elements in place of None. `centroids` stays None
-        where `posting_size` decides."""
+    def decide(self, element: str, dim: int, metric: Metric, count: int) -> BuildDecision:
+        """What these parameters mean for `count` vectors of `dim` such elements under `metric`.
+
+        Raises `InputError` if they contradict each other or the metric."""
         bits = self.code_bits
         if bits is None:
             bits = 0 if metric is Metric.HAMMING else default_code_bits(element, dim)
         if bits and metric is Metric.HAMMING:
             raise InputError(f"code_bits is {bits}; under hamming it must be 0: a binary vector is its own code")
-        size, centroids = self.posting_size, self.centroids
+        size, share = self.posting_size, self.centroids
         if bits == 0:
-            if size is None and centroids is None:
-                centroids = DEFAULT_CENTROIDS
+            if size is None and share is None:
+                share = DEFAULT_CENTROIDS
             size = size or DEFAULT_POSTING_SIZE
         elif size is None:
-            wanted = default_posting_size(element, metric, bits) if centroids is None else round(1 / centroids)
+            wanted = default_posting_size(element, metric, bits) if share is None else round(1 / share)
             size = min(wanted, LARGEST_POSTING)
         replicas = self.max_replicas or (1 if bits else DEFAULT_REPLICAS)
-        shaped = self.directions
-        if shaped is None:
-            shaped = DEFAULT_DIRECTIONS if bits and replicas == 1 else 0
-        if shaped and not bits:
-            raise InputError(f"directions is {shaped}; without codes it must be 0: they are kept as codes")
-        return self.with_(
-            code_bits=bits, posting_size=size, centroids=centroids, max_replicas=replicas, directions=shaped
+        directions = self.directions
+        if directions is None:
+            directions = DEFAULT_DIRECTIONS if bits and replicas == 1 else 0
+        if directions and not bits:
+            raise InputError(f"directions is {directions}; without codes it must be 0: they are kept as codes")
+        queries = self.calibration_queries
+        if queries is None:
+            few = math.sqrt(max(1.0, count / CALIBRATED_COUNT))
+            queries = max(FEWEST_CALIBRATION, round(DEFAULT_CALIBRATION / few))
+        centroids = count / size if share is None else share * count
+        return BuildDecision(
+            posting_size=size,
+            centroids=max(1, min(count, round(centroids))),
+            max_replicas=replicas,
+            epsilon1=self.epsilon1,
+            rng_factor=self.rng_factor,
+            closure_candidates=self.closure_candidates,
+            code_bits=bits,
+            directions=directions,
+            calibration_queries=queries,
+            seed=self.seed,
+            recorded=self.with_(
+                code_bits=bits, posting_size=size, centroids=share, max_replicas=replicas, directions=directions
+            ),
         )
 
-    @property
-    def bits(self) -> int:
-        """`code_bits`, resolved."""
-        return self.code_bits or 0
 
-    @property
-    def replicas(self) -> int:
-        """`max_replicas`, resolved."""
-        return self.max_replicas or DEFAULT_REPLICAS
+@dataclass(frozen=True)
+class BuildDecision:
+    """The parameters of a build of one collection, all decided. Fields mean what those of `BuildParams` do, but
+    `centroids` is the number of centroids.
+
+    `recorded` are the parameters that the index keeps. What depends on the number of vectors is still open in them.
+    """
+
+    posting_size: int
+    centroids: int
+    max_replicas: int
+    epsilon1: float
+    rng_factor: float
+    closure_candidates: int
+    code_bits: int
+    directions: int
+    calibration_queries: int
+    seed: int
+    recorded: BuildParams
 
     @property
     def means(self) -> bool:
-        """Whether postings are the cells of nearest centroids, which are their means: codes without replicas."""
-        return self.bits > 0 and self.replicas == 1
-
-    @property
-    def shaped(self) -> int:
-        """`directions`, resolved."""
-        return self.directions or 0
+        """Whether centroids are the means of their cells: codes without replicas. Others are vectors."""
+        return self.code_bits > 0 and self.max_replicas == 1
 
     @property
     def posting_bound(self) -> int:
-        """Largest number of entries of a posting, resolved."""
-        return 2 * (self.posting_size or DEFAULT_POSTING_SIZE)
+        """The largest number of entries of a posting."""
+        return 2 * self.posting_size
 
-    def calibration_count(self, count: int) -> int:
-        """Queries that calibrate an index of `count` vectors, resolved."""
-        if self.calibration_queries is not None:
-            return self.calibration_queries
-        share = math.sqrt(max(1.0, count / CALIBRATED_COUNT))
-        return max(FEWEST_CALIBRATION, round(DEFAULT_CALIBRATION / share))
-
-    def centroid_count(self, count: int) -> int:
-        """Centroids for `count` vectors, at least 1, resolved."""
-        if self.centroids is not None:
-            wanted = self.centroids * count
-        elif self.posting_size is not None:
-            wanted = count / self.posting_size
-        else:
-            wanted = DEFAULT_CENTROIDS * count
-        return max(1, min(count, round(wanted)))
+    def as_json(self) -> dict[str, Any]:
+        """`recorded` as a JSON object: the attribute `parameters` of an index."""
+        return asdict(self.recorded)
 
 
 MAX_BEAM = 2**20

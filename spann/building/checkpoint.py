@@ -1,9 +1,9 @@
-"""What an unfinished build has done so far, so that the same command goes on from there after a kill or a power cut.
+"""How far unfinished work is, so that the same command resumes it after a kill or a power cut.
 
-A checkpoint is a file of lines, each a JSON object after the CRC-32C of its bytes: first what the build is of, then
-marks. A mark says how far a stage is, with count and checksum of its temporary files, which are made durable before it
-is written; so it never promises what is not on the disk. A line cut short by a power cut ends the file. Not marked are
-the stages that take a few seconds, or seconds that do not grow with the collection: scan, balance, layout, calibrate.
+A checkpoint is a file of lines. Each is a JSON object after the CRC-32C of its bytes. The first line identifies the
+work, the others are marks. A mark says how far a stage is, with count and checksum of its temporary files. They are
+made durable before the mark is written, so it never promises what is not on the disk. A line that a power cut left
+incomplete ends the file. Stages of a few seconds have no marks: scan, balance, layout, calibrate.
 """
 
 from __future__ import annotations
@@ -14,16 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spann._kernels.checksum import crc32c
+from spann.building.sizes import DEFAULT_SIZES, Sizes
 from spann.errors import InputError
 from spann.store import files
 from spann.store.places import Where
-
-MARK_SECONDS = 1.0
-"""Between two marks, at least, and before the first: a build that is over sooner begins again more quickly than it goes
-on. A mark takes 10 ms where the disk is fast (1M SIFT, 14 of them in 24 s)."""
-
-MARK_SHARE = 0.05
-"""Of the time, at most, that marks take where it is slow: the next is due so much later."""
 
 FILE = "checkpoint"
 
@@ -33,10 +27,14 @@ Mark = dict[str, Any]
 class Checkpoint:
     """The checkpoint in `directory` of the work that `about` (JSON) identifies and that `command` does.
 
-    One that is there is gone on with: `InputError` where it is of other work, naming its command and what differs.
+    An existing checkpoint is resumed. If it belongs to other work, raises `InputError` with its command and the first
+    difference. `sizes` says how often a mark is due.
     """
 
-    def __init__(self, directory: Where, about: dict[str, Any], command: str = "") -> None:
+    def __init__(
+        self, directory: Where, about: dict[str, Any], command: str = "", sizes: Sizes = DEFAULT_SIZES
+    ) -> None:
+        self._sizes = sizes
         self._path = directory / FILE
         self._about: dict[str, Any] = json.loads(json.dumps(about))
         self._command = command
@@ -53,12 +51,12 @@ class Checkpoint:
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is a mark to resume from."""
         return bool(self._marks)
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those that are marked, in the order in which they were first."""
+        """The stages that have a mark, in the order of their first."""
         return tuple(self._marks)
 
     def of(self, stage: str) -> Mark | None:
@@ -66,19 +64,20 @@ class Checkpoint:
         return self._marks.get(stage)
 
     def part(self, stage: str, name: str) -> Any:
-        """What the last mark of the stage says of `name`; None where there is no mark, or it is older than the name."""
+        """The entry `name` of the last mark of the stage; None if there is no mark, or no such entry."""
         mark = self.of(stage)
         return None if mark is None else mark.get(name)
 
     def reached(self, stage: str, mark: Callable[[], Mark]) -> None:
-        """Marks the stage, if a mark is due; `mark` makes what it speaks of durable."""
+        """Marks the stage if a mark is due. `mark` returns its content, and makes the files durable that it names."""
         if self._due:
             self._pending[stage] = mark
             self._settle()
 
     def completed(self, stage: str, mark: Callable[[], Mark], *, instead_of: str = "") -> None:
-        """Marks the end of a stage at once where an earlier one is marked, else before the next mark that is due. The
-        end of the stage `instead_of` is of no use from then on, nor its files."""
+        """Marks the end of a stage: at once if some stage has a mark, else before the next mark that is due.
+
+        The end of the stage `instead_of` is no longer needed from then on, nor are its files."""
         self._pending.pop(instead_of, None)
         self._pending[stage] = mark
         if self.begun or self._due:
@@ -86,7 +85,7 @@ class Checkpoint:
 
     @property
     def _due(self) -> bool:
-        return time.monotonic() - self._last >= max(MARK_SECONDS, self._took / MARK_SHARE)
+        return time.monotonic() - self._last >= max(self._sizes.mark_seconds, self._took / self._sizes.mark_share)
 
     def _settle(self) -> None:
         begin = time.monotonic()
@@ -123,8 +122,8 @@ class Checkpoint:
 
 
 class Batches:
-    """Batches of a stage that were done one after the other, and marks of how many: `state` makes durable what they
-    made. Without a checkpoint there are no marks."""
+    """Counts the batches of a stage as they are done in order, and marks the count. `state` makes their results
+    durable. Without a checkpoint there are no marks."""
 
     def __init__(
         self, checkpoint: Checkpoint | None = None, stage: str = "", state: Callable[[], Mark] | None = None
@@ -134,13 +133,13 @@ class Batches:
         self.done: int = known["batches"] if known else 0
 
     def add(self) -> None:
-        """One more was done."""
+        """One more batch is done."""
         self.done += 1
         if self._checkpoint:
             self._checkpoint.reached(self._stage, self._mark)
 
     def end(self) -> None:
-        """All were."""
+        """All batches are done."""
         if self._checkpoint:
             self._checkpoint.completed(self._stage, self._mark)
 
@@ -149,13 +148,20 @@ class Batches:
 
 
 def open_checkpoint(
-    directory: Where, about: dict[str, Any], names: Mapping[str, tuple[str, ...]], *, command: str = "", restart: bool
+    directory: Where,
+    about: dict[str, Any],
+    names: Mapping[str, tuple[str, ...]],
+    *,
+    command: str = "",
+    restart: bool,
+    sizes: Sizes = DEFAULT_SIZES,
 ) -> Checkpoint:
-    """The checkpoint in `directory`, and all other files removed from there but those, `names[stage]`, that its marks
-    speak of. `restart` removes these too, of whatever build they are."""
+    """The checkpoint in `directory`. Of the other files there, only those that its marks name stay: `names[stage]`.
+
+    `restart` removes all of them, whatever work they belong to."""
     if restart:
         _remove(directory, ())
-    checkpoint = Checkpoint(directory, about, command)
+    checkpoint = Checkpoint(directory, about, command, sizes)
     kept = [name for stage in names if checkpoint.of(stage) for name in names[stage]]
     _remove(directory, (FILE, *kept) if kept else ())
     return checkpoint
@@ -163,13 +169,13 @@ def open_checkpoint(
 
 def _remove(directory: Where, but: tuple[str, ...]) -> None:
     found = [path for path, _ in files.walk_files(directory) if path.name not in but]
-    # The checkpoint first: a process killed meanwhile must not leave one that speaks of files that are no more.
+    # The checkpoint first: a process that is killed here must not leave one that names files that are gone.
     for path in sorted(found, key=lambda path: path.name != FILE):
         files.remove_file(path)
 
 
 def _lines(path: Where) -> list[dict[str, Any]]:
-    """The lines up to the first that is damaged or cut short, which is removed with all after it."""
+    """The lines up to the first that is damaged or incomplete. That one and all after it are removed."""
     if not files.exists(path):
         return []
     content, good, lines = files.read_file(path), 0, []

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.building.sizes import DEFAULT_SIZES, Sizes
 from spann.building.temporary import RecordFile
 from spann.store.places import Where
 from spann.types import Array
@@ -17,17 +18,12 @@ from spann.types import Array
 EDGE = np.dtype([("centroid", "<u4"), ("sqdist", "<f4"), ("row", "<i8"), ("replica", "u1")])
 """`replica` counts a vector's edges, nearest first; 0 is the one to its primary posting."""
 
-BUCKET_BYTES = 48 << 20
-"""Edges of a bucket, which is sorted in memory."""
-
-BLOCK_EDGES = 1_000_000
-"""Candidate edges read at a time."""
-
 
 class Candidates:
     """Edges in the order of their vectors, in one file under `directory`; those of a vector follow each other."""
 
-    def __init__(self, directory: Where, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, directory: Where, state: dict[str, Any] | None = None, sizes: Sizes = DEFAULT_SIZES) -> None:
+        self._block_edges = sizes.block_edges
         self._file = RecordFile(directory / "candidates", EDGE, (), state and state["file"])
         self._block_end: list[int] = list(state["block_end"]) if state else []
 
@@ -39,7 +35,7 @@ class Candidates:
         """Adds all edges (n,), of dtype `EDGE`, of some vectors."""
         self._file.append(edges)
         start = self._block_end[-2] if len(self._block_end) > 1 else 0
-        if self._block_end and self._file.count - start <= BLOCK_EDGES:
+        if self._block_end and self._file.count - start <= self._block_edges:
             self._block_end[-1] = self._file.count
         else:
             self._block_end.append(self._file.count)
@@ -61,8 +57,8 @@ class Candidates:
 class EdgeSpool:
     """Edges in `buckets` files under `directory`, each an ascending range of centroids."""
 
-    def __init__(self, directory: Where, centroids: int, expected_edges: int) -> None:
-        self.buckets = max(1, min(centroids, -(-expected_edges * EDGE.itemsize // BUCKET_BYTES)))
+    def __init__(self, directory: Where, centroids: int, expected_edges: int, sizes: Sizes = DEFAULT_SIZES) -> None:
+        self.buckets = max(1, min(centroids, -(-expected_edges * EDGE.itemsize // sizes.bucket_bytes)))
         self._bounds = np.arange(self.buckets + 1, dtype=np.int64) * centroids // self.buckets
         with ExitStack() as undo:
             self._files = [undo.enter_context(RecordFile(directory / f"edges-{i}", EDGE)) for i in range(self.buckets)]

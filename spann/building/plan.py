@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from spann.building.edges import BUCKET_BYTES, EDGE
-from spann.building.stages import assign, refine
+from spann.building.edges import EDGE
+from spann.building.sizes import DEFAULT_SIZES
+from spann.building.stages import refine
 from spann.building.stages.partition import FLAT, region_rows
-from spann.config import BuildParams
+from spann.config import BuildDecision, BuildParams
 from spann.errors import InputError
 from spann.format.postings import Record
 from spann.format.shapes import shape_record
@@ -153,17 +154,17 @@ def plan_build(
     Raises `InputError` where not even one does, naming what would help.
     """
     source = for_metric(source, metric)
-    params = params.resolved(source.element, source.dim, metric)
-    count, dim, bits = source.count, source.dim, params.bits
+    decision, sizes = params.decide(source.element, source.dim, metric, source.count), DEFAULT_SIZES
+    count, dim, bits = source.count, source.dim, decision.code_bits
     width = id_bytes or (4 if count <= 2**32 else 8)
-    centroids = params.centroid_count(count)
+    centroids = decision.centroids
     row_width = 4 if count <= 2**32 else 8
     record = Record.coded(width, row_width, dim, bits) if bits else Record.exact(width, source.stored_bytes)
     inside = count if bits else count - centroids
-    entries = int(inside * (1 if params.replicas == 1 else max(1.0, CLOSURE_SHARE * params.replicas)))
+    entries = int(inside * (1 if decision.max_replicas == 1 else max(1.0, CLOSURE_SHARE * decision.max_replicas)))
 
     centroid_width = source.stored_bytes if not bits or (metric is Metric.L2 and source.dtype.kind in "iu") else 2 * dim
-    shape = shape_record(dim, bits, params.shaped).itemsize if params.shaped else 0
+    shape = shape_record(dim, bits, decision.directions).itemsize if decision.directions else 0
     kept = centroids * (centroid_width + GRAPH_BYTES + DIRECTORY_BYTES + shape) + (0 if bits else centroids * width)
     postings = int(
         PAGE_LOSS * (record.header * centroids + record.primary * inside + record.replica * (entries - inside))
@@ -172,12 +173,12 @@ def plan_build(
     checksums = exact // 1024
     codes = record.primary * inside + record.replica * (entries - inside) if bits else 0
     open_memory = kept + checksums + codes
-    memory = BASE_BYTES + centroids * ((MEAN_COPIES if params.means else CENTROID_COPIES) * dim + CENTROID_BYTES)
+    memory = BASE_BYTES + centroids * ((MEAN_COPIES if decision.means else CENTROID_COPIES) * dim + CENTROID_BYTES)
     memory += count * row_width if bits and entries > inside else 0
     memory += count * 8 if width == 8 and id_bytes else 0
-    sorting = 3 * min(BUCKET_BYTES, entries * EDGE.itemsize)  # by one thread, while no other has work
-    queries = params.calibration_count(count)
-    closure = GROUP_COPIES * dim * min(centroids, assign.CANDIDATES) if params.replicas > 1 else 0
+    sorting = 3 * min(sizes.bucket_bytes, entries * EDGE.itemsize)  # by one thread, while no other has work
+    queries = decision.calibration_queries
+    closure = GROUP_COPIES * dim * min(centroids, sizes.closure_candidates) if decision.max_replicas > 1 else 0
 
     def peak(threads: int) -> int:
         assigning = threads * (WORKER_BYTES + closure)
@@ -194,10 +195,12 @@ def plan_build(
             f"{centroids} centroids needs about {size(peak(1))}: {remedy}"
         )
     searching = memory + fitting * SEARCHER_BYTES + open_memory
-    pins = params.bits > 0 and queries > 0 and peak(fitting) + open_memory <= limit
+    pins = bits > 0 and queries > 0 and peak(fitting) + open_memory <= limit
     copies = count * (source.stored_bytes + 8)
-    edges = 0 if params.replicas == 1 else int(1.4 * entries) * EDGE.itemsize
-    cells = len(refine.CANDIDATES) * (refine.FOUND.itemsize * count + 4 * centroids * dim) if params.means else 0
+    edges = 0 if decision.max_replicas == 1 else int(1.4 * entries) * EDGE.itemsize
+    cells = (
+        len(sizes.refine_candidates) * (refine.FOUND.itemsize * count + 4 * centroids * dim) if decision.means else 0
+    )
     temporary = max(
         2 * copies + 2 * count,  # as they come and in regions, or, where there are many, roughly and finely so
         copies + cells + entries * EDGE.itemsize + edges + entries * 8 + (count * 8 if bits else 0),
@@ -214,42 +217,49 @@ def plan_build(
         disk_bytes=postings + exact + checksums + kept,
         temporary_bytes=temporary,
         memory_bytes=max(peak(fitting), searching if pins else 0),
-        seconds=_seconds(count, dim, source.row_bytes, centroids, params, fitting),
+        seconds=_seconds(source, decision, fitting),
         open_memory_bytes=open_memory,
         open_memory_least=kept + checksums,
         pins=pins,
-        stages=_stages(params, queries),
+        stages=_stages(decision),
     )
 
 
-def _stages(params: BuildParams, queries: int) -> tuple[str, ...]:
-    """Of `STAGES`, those that a build has."""
-    there = {"refine": params.means, "balance": params.replicas > 1, "arrange": params.bits > 0}
-    there |= dict.fromkeys(("truth", "calibrate"), queries > 0)
+def _stages(decision: BuildDecision) -> tuple[str, ...]:
+    """The stages of a build."""
+    there = {"refine": decision.means, "balance": decision.max_replicas > 1, "arrange": decision.code_bits > 0}
+    there |= dict.fromkeys(("truth", "calibrate"), decision.calibration_queries > 0)
     return tuple(stage for stage in STAGES if there.get(stage, True))
 
 
 def threads_to_append(
-    source: VectorSource, about: dict[str, Any], path: Path, *, threads: int, limit: int, copied: int
+    source: VectorSource,
+    about: dict[str, Any],
+    path: Path,
+    *,
+    decision: BuildDecision,
+    threads: int,
+    limit: int,
+    copied: int,
 ) -> int:
     """As many of `threads` as `limit` bytes of memory allow for appending `source` to the index at `path`.
 
-    `about` has the attributes of the index, `copied` of its bytes are written again. Raises `InputError` where not even
-    one thread fits, or the disk has too little room."""
+    `about` has the attributes of the index, made with `decision`; `copied` of its bytes are written again. Raises
+    `InputError` if not even one thread fits, or the free disk is too small."""
     centroids, postings, count = int(about["centroids"]), int(about["postings"]), source.count
-    params, record = BuildParams(**about["parameters"]), Record.of(about)
-    edges = count * params.replicas
+    record, replicas = Record.of(about), decision.max_replicas
+    edges = count * replicas
     memory = BASE_BYTES + centroids * (8 * source.dim + 64) + (postings + edges) * 2 * DIRECTORY_BYTES
     memory += 24 * (int(about["count"]) + count) if about["ids"] == "user" else 0
-    memory += count * record.row_bytes if params.replicas > 1 else 0
-    sorting = 3 * min(BUCKET_BYTES, edges * EDGE.itemsize)
+    memory += count * record.row_bytes if replicas > 1 else 0
+    sorting = 3 * min(DEFAULT_SIZES.bucket_bytes, edges * EDGE.itemsize)
     fitting = min(threads, (limit - memory) // WORKER_BYTES)
     if fitting < 1 or memory + sorting > limit:
         raise InputError(
             f"memory_limit is {limit} bytes; appending {count} vectors of {source.name} to {path} needs about "
             f"{memory + max(sorting, WORKER_BYTES)}: raise the limit, or append less at a time"
         )
-    exact = source.stored_bytes if params.bits else 0
+    exact = source.stored_bytes if decision.code_bits else 0
     new = count * exact + edges * (record.replica + record.header)
     needed = new + copied + 3 * count * (source.stored_bytes + 8) + edges * EDGE.itemsize
     free = files.free_bytes(path.parent)
@@ -272,17 +282,17 @@ def check_disk(plan: Plan, path: Path, work: Where) -> None:
         )
 
 
-def _seconds(count: int, dim: int, row_bytes: int, centroids: int, params: BuildParams, threads: int) -> float:
-    regions = -(-count // region_rows(dim))
+def _seconds(source: VectorSource, decision: BuildDecision, threads: int) -> float:
+    count, dim, centroids, queries = source.count, source.dim, decision.centroids, decision.calibration_queries
+    regions = -(-count // region_rows(dim, DEFAULT_SIZES))
     compared = regions if regions <= FLAT else 2 * np.sqrt(regions)
-    work = count * (row_bytes * PASS_SECONDS + dim * COORDINATE_SECONDS)
+    work = count * (source.row_bytes * PASS_SECONDS + dim * COORDINATE_SECONDS)
     work += 2e-9 * count * compared * dim * SECONDS_PER_GFLOP
-    if params.means:
-        compared = sum(min(centroids, candidates) for candidates in refine.CANDIDATES)
+    if decision.means:
+        compared = sum(min(centroids, candidates) for candidates in DEFAULT_SIZES.refine_candidates)
         work += count * dim * (REFINE_SECONDS + 2e-9 * compared * SECONDS_PER_GFLOP)
-    if params.replicas > 1:
+    if decision.max_replicas > 1:
         work += count * CLOSURE_SECONDS * (0.5 + dim / 256)
-    queries = params.calibration_count(count)
     if queries:
         work += count * dim * (TRUTH_SECONDS + 2e-9 * queries * SECONDS_PER_GFLOP)
         work += CALIBRATION_SECONDS * min(1.0, count / CALIBRATION_FULL)

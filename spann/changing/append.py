@@ -1,12 +1,12 @@
-"""Appending to an index: new vectors join the centroids there are, as postings of their own, in a new generation.
+"""Appending to an index: new vectors join the present centroids, as postings of their own, in a new generation.
 
-Nothing that exists is touched. The new generation is a directory of its own that takes the old one's place in one step
-(docs/FORMAT.md, Publishing); full shards are links to those of the old one, so an append writes what is new, up to one
-shard of each big array again, and the directory. Vectors come in the order of space by the stages of a build, so that
-near ones lie together here as well.
+Nothing that exists is touched. The new generation takes the place of the old one in one step (docs/FORMAT.md,
+Publishing). Full shards are links to those of the old one: an append writes what is new, the directory, and up to one
+shard of each big array again. Vectors come in the order of space by the stages of a build, so that neighbours lie
+together here as well.
 
-What it cannot do is move centroids: where the new vectors outnumber the old ones or lie elsewhere, postings grow long
-or many, and a new build finds more for the same reads (docs/SCALING.md has the figures).
+An append cannot move centroids. If the new vectors outnumber the old ones or lie elsewhere, postings grow long or many,
+and a new build finds more for the same reads (docs/SCALING.md has the figures).
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from numpy.typing import NDArray
 
 from spann.building.centroids import Centroids
 from spann.building.checkpoint import Batches
-from spann.building.edges import EdgeSpool
 from spann.building.ids import Ids
-from spann.building.pipeline import TEMPORARY_FILES, checksums_of, grow_tree, source_mark
+from spann.building.job import Job
+from spann.building.pipeline import TEMPORARY_FILES, checksums_of, source_mark
 from spann.building.plan import limit_bytes, threads_to_append
+from spann.building.sizes import DEFAULT_SIZES, Sizes
 from spann.building.space import Space, middle
-from spann.building.stages.arrange import arrange
+from spann.building.stages.arrange import NAME as EXACT
+from spann.building.stages.arrange import ExactStore, arrange
 from spann.building.stages.assign import assign_nearest
-from spann.building.stages.cluster import TreeFiles, group_ends
+from spann.building.stages.cluster import TreeFiles, group_ends, grow_tree
 from spann.building.stages.clusters import Clusters
-from spann.building.stages.layout import Directory, lay_out_more
+from spann.building.stages.layout import Directory, Laid, lay_out_more
 from spann.building.stages.scan import scan
 from spann.building.stages.write_codes import Coded, posting_facts, write_codes
+from spann.building.stages.write_exact import NAME as PAGES
 from spann.building.stages.write_exact import Pages, write_pages
-from spann.building.temporary import RecordFile
 from spann.changing.generation import Generation
 from spann.changing.likeness import still_valid, unlike
 from spann.config import BuildParams, thread_count
 from spann.elements import memory_dtype, unpack
 from spann.errors import FormatError, InputError
-from spann.format.layout import SHARD_BYTES
-from spann.format.postings import PAGE, Record
+from spann.format.postings import Record
 from spann.format.shapes import directions_of, shape_bytes
 from spann.quantize import Quantizer
-from spann.store.arrays import ShardedArray
 from spann.store.exact import PageChecksums
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric, Progress
 from spann.vectors import IdList, VectorSource, for_metric
 
 APPEND_STAGES = ("scan", "partition", "cluster", "assign", "layout", "arrange", "write", "publish")
-"""What `append_index` does, in the order progress is reported; "arrange" only where there is an exact store."""
+"""The stages of `append_index`, in the order of progress; "arrange" only with an exact store."""
 
 RUN = 8
 """Centroids, neighbours by number and so in space, that are looked for together (spann/building/stages/assign.py)."""
@@ -68,27 +68,31 @@ def append_index(
     restart: bool = False,
     again: bool = False,
     progress: Progress | None = None,
+    sizes: Sizes = DEFAULT_SIZES,
 ) -> bool:
-    """Adds all vectors of `source` to the index at `path`, which becomes its next generation, whole or not at all.
+    """Adds all vectors of `source` to the index at `path`, in its next generation, whole or not at all.
 
-    False where they were appended already, with the same ids, as after a process that was killed when it was all but
-    done: nothing is added then, unless `again` says so.
+    Returns False if they were appended already, with the same ids, as after a process that was killed when it was all
+    but done. Nothing is added then, unless `again` asks for it.
 
-    `ids` (count,) int64 are needed where the index has ids that were given, and refused where it has not: there the new
-    vectors are numbered on. Readers of the old generation go on undisturbed. An append that was interrupted is gone on
-    with by the same call, and ends with the same bytes. Raises `InputError` for vectors of another type or dimension,
-    ids that cannot be, and what does not fit; `MissingError`, `FormatError`, `CorruptionError`, `StorageError`, and
-    `ExistsError` while another process changes the index.
+    An index with given ids needs `ids` (count,) int64. Any other index numbers its vectors by row, and refuses them.
+    Readers of the old generation are not disturbed. The same call resumes an interrupted append, and ends with the same
+    bytes.
+
+    Raises `InputError` for vectors of another type or dimension, for bad ids, and if memory or disk are too small.
+    Raises `ExistsError` while another process changes the index, and `MissingError`, `FormatError`, `CorruptionError`
+    or `StorageError` as readers and writers do.
     """
     report = progress or (lambda stage, done, total: None)
-    with Generation(path, created_by=created_by) as following:
-        old = _Old(following.old)
+    with Generation(path, created_by=created_by, sizes=sizes) as following:
+        old = _Old(following.old, source.count)
         source = for_metric(source, old.metric)
         old.check(source)
         workers = threads_to_append(
             source,
             old.about,
             following.path,
+            decision=old.decision,
             threads=thread_count(threads),
             limit=limit_bytes(memory_limit),
             copied=following.copied_bytes(),
@@ -108,28 +112,34 @@ def append_index(
             files=TEMPORARY_FILES,
             restart=restart,
         )
-        mark = source_mark(source, content, names.user)
-        _append(source, old.space(found.max_norm), old, names, mark, following, workers, report)
+        job = Job(source, old.space(found.max_norm), old.decision, names, old.record, workers, report, sizes)
+        _append(job, following, old, source_mark(source, content, names.user))
     return True
 
 
 class _Old:
-    """The generation that is added to."""
+    """The generation that `added` vectors are added to; `decision` is that of a build of these with its parameters."""
 
-    def __init__(self, reader: IndexReader) -> None:
+    def __init__(self, reader: IndexReader, added: int) -> None:
         self.reader, self.about = reader, reader.attributes
-        self.count, self.bits = reader.collection.count, reader.collection.code_bits
-        self.directions = directions_of(self.about, str(reader.path))
-        self.facts = np.dtype(np.uint32)
-        if self.bits:
-            self.facts = posting_facts(self.about["dim"], self.bits, self.directions)
-        self.metric = Metric.parse(self.about["metric"])
+        about, where = reader.attributes, str(reader.path)
+        self.count = reader.collection.count
+        self.metric = Metric.parse(about["metric"])
         try:
-            self.params = BuildParams(**self.about["parameters"])
+            params = BuildParams(**about["parameters"])
+            self.decision = params.decide(about["dtype"], about["dim"], self.metric, added)
         except (TypeError, InputError) as error:
-            raise FormatError(f"{reader.path}: the parameters of its build cannot be: {error}") from None
-        self.record = Record.of(self.about)
-        self.pages: int = reader.array("postings/pages").rows
+            raise FormatError(f"{where}: the parameters of its build cannot be: {error}") from None
+        found = {
+            "code_bits": reader.collection.code_bits,
+            "directions": directions_of(about, where),
+            "posting_bound": about["posting_bound"],
+        }
+        for name, value in found.items():
+            if getattr(self.decision, name) != value:
+                raise FormatError(f"{where}: {name} is {value}; its parameters give {getattr(self.decision, name)}")
+        self.record = Record.of(about)
+        self.pages: int = reader.array(PAGES).rows
 
     def check(self, source: VectorSource) -> None:
         """Raises `InputError` unless the vectors of `source` can be added."""
@@ -139,7 +149,7 @@ class _Old:
                 f"{source.name} holds {source.element} vectors of dimension {source.dim}; {self.reader.path} holds "
                 f"{about['dtype']} vectors of dimension {about['dim']}, and only such can be added"
             )
-        if self.bits and self.count + source.count > 1 << 8 * about["row_bytes"]:
+        if self.decision.code_bits and self.count + source.count > 1 << 8 * about["row_bytes"]:
             raise InputError(
                 f"{self.count + source.count} vectors with those of {source.name}; rows of {self.reader.path} have "
                 f"{about['row_bytes']} bytes and it can hold {1 << 8 * about['row_bytes']}"
@@ -175,11 +185,11 @@ class _Old:
 
     def _centroid_vectors(self) -> Array:
         vectors = self.reader.read("centroids/vectors")
-        return vectors if self.bits else unpack(vectors, self.about["dtype"])
+        return vectors if self.decision.code_bits else unpack(vectors, self.about["dtype"])
 
     def centroids(self, space: Space) -> Centroids:
         vectors, lift = self._centroid_vectors(), None
-        if self.bits and self.metric is Metric.IP:
+        if self.decision.code_bits and self.metric is Metric.IP:
             was = self.about["max_norm"] ** 2
             if "centroids/lift" in self.reader.arrays():
                 sqlift = np.square(self.reader.read("centroids/lift"), dtype=np.float64)
@@ -187,69 +197,35 @@ class _Old:
                 x = vectors.astype(np.float32)
                 sqlift = np.maximum(was - np.einsum("ij,ij->i", x, x, dtype=np.float64), 0)
             lift = np.sqrt(sqlift + (space.max_norm**2 - was)).astype(np.float32)
-        return Centroids(space, vectors, None, lift, self.bits == 0)
+        return Centroids(space, vectors, None, lift, self.decision.code_bits == 0)
 
 
-def _append(
-    source: VectorSource,
-    space: Space,
-    old: _Old,
-    names: Ids,
-    mark: str,
-    following: Generation,
-    workers: int,
-    report: Progress,
-) -> None:
-    centroids = old.centroids(space)
-    temporary, checkpoint = following.temporary, following.checkpoint
-    with (
-        TreeFiles(temporary, source, space, checkpoint.of("cluster")) as tree,
-        EdgeSpool(temporary, len(centroids), source.count * old.params.replicas) as spool,
-        RecordFile(temporary / "kept", np.dtype(np.int64)) as kept,
-        RecordFile(temporary / "facts", old.facts) as facts,
-    ):
-        grow_tree(source, space, old.params, temporary, tree, checkpoint, workers, report)
-        clusters = _clusters(tree, centroids)
-        assign_nearest(space, clusters, old.params, spool, workers, report)
-        directory = lay_out_more(
-            spool,
-            old.about["posting_bound"],
-            old.record,
-            SHARD_BYTES // PAGE,
-            kept,
-            old.pages,
-            old.count,
-            lambda done, total: report("layout", done, total),
-        )
-        pages = following.extend("postings/pages", directory.pages - old.pages)
-        out = Pages(directory, pages, facts, Batches(), workers, report)
-        if old.bits:
-            every = _add_coded(old, clusters, space, names, kept, following, out)
-            checksums = every["crc32c"]
-            if old.directions:
-                shapes = following.extend("postings/shapes", len(every))
-                shapes.append(shape_bytes(every["shape"]))
-                shapes.finish()
-        else:
-            checksums = write_pages(clusters.vectors, names, kept, out)
-        pages.finish()
+def _append(job: Job, following: Generation, old: _Old, mark: str) -> None:
+    """All stages after "scan"; `mark` is what the index keeps of the source."""
+    about, source = old.about, job.source
+    centroids = old.centroids(job.space)
+    clusters = _clusters(grow_tree(job, following), centroids)  # partition and cluster
+    edges = assign_nearest(job, following, clusters)
+    laid = lay_out_more(job, following, edges, old.pages, old.count)
+    directory = laid.directory
+    checksums = _extend_postings(job, following, old, clusters, laid)
     _extend_directory(old, following, directory, checksums)
-    if names.user is not None:
+    if job.ids.user is not None:
         user = following.extend("vectors/ids", source.count)
-        user.append(names.user)
+        user.append(job.ids.user)
         user.finish()
     changes: dict[str, Any] = {
         "count": old.count + source.count,
-        "postings": old.about["postings"] + len(directory.page),
-        "entries": old.about["entries"] + int(directory.length.sum()),
-        "max_norm": space.max_norm,
+        "postings": about["postings"] + len(directory.page),
+        "entries": about["entries"] + int(directory.length.sum()),
+        "max_norm": job.space.max_norm,
         "sources": [*(old.sources or [""]), mark],
     }
-    if "calibration" in old.about:
-        difference = unlike(old.reader, centroids, space, source)
-        changes["calibration"] = still_valid(old.about["calibration"], difference, source.count, changes["count"])
-    following.publish(changes, features=sorted({*old.about["features"], "appended"}))
-    report("publish", 1, 1)
+    if "calibration" in about:
+        difference = unlike(old.reader, centroids, job.space, source)
+        changes["calibration"] = still_valid(about["calibration"], difference, source.count, changes["count"])
+    following.publish(changes, features=sorted({*about["features"], "appended"}))
+    job.report("publish", 1, 1)
 
 
 def _clusters(tree: TreeFiles, centroids: Centroids) -> Clusters:
@@ -260,42 +236,36 @@ def _clusters(tree: TreeFiles, centroids: Centroids) -> Clusters:
     return Clusters(tree.vectors, unused, unused, centroids, group_ends(tree, leaves), run_end)
 
 
-def _add_coded(
-    old: _Old,
-    clusters: Clusters,
-    space: Space,
-    names: Ids,
-    kept: RecordFile,
-    following: Generation,
-    out: Pages,
-) -> Array:
-    """Extends the exact store and the pages of postings of codes; what is to be known of the new postings."""
+def _extend_postings(job: Job, following: Generation, old: _Old, clusters: Clusters, laid: Laid) -> NDArray[np.uint32]:
+    """The stages "arrange" and "write"; returns the crc32c of each new posting."""
+    decision = job.decision
+    writer = following.extend(PAGES, laid.directory.pages - old.pages)
+    facts = np.dtype(np.uint32)
+    if decision.code_bits:
+        facts = posting_facts(job.source.dim, decision.code_bits, decision.directions)
+    pages = Pages(job, laid.directory, writer, following.records("facts", facts), Batches())
+    if not decision.code_bits:
+        return write_pages(clusters.vectors, laid, pages)
     reader = old.reader
-    signs, origin = reader.read("quantizer/signs"), reader.read("quantizer/origin")
-    quantizer = Quantizer(space.source_dim, old.bits, space.metric, origin, signs)
-    exact = following.extend("vectors/exact", clusters.vectors.count)
+    exact = following.extend(EXACT, clusters.vectors.count)
     page_crcs = PageChecksums(exact.layout)
-    page_crcs.begin_with(reader.array("vectors/exact"), reader.read("vectors/exact_crc32c"))
-    vectors = clusters.vectors
-    with RecordFile(following.temporary / "arranged", np.dtype(np.int64)) as arranged:
-        arrange(vectors, space, out.directory, kept, arranged, exact, page_crcs, Batches(), out.threads, out.progress)
-        exact.finish()
-        coded = Coded(
-            vectors,
-            ShardedArray(exact.path, exact.layout),
-            old.count,
-            arranged,
-            kept,
-            space,
-            quantizer,
-            clusters.centroids,
-            old.directions,
-            names,
-            old.record.row_bytes,
-        )
-        every = write_codes(coded, out)
-    following.rewrite("vectors/exact_crc32c", page_crcs.values)
-    return every
+    page_crcs.begin_with(reader.array(EXACT), reader.read("vectors/exact_crc32c"))
+    store = ExactStore(exact, page_crcs, following.records("arranged", np.int64), Batches())
+    arrange(job, following, clusters.vectors, laid, store)
+    quantizer = Quantizer(
+        job.source.dim,
+        decision.code_bits,
+        job.space.metric,
+        reader.read("quantizer/origin"),
+        reader.read("quantizer/signs"),
+    )
+    every = write_codes(Coded(job, clusters.vectors, store, laid, clusters.centroids, quantizer), pages)
+    if decision.directions:
+        shapes = following.extend("postings/shapes", len(every))
+        shapes.append(shape_bytes(every["shape"]))
+        shapes.finish()
+    checksums: NDArray[np.uint32] = every["crc32c"]
+    return checksums
 
 
 def _extend_directory(old: _Old, following: Generation, directory: Directory, checksums: NDArray[np.uint32]) -> None:

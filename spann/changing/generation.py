@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from spann.building.sizes import DEFAULT_SIZES, Sizes
 from spann.building.workspace import Workspace
 from spann.format.manifest import RESERVED
 from spann.store.arrays import ShardedWriter
@@ -36,10 +37,10 @@ class Generation(Workspace):
     Entering raises `ExistsError` while another process changes it.
     """
 
-    def __init__(self, path: Path | str, *, created_by: str) -> None:
+    def __init__(self, path: Path | str, *, created_by: str, sizes: Sizes = DEFAULT_SIZES) -> None:
         path = without_links(Path(path))
         IndexReader.open(path).close()  # nothing is touched where there is no index
-        super().__init__(path, created_by=created_by, overwrite=True)
+        super().__init__(path, created_by=created_by, overwrite=True, sizes=sizes)
         self._dropped: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -80,6 +81,7 @@ class Generation(Workspace):
         for name in self.old.arrays():
             if name not in self.writer.names and name not in self._dropped:
                 self.extend(name, 0).finish()
+        self.let_go()
         self.writer.publish(
             {name: value for name, value in about.items() if name not in RESERVED} | dict(changes),
             features=about["features"] if features is None else features,

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels.checksum import crc32c
-from spann.building.stages.calibration import COMPARED, SEED, IdsOf, Own, calibrate_index, own_rows
+from spann.building.sizes import DEFAULT_SIZES, Sizes
+from spann.building.stages.calibration import COMPARED, SEED, IdsOf, Queries, calibrate_index, own_queries
 from spann.building.stages.truth import FILE as TRUTH
+from spann.building.stages.truth import answers
 from spann.changing.generation import Generation
 from spann.config import DEFAULT_CALIBRATION
 from spann.elements import memory_dtype
@@ -34,36 +36,49 @@ def recalibrate(
     threads: int,
     restart: bool = False,
     progress: Progress | None = None,
+    sizes: Sizes = DEFAULT_SIZES,
 ) -> None:
-    """Calibrates the index at `path` anew and publishes that as its next generation, all else being links; where it
-    finds what is known, the index stays as it is.
+    """Calibrates the index at `path` anew and publishes the result as its next generation. Everything else is links.
 
-    With up to `count` of `queries`, or of the collection's own vectors. `base` are the vectors of the collection, by id
-    where that is the row; needed where the index has no exact store. What an interrupted one found is gone on with.
-    Raises `InputError`, also where other work on the index is unfinished and not to be given up with `restart`,
-    `MissingError`, and `ExistsError` while another process changes the index.
+    It takes up to `count` of `queries`, or of the collection's own vectors. `base` has the vectors of the collection in
+    the order of the build; an index without an exact store needs them. An interrupted calibration is resumed. If the
+    result is the calibration there is, the index stays as it is.
+
+    Raises `InputError` for bad input, and if other work on the index is unfinished, unless `restart` gives that up.
+    Raises `MissingError`, and `ExistsError` while another process changes the index.
     """
     report = progress or (lambda stage, done, total: None)
     wanted = DEFAULT_CALIBRATION if count is None else count
     if wanted < FEW:
         raise InputError(f"count is {wanted}; a calibration needs at least {FEW} queries")
-    with Generation(path, created_by=created_by) as following:
+    with Generation(path, created_by=created_by, sizes=sizes) as following:
         reader, path = following.old, following.path
         about, metric = reader.attributes, reader.collection.metric
         vectors = _vectors(reader, None if base is None else for_metric(base, metric))
-        asked, own, what = _asked(reader, vectors, queries, base, wanted)
+        asked, what = _asked(reader, vectors, queries, base, wanted)
         some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
         checkpoint = following.resume(
             "tune",
             {
-                "queries": f"{what}, checksum {crc32c(asked):08x}",
+                "queries": f"{what}, checksum {crc32c(asked.vectors):08x}",
                 "base": f"{vectors.count} vectors, checksum {crc32c(some):08x} of some",
             },
             command=f"spann tune {path}" + ("" if queries is None else f" {queries.name}"),
             files={"truth": (TRUTH,)},
             restart=restart,
         )
-        found = calibrate_index(path, vectors, asked, own, threads, "auto", following.temporary, report, checkpoint)
+        known = answers(
+            vectors,
+            asked.vectors,
+            asked.rows,
+            metric,
+            threads=threads,
+            temporary=following.temporary,
+            checkpoint=checkpoint,
+            progress=report,
+            part_rows=sizes.truth_rows,
+        )
+        found = calibrate_index(path, vectors, asked, known, threads=threads, memory_budget="auto", progress=report)
         if found is None:
             raise InputError(f"{path}: {vectors.count} vectors are too few to calibrate searches")
         if found != about.get("calibration"):
@@ -72,20 +87,19 @@ def recalibrate(
 
 def _asked(
     reader: IndexReader, vectors: VectorSource, queries: VectorSource | None, base: VectorSource | None, count: int
-) -> tuple[Array, Own | None, str]:
-    """Up to `count` queries for a calibration, which of `vectors` they are, and in words what they are."""
-    shuffle = np.random.Generator(np.random.PCG64(SEED))
+) -> tuple[Queries, str]:
+    """Up to `count` queries for a calibration, and a description of them."""
     if queries is None:
         if base is not None:
             raise InputError(f"{reader.path}: base was given without queries: the ids of its vectors are unknown")
-        rows = own_rows(vectors.count, count)
-        rows = rows[shuffle.permutation(len(rows))]
-        return vectors.take(rows), (rows, _own_ids(reader)), f"{len(rows)} of its vectors"
+        own = own_queries(vectors, _own_ids(reader), count)
+        return own, f"{len(own.vectors)} of its vectors"
     metric = Metric.parse(reader.attributes["metric"])
     queries = for_metric(queries, metric)
     _check_queries(queries, reader.attributes)
     rows = sample_rows(queries.count, min(count, queries.count), SEED)
-    return queries.take(rows)[shuffle.permutation(len(rows))], None, f"{len(rows)} given"
+    shuffled = np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))
+    return Queries(queries.take(rows)[shuffled]), f"{len(rows)} given"
 
 
 class _Store(VectorSource):

@@ -26,18 +26,29 @@ from spann.types import Array
 class IndexWriter:
     """Makes an index at `path`: a context manager in which arrays are written and then published all at once.
 
-    `created_by` names the program and its version; `overwrite` allows an existing index, and nothing else, to be
-    replaced. Leaving the context without `publish` removes what was written, unless `keep` is set: then the next one
-    finds what is in `temporary`, and only that; one that `resumes` finds all of it, and says with `clear` which arrays
-    it goes on with. The constructor touches nothing and raises `ExistsError`, `InputError` or `MissingError` when
-    `path` can be seen not to do; entering raises
-    `ExistsError` while another process makes the same index, and `StorageError` where the system refuses.
+    - `created_by` names the program and its version. `overwrite` allows an existing index to be replaced, and nothing
+      else. A shard file has at most `shard_bytes`.
+    - Leaving the context without `publish` removes what was written, unless `keep` is set. A later writer that
+      `resumes` then finds all of it, and says with `clear` which arrays it needs.
+    - The constructor touches nothing. It raises `ExistsError`, `InputError` or `MissingError` if `path` is unusable:
+      taken, without a parent directory, or not an index.
+    - Entering raises `ExistsError` while another process makes the same index, and `StorageError` if the system
+      refuses.
     """
 
-    def __init__(self, path: Path | str, *, created_by: str, overwrite: bool = False, resumes: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        created_by: str,
+        overwrite: bool = False,
+        resumes: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
         self._place = Publication(path, overwrite)
         self.path, self.work, self.temporary = self._place.path, self._place.work, self._place.temporary
         self._created_by, self._resumes = created_by, resumes
+        self.shard_bytes = shard_bytes
         self.keep = False
         self.published = False
         self._writers: dict[str, ShardedWriter] = {}
@@ -59,7 +70,7 @@ class IndexWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for writer in self._writers.values():
             writer.close()
-        # Whatever is wrong here comes second to the error on its way out, and the next build clears up.
+        # An error here must not hide the one on its way out. The next build clears up.
         with suppress(SpannError):
             if self._place.entered and not self.keep and files.exists(self.work):
                 self._place.remove(self.work)
@@ -82,7 +93,7 @@ class IndexWriter:
         remove(self.work)
 
     def array_state(self, name: str) -> State:
-        """Makes durable what was appended to array `name`; the `state` to create it with in a later process."""
+        """Makes the rows of array `name` durable so far; returns the `state` to resume it with in a later process."""
         state = self._writers[name].state()
         for group in groups_of([name]):
             files.sync_dir(self.work / group)
@@ -91,7 +102,7 @@ class IndexWriter:
 
     @property
     def names(self) -> list[str]:
-        """Names of the arrays that were started."""
+        """Names of the arrays that were started, here and not by an earlier process."""
         return list(self._writers)
 
     def create_array(
@@ -101,37 +112,38 @@ class IndexWriter:
         dtype: DTypeLike,
         row_shape: Sequence[int] = (),
         *,
-        shard_bytes: int = SHARD_BYTES,
+        shard_bytes: int | None = None,
         chunk_bytes: int = CHUNK_BYTES,
         state: State | None = None,
     ) -> ShardedWriter:
-        """Starts array `name` ("group/array", at any depth), which the caller fills and finishes before `publish`; with
-        a `state`, goes on with one that an earlier process began.
+        """Starts array `name` ("group/array", at any depth), which the caller fills and finishes before `publish`.
 
-        Raises `InputError` for a name that cannot be used or an array that cannot be stored."""
+        With a `state`, resumes the array that an earlier process began. Raises `InputError` for a name that cannot be
+        used or an array that cannot be stored."""
         self._check_open()
         check_name(name, self._writers)
-        return self._create(name, rows, dtype, row_shape, shard_bytes, chunk_bytes, state)
+        return self._create(name, rows, dtype, row_shape, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes, state=state)
 
     def extend_array(self, name: str, old: ShardedArray, crcs: NDArray[np.uint32], rows: int = 0) -> ShardedWriter:
-        """Starts array `name` with all rows of `old`, whose chunks have the CRC-32C `crcs` (chunks,); the caller adds
-        `rows` more and finishes it. Raises as `create_array` and `ShardedWriter.begin_with` do."""
+        """Starts array `name` with all rows of `old`, whose chunks have the CRC-32C `crcs` (chunks,).
+
+        The caller adds `rows` more and finishes it. Raises as `create_array` and `ShardedWriter.begin_with` do."""
         writer = self.create_array(name, old.rows + rows, old.dtype, old.row_shape)
         writer.begin_with(old, crcs)
         return writer
 
     def write_array(
-        self, name: str, values: Array, *, shard_bytes: int = SHARD_BYTES, chunk_bytes: int = CHUNK_BYTES
+        self, name: str, values: Array, *, shard_bytes: int | None = None, chunk_bytes: int = CHUNK_BYTES
     ) -> None:
         """Writes a whole array, (rows, ...) of any dtype that can be stored."""
         self._check_open()
         check_name(name, self._writers)
-        self._write(name, values, shard_bytes, chunk_bytes)
+        self._write(name, values, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes)
 
     def complete(self, attributes: Mapping[str, Any], *, features: Iterable[str] = (), generation: int = 0) -> None:
-        """Completes the index with its checksums and metadata: from now on it can be opened at `work`, and no array can
-        be added. A second call only changes what it is given. Raises as `publish` does.
-        """
+        """Completes the index with its checksums and metadata. From now on it can be opened at `work`.
+
+        No array can be added then. A second call only changes what it is given. Raises as `publish` does."""
         features = list(features)
         self._check_entered()
         check_attributes(attributes, features)
@@ -146,9 +158,9 @@ class IndexWriter:
     def publish(self, attributes: Mapping[str, Any], *, features: Iterable[str] = (), generation: int = 0) -> None:
         """Completes the index, makes it durable and gives it its name in one step.
 
-        `attributes` is whatever JSON the caller keeps with the index; `generation` counts its changes. Raises
-        `InputError` for attributes that cannot be stored and for an array that is not finished, `ExistsError` when the
-        place has been taken meanwhile.
+        `attributes` is any JSON that the caller keeps with the index; `generation` counts its changes. Raises
+        `InputError` for attributes that cannot be stored and for an array that is not finished. Raises `ExistsError`
+        if the place was taken meanwhile.
         """
         self.complete(attributes, features=features, generation=generation)
         files.sync_dir(self.work)
@@ -156,7 +168,7 @@ class IndexWriter:
         self.published = True
 
     def _seal(self) -> tuple[dict[str, str], dict[str, Any]]:
-        """Writes the checksum arrays and the groups; returns the checksums of the former, and the metadata of all."""
+        """Writes the checksum arrays and the groups. Returns the CRC text of each array, and the metadata of all."""
         data = dict(self._writers)
         unfinished = [name for name, writer in data.items() if not writer.finished]
         if unfinished:
@@ -164,7 +176,7 @@ class IndexWriter:
         integrity = {}
         for name in sorted(data):
             checksums = data[name].checksums.astype("<u4")
-            self._write(checksum_array(name), checksums, SHARD_BYTES, CHUNK_BYTES)
+            self._write(checksum_array(name), checksums)
             integrity[name] = crc_text(checksums)
         metadata: dict[str, Any] = {name: writer.layout.metadata() for name, writer in self._writers.items()}
         groups = groups_of(metadata)
@@ -174,8 +186,8 @@ class IndexWriter:
             files.sync_dir(self.work / group)
         return integrity, metadata
 
-    def _write(self, name: str, values: Array, shard_bytes: int, chunk_bytes: int) -> None:
-        with self._create(name, len(values), values.dtype, values.shape[1:], shard_bytes, chunk_bytes) as writer:
+    def _write(self, name: str, values: Array, **layout: Any) -> None:
+        with self._create(name, len(values), values.dtype, values.shape[1:], **layout) as writer:
             writer.append(values)
             writer.finish()
 
@@ -185,8 +197,9 @@ class IndexWriter:
         rows: int,
         dtype: DTypeLike,
         row_shape: Sequence[int],
-        shard_bytes: int,
-        chunk_bytes: int,
+        *,
+        shard_bytes: int | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
         state: State | None = None,
     ) -> ShardedWriter:
         self._check_entered()
@@ -194,7 +207,13 @@ class IndexWriter:
             files.ensure_dir(self.work / group)
         path = self.work / name
         writer = ShardedWriter(
-            path, dtype, row_shape, rows=rows, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes, state=state
+            path,
+            dtype,
+            row_shape,
+            rows=rows,
+            shard_bytes=shard_bytes or self.shard_bytes,
+            chunk_bytes=chunk_bytes,
+            state=state,
         )
         self._writers[name] = writer
         return writer

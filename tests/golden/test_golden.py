@@ -59,7 +59,7 @@ def test_it_is_whole(path):
 def test_it_has_all_parts_of_the_format(golden, path):
     classic = ["centroids/ids", "centroids/graph/level1/nodes"]
     codes = ["vectors/exact", "vectors/exact_crc32c", "quantizer/origin", "quantizer/signs"]
-    arrays = ["postings/directory/chain", "vectors/ids", *(codes if golden.params.bits else classic)]
+    arrays = ["postings/directory/chain", "vectors/ids", *(codes if golden.params.code_bits else classic)]
     assert all((path / name / "zarr.json").is_file() for name in arrays)
 
 
@@ -84,7 +84,7 @@ def test_its_answers_are_right(expected):
 
 def test_codes_say_what_they_said():
     """Three bits of 90 vectors, as docs/FORMAT.md reads them."""
-    golden = next(golden for golden in MAKE.INDEXES if golden.params.bits)
+    golden = next(golden for golden in MAKE.INDEXES if golden.params.code_bits)
     text = (HERE.parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
     names = {}
     for code in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):

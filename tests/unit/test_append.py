@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,14 +13,13 @@ import numpy as np
 import pytest
 
 import spann
-from spann.building import checkpoint
-from spann.building.stages import partition
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
 from spann.store import files
 from spann.store.arrays import ShardedArray, ShardedWriter
 from spann.store.exact import PageChecksums, page_checksums
 from spann.store.reader import IndexReader
 from spann.testing import FaultyDisk, PowerCut, PowerCutDisk, clustered, exact_neighbours
+from tests import builds
 
 EVERYTHING = spann.SearchParams(max_postings=2**31, rerank=2**31, error_bound=1e6)
 BASE, QUERIES = clustered(3000, 16, 20, 1)
@@ -28,6 +29,12 @@ PARAMS = {
     "replicas": spann.BuildParams(code_bits=2, posting_size=40, max_replicas=4),
     "classic": spann.BuildParams(code_bits=0),
 }
+
+
+SIZES = replace(builds.MARKS, region_bytes=1 << 15)
+"""Marks at every chance, and many regions."""
+
+build, append = (partial(work, sizes=SIZES) for work in (builds.build, builds.append))
 
 
 class Stopped(Exception):
@@ -182,68 +189,60 @@ def test_damage_is_not_made_part_of_the_next_generation(built, content, name):
     assert content(built) == before
 
 
-@pytest.fixture
-def marks(monkeypatch):
-    """Marks at every chance, and many regions."""
-    monkeypatch.setattr(checkpoint, "MARK_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "MARK_SHARE", np.inf)
-    monkeypatch.setattr(partition, "REGION_BYTES", 1 << 15)
-
-
 @pytest.mark.parametrize("stage", ["partition", "cluster", "assign", "layout", "arrange", "write"])
-def test_interrupted_and_gone_on_with(tmp_path, content, marks, stage):
+def test_interrupted_and_gone_on_with(tmp_path, content, stage):
     for name in ("whole", "i"):
-        spann.build(BASE[:FIRST], tmp_path / name, params=PARAMS["codes"]).close()
-    spann.append(tmp_path / "whole", BASE[FIRST:]).close()
+        build(BASE[:FIRST], tmp_path / name, params=PARAMS["codes"])
+    append(tmp_path / "whole", BASE[FIRST:])
     before = content(tmp_path / "i")
     with pytest.raises(Stopped):
-        spann.append(tmp_path / "i", BASE[FIRST:], progress=stop_at(stage, 0.5))
+        append(tmp_path / "i", BASE[FIRST:], progress=stop_at(stage, 0.5))
     assert content(tmp_path / "i") == before
     seen = []
-    spann.append(tmp_path / "i", BASE[FIRST:], threads=1, progress=lambda at, *_: seen.append(at)).close()
+    append(tmp_path / "i", BASE[FIRST:], threads=1, progress=lambda at, *_: seen.append(at))
     assert content(tmp_path / "i") == content(tmp_path / "whole")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["i", "whole"]
     assert ("partition" in seen) == (stage == "partition")
 
 
-def test_another_append_is_refused_while_one_is_unfinished(built, marks):
+def test_another_append_is_refused_while_one_is_unfinished(built):
     with pytest.raises(Stopped):
-        spann.append(built, BASE[FIRST:], progress=stop_at("write"))
+        append(built, BASE[FIRST:], progress=stop_at("write"))
     with pytest.raises(
         InputError, match=r"unfinished `spann append .*` has done, whose vectors is 1000 x .* --restart"
     ):
-        spann.append(built, BASE[FIRST : FIRST + 500])
-    spann.append(built, BASE[FIRST : FIRST + 500], restart=True).close()
+        append(built, BASE[FIRST : FIRST + 500])
+    append(built, BASE[FIRST : FIRST + 500], restart=True)
     assert spann.verify(built) == []
 
 
 @pytest.mark.parametrize("kind", PARAMS)
-def test_power_cuts(tmp_path, content, marks, monkeypatch, kind):
+def test_power_cuts(tmp_path, content, monkeypatch, kind):
     base = BASE[:1200]
 
     def prepared(place: Path) -> Path:
         place.mkdir()
         monkeypatch.setattr(files, "system", PowerCutDisk(10**9))
-        spann.build(base[:800], place / "i", params=PARAMS[kind], threads=1).close()
+        build(base[:800], place / "i", params=PARAMS[kind], threads=1)
         return place / "i"
 
     path = prepared(tmp_path / "whole")
     old = content(path)
     disk = PowerCutDisk(10**9)
     monkeypatch.setattr(files, "system", disk)
-    spann.append(path, base[800:], threads=1).close()
+    append(path, base[800:], threads=1)
     new = content(path)
     for after in range(5, disk.calls, 23):
         path = prepared(tmp_path / str(after))
         cut = PowerCutDisk(after, seed=after)
         monkeypatch.setattr(files, "system", cut)
         with pytest.raises(PowerCut):
-            spann.append(path, base[800:], threads=1)
+            append(path, base[800:], threads=1)
         cut.restart()
         assert content(path) in (old, new)
         monkeypatch.setattr(files, "system", PowerCutDisk(10**9))
         if content(path) == old:
-            spann.append(path, base[800:], threads=1).close()
+            append(path, base[800:], threads=1)
         assert content(path) == new
 
 

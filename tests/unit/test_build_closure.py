@@ -7,13 +7,16 @@ import pytest
 
 import spann
 from spann._kernels import twins
-from spann.building.stages import assign
+from spann.building.sizes import Sizes
 from spann.building.stages.balance import ROUNDS, SPARE
 from spann.building.stages.layout import TAIL_CUT
 from spann.building.stages.neighborhood import _joined
+from spann.config import DEFAULT_REPLICAS
 from spann.format.postings import PAGE, Record
 from spann.store.reader import IndexReader
 from spann.testing import clustered
+from spann.types import Metric
+from tests import builds
 
 
 def memberships(decode, path):
@@ -43,7 +46,7 @@ def balanced(candidates, params, centroids):
         chosen = []
         for row, options in candidates.items():
             free = [o for n, o in enumerate(options) if n == 0 or o[1] < radius[o[0]]]
-            chosen += [(row, c, d, (c, d) != options[0]) for c, d in free[: params.replicas]]
+            chosen += [(row, c, d, (c, d) != options[0]) for c, d in free[: params.max_replicas]]
         return chosen
 
     for _ in range(ROUNDS):
@@ -74,12 +77,13 @@ def test_postings_are_what_the_closure_rule_says(tmp_path, decode, params):
     ids, owner, centroid_rows = memberships(decode, tmp_path / "i")
     members = np.setdiff1d(np.arange(len(base)), centroid_rows)
     centroids = base[centroid_rows].astype(np.float32)
+    params = params.decide("uint8", 12, Metric.L2, len(base))
     sqdist = np.square(base[members, None].astype(np.float32) - centroids).sum(axis=2)
     chosen, chosen_sqdist, counts = twins.closure(
         sqdist,
         centroids,
         near=params.closure_candidates,
-        replicas=params.replicas + SPARE,
+        replicas=params.max_replicas + SPARE,
         reach=(1 + params.epsilon1) ** 2,
         rng=params.rng_factor,
     )
@@ -120,7 +124,7 @@ def test_what_holds_of_every_index(tmp_path, decode, metric, dtype, replicas):
     for held, vectors in postings:
         np.testing.assert_array_equal(vectors, base[held.astype(np.int64)])
         assert len(np.unique(held)) == len(held), "a vector twice in one posting"
-        assert len(held) <= params.posting_bound
+        assert len(held) <= 40, "twice the size that was asked for"
     assert len(np.unique(np.stack([ids, owner]), axis=1).T) == len(ids), "a vector twice in a chain"
     assert len(np.unique(centroid_rows)) == len(centroid_rows)
     assert not np.isin(centroid_rows, ids).any(), "a representative inside a posting"
@@ -177,7 +181,7 @@ def test_the_number_of_centroids_is_what_was_asked(tmp_path):
         (spann.BuildParams(centroids=0.01), 40),
         (spann.BuildParams(centroids=0.25), 1000),
         (spann.BuildParams(posting_size=50), 80),
-        (spann.BuildParams(), spann.BuildParams().centroid_count(4000)),
+        (spann.BuildParams(), 560),
     ):
         with spann.build(base, tmp_path / "i", params=params, overwrite=True) as index:
             assert index.info()["centroids"] == pytest.approx(wanted, rel=0.02)
@@ -191,22 +195,21 @@ def test_runs_are_joined_as_far_as_they_fit():
     assert len(_joined(ends[:0], 10)) == 0
 
 
-def test_closure_finds_what_comparing_with_all_centroids_finds(tmp_path, decode, monkeypatch):
+def test_closure_finds_what_comparing_with_all_centroids_finds(tmp_path, decode):
     """Where centroids are far more than are looked at: groups of few leaves, runs of many centroids."""
-    monkeypatch.setattr(assign, "CANDIDATES", 150)
-    monkeypatch.setattr(assign, "REACHED", 400)
+    sizes = Sizes(closure_candidates=150, closure_reached=400)
     base = exact_data(20_000, 12, 5)
     params = spann.BuildParams(code_bits=0, centroids=0.05, posting_size=1000)
-    spann.build(base, tmp_path / "i", params=params).close()
+    builds.build(base, tmp_path / "i", params=params, sizes=sizes)
     ids, owner, rows = memberships(decode, tmp_path / "i")
     members = np.setdiff1d(np.arange(len(base)), rows)[::50]
     centroids = base[rows].astype(np.float32)
     sqdist = np.square(base[members, None].astype(np.float32) - centroids).sum(axis=2)
     chosen, _, counts = twins.closure(
-        sqdist, centroids, near=params.closure_candidates, replicas=params.replicas, reach=(1 + params.epsilon1) ** 2,
+        sqdist, centroids, near=params.closure_candidates, replicas=DEFAULT_REPLICAS, reach=(1 + params.epsilon1) ** 2,
         rng=params.rng_factor,
     )  # fmt: skip
     wanted = {(m, c) for i, m in enumerate(members.tolist()) for c in chosen[i, : counts[i]].tolist()}
     found = set(zip(ids.tolist(), owner.tolist(), strict=True))
-    assert len(rows) > 5 * assign.CANDIDATES
+    assert len(rows) > 5 * sizes.closure_candidates
     assert len(wanted & found) > 0.8 * len(wanted)

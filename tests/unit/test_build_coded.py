@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 import spann
 from spann._kernels import code_twins
 from spann._kernels.checksum import crc32c
-from spann.building import edges
 from spann.building.centroids import HALF_ERROR, HALF_RANGE
 from spann.building.pipeline import build_index
-from spann.building.stages import arrange, balance, partition
-from spann.building.stages import write_codes as encode
-from spann.building.stages import write_exact as write
+from spann.building.sizes import DEFAULT_SIZES, Sizes
+from spann.building.stages import arrange
 from spann.format.exact import exact_pages
 from spann.format.layout import ArrayLayout
 from spann.format.postings import PAGE, Record, posting_span
@@ -96,7 +94,7 @@ class Coded:
         return self.centroids[posting.centroid].astype(float) + s[:, None] * u @ rotation.T
 
 
-def make(path, base, metric="l2", ids=None, threads=None, **params):
+def make(path, base, metric="l2", ids=None, threads=None, sizes=DEFAULT_SIZES, **params):
     build_index(
         open_source(base),
         path,
@@ -105,6 +103,7 @@ def make(path, base, metric="l2", ids=None, threads=None, **params):
         created_by="test",
         ids=as_ids(ids),
         threads=threads,
+        sizes=sizes,
     )
     return Coded(IndexReader.open(path))
 
@@ -344,36 +343,33 @@ def test_near_vectors_share_pages(tmp_path):
 
 
 BUFFERS = [
-    (arrange, "BATCH_BYTES", 1 << 14),
-    (encode, "BATCH_BYTES", 1 << 16),
-    (encode, "GAP_BYTES", 1),
-    (encode, "GAP_BYTES", 1 << 30),
-    (encode, "READ_ROWS", 100),
-    (edges, "BUCKET_BYTES", 1 << 15),
-    (balance, "HELD", 100),
+    {"arrange_bytes": 1 << 14},
+    {"code_bytes": 1 << 16},
+    {"gap_bytes": 1},
+    {"gap_bytes": 1 << 30},
+    {"place_rows": 100},
+    {"bucket_bytes": 1 << 15},
+    {"held_edges": 100},
 ]
 
 
 @pytest.mark.parametrize("replicas", [1, 5])
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_number_of_threads_never_shows(tmp_path, content, monkeypatch, metric, replicas):
+def test_the_number_of_threads_never_shows(tmp_path, content, metric, replicas):
     base = data(3000, 20, 9, "float32")
-    monkeypatch.setattr(partition, "REGION_BYTES", 1 << 16)
-    monkeypatch.setattr(arrange, "BATCH_BYTES", 1 << 15)
-    monkeypatch.setattr(encode, "BATCH_BYTES", 1 << 17)
+    sizes, params = Sizes(region_bytes=1 << 16, arrange_bytes=1 << 15, code_bytes=1 << 17), {"max_replicas": replicas}
     for threads in (1, 2, 5):
-        make(tmp_path / f"{threads}", base, metric, threads=threads, code_bits=2, max_replicas=replicas)
+        make(tmp_path / f"{threads}", base, metric, threads=threads, sizes=sizes, code_bits=2, **params)
     assert content(tmp_path / "1") == content(tmp_path / "2") == content(tmp_path / "5")
     check(Coded(IndexReader.open(tmp_path / "1")), base, metric, replicas=replicas)
 
 
-@pytest.mark.parametrize("constant", BUFFERS, ids=lambda c: f"{c[1]}={c[2]}")
-def test_sizes_of_buffers_never_show(tmp_path, content, monkeypatch, constant):
+@pytest.mark.parametrize("sizes", BUFFERS, ids=str)
+def test_sizes_of_buffers_never_show(tmp_path, content, sizes):
     base = data(2000, 20, 10, "float32")
     params = {"code_bits": 2, "max_replicas": 4, "posting_size": 15}
     make(tmp_path / "a", base, **params)
-    monkeypatch.setattr(*constant)
-    make(tmp_path / "b", base, **params)
+    make(tmp_path / "b", base, sizes=Sizes(**sizes), **params)
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
@@ -429,7 +425,3 @@ def test_what_is_refused(tmp_path):
         make(tmp_path / "i", np.zeros((2, 32_000), np.uint8), code_bits=8, posting_size=32_000)
     assert not list(tmp_path.iterdir())
     assert make(tmp_path / "i", base, code_bits=8).about["code_bits"] == 8
-
-
-def test_write_and_encode_share_their_batches():
-    assert encode.BATCH_BYTES == write.BATCH_BYTES

@@ -7,18 +7,12 @@ import pytest
 import zarr
 
 import spann
-from spann.building import edges
-from spann.building.stages import balance, neighborhood, partition
-from spann.building.stages import write_exact as write
+from spann.building.sizes import Sizes
 from spann.testing import clustered, exact_neighbours
+from tests import builds
 
 BASE, QUERIES = clustered(4000, 12, 20, 1)
-BUFFERS = [
-    (edges, "BUCKET_BYTES", 1 << 15),
-    (edges, "BLOCK_EDGES", 1500),
-    (balance, "HELD", 100),
-    (write, "BATCH_BYTES", 1 << 15),
-]
+BUFFERS = {"bucket_bytes": 1 << 15, "block_edges": 1500, "held_edges": 100, "page_bytes": 1 << 15}
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
@@ -28,13 +22,10 @@ def test_the_number_of_threads_never_shows(tmp_path, content, metric):
     assert content(tmp_path / "1") == content(tmp_path / "2") == content(tmp_path / "3")
 
 
-def test_nor_does_it_where_every_stage_has_many_blocks(tmp_path, content, monkeypatch):
-    monkeypatch.setattr(partition, "REGION_BYTES", 1 << 15)
-    monkeypatch.setattr(edges, "BUCKET_BYTES", 1 << 15)
-    monkeypatch.setattr(neighborhood, "BLOCK_ROWS", 300)
-    monkeypatch.setattr(write, "BATCH_BYTES", 1 << 15)
+def test_nor_does_it_where_every_stage_has_many_blocks(tmp_path, content):
+    sizes = Sizes(region_bytes=1 << 15, bucket_bytes=1 << 15, neighborhood_rows=300, page_bytes=1 << 15)
     for threads in (1, 2, 5):
-        spann.build(BASE, tmp_path / f"{threads}", threads=threads).close()
+        builds.build(BASE, tmp_path / f"{threads}", threads=threads, sizes=sizes)
     assert content(tmp_path / "1") == content(tmp_path / "2") == content(tmp_path / "5")
     assert spann.verify(tmp_path / "1") == []
     with spann.open(tmp_path / "1") as index:
@@ -43,12 +34,11 @@ def test_nor_does_it_where_every_stage_has_many_blocks(tmp_path, content, monkey
     assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.ids, truth, strict=True)]) >= 0.95
 
 
-@pytest.mark.parametrize("constant", BUFFERS, ids=lambda c: c[1])
-def test_sizes_of_buffers_never_show(tmp_path, content, monkeypatch, constant):
+@pytest.mark.parametrize("name", BUFFERS)
+def test_sizes_of_buffers_never_show(tmp_path, content, name):
     params = spann.BuildParams(posting_size=5, centroids=0.1)
     spann.build(BASE, tmp_path / "a", params=params).close()
-    monkeypatch.setattr(*constant)
-    spann.build(BASE, tmp_path / "b", params=params).close()
+    builds.build(BASE, tmp_path / "b", params=params, sizes=Sizes(**{name: BUFFERS[name]}))
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 

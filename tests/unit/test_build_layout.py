@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spann.building import edges
 from spann.building.edges import EDGE, EdgeSpool, pack_edges
+from spann.building.sizes import Sizes
+from spann.building.space import Space
 from spann.building.stages import layout
 from spann.building.stages.layout import TAIL_CUT, cut, lay_out, place
-from spann.building.temporary import RecordFile
+from spann.building.workspace import Workspace
 from spann.format.postings import PAGE, Record
+from spann.types import Metric
+from spann.vectors import open_source
+from tests import builds
 
 
 @st.composite
@@ -144,7 +148,7 @@ def _fills_pages(length, primaries, record):
     return int(record.size(np.array(length + 1), np.array(primaries))) > pages * PAGE
 
 
-def test_edges_come_back_by_centroid_whatever_the_number_of_buckets(tmp_path, monkeypatch):
+def test_edges_come_back_by_centroid_whatever_the_number_of_buckets(tmp_path):
     rng = np.random.default_rng(2)
     made = np.zeros(5000, EDGE)
     made["centroid"] = rng.integers(0, 300, 5000)
@@ -153,9 +157,8 @@ def test_edges_come_back_by_centroid_whatever_the_number_of_buckets(tmp_path, mo
     made["replica"] = rng.integers(0, 8, 5000)
     found = []
     for number, size in enumerate((1 << 30, 4096)):
-        monkeypatch.setattr(edges, "BUCKET_BYTES", size)
         (tmp_path / str(number)).mkdir()
-        with EdgeSpool(tmp_path / str(number), 300, 5000) as spool:
+        with EdgeSpool(tmp_path / str(number), 300, 5000, Sizes(bucket_bytes=size)) as spool:
             for start in range(0, 5000, 700):
                 spool.append(made[start : start + 700])
             parts, reached = [], 0
@@ -173,13 +176,18 @@ def test_edges_come_back_by_centroid_whatever_the_number_of_buckets(tmp_path, mo
         np.testing.assert_array_equal(np.sort(everything, order=["row"]), np.sort(made, order=["row"]))
     directories, kept = [], []
     for number, size in enumerate((1 << 30, 4096)):
-        monkeypatch.setattr(edges, "BUCKET_BYTES", size)
-        work = tmp_path / f"laid-out-{number}"
-        work.mkdir()
-        with EdgeSpool(work, 300, 5000) as spool, RecordFile(work / "rows", np.dtype(np.int64)) as rows:
+        sizes = Sizes(bucket_bytes=size, shard_bytes=64 * PAGE)
+        source = open_source(np.zeros((5000, 128), np.uint8))
+        job = builds.job(source, Space(Metric.L2, 128, 0.0, np.zeros(128, np.float32)), sizes=sizes, posting_size=20)
+        assert job.record == Record(0, 132, 132)
+        with (
+            Workspace(tmp_path / f"laid-out-{number}", created_by="test", sizes=sizes) as work,
+            EdgeSpool(work.temporary, 300, 5000, sizes) as spool,
+        ):
             spool.append(made)
-            directories.append(lay_out(spool, 40, Record(0, 132, 132), 64, rows, lambda done, total: None))
-            kept.append(rows.read(0, rows.count))
+            laid = lay_out(job, work, spool)
+            directories.append(laid.directory)
+            kept.append(laid.kept.read(0, laid.kept.count))
     for name in ("page", "offset", "length", "primaries", "owner"):
         np.testing.assert_array_equal(*(getattr(directory, name) for directory in directories))
     np.testing.assert_array_equal(*kept)

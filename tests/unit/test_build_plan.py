@@ -11,8 +11,8 @@ import pytest
 
 import spann
 from spann.building import plan
-from spann.building.stages import partition
-from spann.building.stages.partition import Partition
+from spann.building.sizes import Sizes
+from spann.building.stages.partition import Partition, partition
 from spann.building.stages.scan import scan
 from spann.config import parse_size
 from spann.errors import InputError
@@ -20,6 +20,7 @@ from spann.store import files
 from spann.testing import clustered
 from spann.types import Metric
 from spann.vectors import ArraySource, open_source
+from tests import builds
 
 BASE, QUERIES = clustered(30_000, 32, 50, 1)
 
@@ -138,10 +139,8 @@ def test_sizes_as_text():
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 @pytest.mark.parametrize("levels", [1, 2])
-def test_partition_keeps_every_vector_once(tmp_path, monkeypatch, dtype, levels):
-    monkeypatch.setattr(partition, "REGION_BYTES", 4 * 32 * 300)
-    if levels == 2:
-        monkeypatch.setattr(partition, "FANOUT", 16)
+def test_partition_keeps_every_vector_once(tmp_path, dtype, levels):
+    sizes = Sizes(region_bytes=4 * 32 * 300, region_fanout=1024 if levels == 1 else 16)
     base = clustered(10_000, 32, 0, 3, dtype=dtype)[0]
     base[2000:5000] = base[0]  # copies cannot be told apart, and are cut by position
     source = open_source(base)
@@ -151,8 +150,9 @@ def test_partition_keeps_every_vector_once(tmp_path, monkeypatch, dtype, levels)
         place = tmp_path / str(threads)
         place.mkdir()
         seen = []
+        job = builds.job(source, space, threads=threads, sizes=sizes, seed=7, report=lambda *a, to=seen: to.append(a))
         with Partition(place, "regions", source) as out:
-            ends = partition.partition(source, space, out, 7, threads, lambda *a, to=seen: to.append(a))
+            ends = partition(job, out)
             rows = out.rows(0, source.count)
             np.testing.assert_array_equal(out.read(0, source.count), base[rows])
             picked = np.array([9999, 0, 17, 17])
@@ -161,10 +161,10 @@ def test_partition_keeps_every_vector_once(tmp_path, monkeypatch, dtype, levels)
         assert sorted(p.name for p in place.iterdir()) == ["regions-rows", "regions-vectors"]
         assert seen[-1] == ("partition", *seen[-1][2:], seen[-1][2])
         np.testing.assert_array_equal(np.sort(rows), np.arange(source.count))
-        sizes = np.diff(ends, prepend=0)
+        rows_of = np.diff(ends, prepend=0)
         assert ends[-1] == source.count
-        assert sizes.min() > 0
-        assert sizes.max() <= 600
+        assert rows_of.min() > 0
+        assert rows_of.max() <= 600
         within = [np.square(part - part.mean(axis=0)).sum() for part in np.split(base[rows].astype(float), ends[:-1])]
         assert sum(within) < 0.8 * np.square(base.astype(float) - base.mean(axis=0)).sum()
         results.append((rows, ends))

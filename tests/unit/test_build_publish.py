@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 import spann
-from spann.building import edges, pipeline
 from spann.building.edges import EDGE
 from spann.building.pipeline import build_index
+from spann.building.sizes import Sizes
 from spann.building.stages import graph
 from spann.errors import CorruptionError, ExistsError, InputError, MissingError, StorageError
 from spann.store import files
 from spann.testing import clustered
 from spann.types import Metric
 from spann.vectors import open_source
+from tests import builds
 
 BASE, QUERIES = clustered(1500, 8, 10, 1)
 OTHER = clustered(400, 8, 0, 2)[0]
@@ -162,28 +163,27 @@ def test_a_build_that_is_stopped_leaves_the_old_index(old, content, stage, error
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StorageError])
 def test_a_build_that_is_stopped_does_not_wait_for_the_graph(tmp_path, monkeypatch, error):
     """The real graph build, slowed down to 15 s, under way when the assignment beside it is stopped."""
-    under_way, steps = threading.Event(), []
+    under_way, steps, build_graph = threading.Event(), [], graph.build_graph
 
-    def slow_graph(read, count, dim, seed, progress):
+    def slow_graph(job, centroids, progress):
         def slow(done, total):
             steps.append((done, total))
             under_way.set()
             time.sleep(0.3)
             progress(done, total)
 
-        return graph.build_graph(read, count, dim, seed, slow)
+        return build_graph(job, centroids, slow)
 
     def stop(at, done, total):
         if at == "assign":
             assert under_way.wait(60)
             raise error("stopped")
 
-    monkeypatch.setattr(graph, "BLOCK", 4)
-    monkeypatch.setattr(pipeline, "build_graph", slow_graph)
+    monkeypatch.setattr(graph, "build_graph", slow_graph)
     running, were_open, blas = threading.active_count(), open_files(), faiss.omp_get_max_threads()
     began = time.perf_counter()
     with pytest.raises(error, match="stopped"):
-        spann.build(BASE, tmp_path / "i", progress=stop, threads=2)
+        builds.build(BASE, tmp_path / "i", progress=stop, threads=2, sizes=Sizes(graph_block=4))
     assert time.perf_counter() - began < 7
     assert steps[0][1] > 200, "too few centroids to take 15 s"
     assert len(steps) < 20, "the graph went on"
@@ -231,17 +231,15 @@ def test_a_full_disk_at_any_write(tmp_path, faulty, content, name, after, overwr
     ],
 )
 @pytest.mark.parametrize("what", ["candidates", "edges-0", "edges-2", "kept", "tree-vectors", "regions-rows"])
-def test_faults_of_the_files_a_build_works_with(
-    tmp_path, monkeypatch, spoilt, content, what, how, error, match, threads, overwrite
-):
+def test_faults_of_the_files_a_build_works_with(tmp_path, spoilt, content, what, how, error, match, threads, overwrite):
     """What comes back short is an error too: otherwise edges would be dropped."""
     if overwrite:
         spann.build(OTHER, tmp_path / "i").close()
     before, were_open = content(tmp_path), open_files()
-    monkeypatch.setattr(edges, "BUCKET_BYTES", len(BASE) * 8 * EDGE.itemsize // 4)
+    sizes = Sizes(bucket_bytes=len(BASE) * 8 * EDGE.itemsize // 4)
     disk = spoilt(what, how)
     with pytest.raises(error, match=f"/{what}: {match}") as caught:
-        spann.build(BASE, tmp_path / "i", overwrite=overwrite, threads=threads)
+        builds.build(BASE, tmp_path / "i", overwrite=overwrite, threads=threads, sizes=sizes)
     assert disk.met
     assert str(caught.value).count("cannot ") == (how != "short")
     assert "\n" not in str(caught.value)

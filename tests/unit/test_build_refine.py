@@ -7,9 +7,11 @@ import pytest
 
 import spann
 from spann.building import pipeline
+from spann.building.sizes import DEFAULT_SIZES, Sizes
 from spann.building.stages import neighborhood, refine
 from spann.store.reader import IndexReader
 from spann.testing import clustered, exact_neighbours
+from tests import builds
 
 
 def cells_of(path, count):
@@ -36,20 +38,20 @@ def working(x, metric):
     return x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x
 
 
-def build(path, base, metric="l2", **params):
+def build(path, base, metric="l2", sizes=DEFAULT_SIZES, threads=None, **params):
     params = spann.BuildParams(**{"code_bits": 2, "posting_size": 50, "calibration_queries": 0} | params)
-    spann.build(base, path, metric=metric, params=params).close()
+    builds.build(base, path, metric=metric, params=params, sizes=sizes, threads=threads)
     return IndexReader.open(path).read("centroids/vectors")
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
-def test_vectors_are_where_the_nearest_centroid_was(tmp_path, monkeypatch, metric):
+def test_vectors_are_where_the_nearest_centroid_was(tmp_path, metric):
     """All cells are compared here, so after many passes hardly a vector is nearer to another centroid than its own."""
     base, _ = clustered(4000, 24, 30, 5, np.float32)
     share = {}
     for passes in (1, 2, 12):
-        monkeypatch.setattr(refine, "CANDIDATES", (1024,) * passes)
-        centroids = build(tmp_path / f"{passes}", base, metric).astype(np.float64)
+        sizes = Sizes(refine_candidates=(1024,) * passes)
+        centroids = build(tmp_path / f"{passes}", base, metric, sizes).astype(np.float64)
         x, cell = working(base, metric), cells_of(tmp_path / f"{passes}", len(base))
         sqdist = np.square(x[:, None] - centroids).sum(axis=2)
         share[passes] = np.mean(np.argmin(sqdist, axis=1) == cell)
@@ -59,15 +61,14 @@ def test_vectors_are_where_the_nearest_centroid_was(tmp_path, monkeypatch, metri
     assert share[12] > 0.97
 
 
-def test_cells_are_tighter_than_leaves_and_found_sooner(tmp_path, monkeypatch):
+def test_cells_are_tighter_than_leaves_and_found_sooner(tmp_path):
     """With one candidate, a vector goes where the mean of its group is: to its leaf."""
     base, queries = clustered(20_000, 32, 200, 3, np.float32)
     truth = exact_neighbours(base, queries, 10)[0]
     spread, recall = [], []
-    for candidates in ((1, 1), (16, 16), refine.CANDIDATES):
-        monkeypatch.setattr(refine, "CANDIDATES", candidates)
+    for candidates in ((1, 1), (16, 16), DEFAULT_SIZES.refine_candidates):
         path = tmp_path / f"{candidates[0]}"
-        centroids = build(path, base)
+        centroids = build(path, base, sizes=Sizes(refine_candidates=candidates))
         spread.append(np.square(base - centroids[cells_of(path, len(base))].astype(np.float32)).sum(axis=1).mean())
         with spann.open(path) as index:
             found = index.search(queries, 10, spann.SearchParams(max_postings=8, epsilon2=10.0)).ids
@@ -89,16 +90,15 @@ def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
     """It stays where it was, with an empty posting, and searches that meet it find the same as without."""
     nearest, before = refine._nearest, []
 
-    def rob(space, clusters, *rest):
+    def rob(job, clusters, *rest):
         before.append(clusters.centroids.vectors[3])
-        for found in nearest(space, clusters, *rest):
+        for found in nearest(job, clusters, *rest):
             found["centroid"][found["centroid"] == 3] = 2
             yield found
 
     base, queries = clustered(3000, 16, 50, 4, np.float32)
     monkeypatch.setattr(refine, "_nearest", rob)
-    monkeypatch.setattr(refine, "CANDIDATES", (1024,))
-    build(tmp_path / "i", base)
+    build(tmp_path / "i", base, sizes=Sizes(refine_candidates=(1024,)))
     built = IndexReader.open(tmp_path / "i")
     np.testing.assert_array_equal(built.read("centroids/vectors")[3], before[0])
     assert (built.read("postings/directory/length") == 0).sum() == 1
@@ -108,17 +108,13 @@ def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found, exact_neighbours(base, queries, 10)[0])
 
 
-def test_whatever_the_threads_and_blocks(tmp_path, content, monkeypatch):
+def test_whatever_the_threads_and_blocks(tmp_path, content):
     """Threads do not show in the bytes; and a group's candidates come from a gathering that is large enough."""
     base, _ = clustered(8000, 16, 1, 6, np.uint8)
     build(tmp_path / "a", base)
-    spann.build(
-        base, tmp_path / "b", threads=3,
-        params=spann.BuildParams(code_bits=2, posting_size=50, calibration_queries=0),
-    ).close()  # fmt: skip
+    build(tmp_path / "b", base, threads=3)
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    monkeypatch.setattr(neighborhood, "BLOCK_ROWS", 256)
-    build(tmp_path / "c", base)
+    build(tmp_path / "c", base, sizes=Sizes(neighborhood_rows=256))
     assert content(tmp_path / "a") == content(tmp_path / "c"), "all centroids are candidates here"
 
 
@@ -126,10 +122,10 @@ def test_means_leave_out_those_that_the_calibration_asks_for(tmp_path, monkeypat
     base, _ = clustered(3000, 16, 1, 7, np.float32)
     refined, means = pipeline.refine, []
 
-    def every_other(space, clusters, nearest, averaged, held, *rest):
+    def every_other(job, work, clusters, held):
         assert len(held) == 500
-        found, cells = refined(space, clusters, nearest, averaged, np.arange(0, len(base), 2), *rest)
-        x, cell = space.map(clusters.vectors.read(0, len(base)))[1::2], cells.read(0, len(base))[1::2]
+        found, cells = refined(job, work, clusters, np.arange(0, len(base), 2))
+        x, cell = job.space.map(clusters.vectors.read(0, len(base)))[1::2], cells.read(0, len(base))[1::2]
         for number in np.unique(cell):
             means.append((x[cell == number].mean(axis=0), found.centroids.working(slice(number, number + 1))[0]))
         return found, cells

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,12 @@ import pytest
 import spann
 from spann.building import checkpoint
 from spann.building.checkpoint import Checkpoint, open_checkpoint
-from spann.building.stages import arrange, neighborhood, partition, refine
-from spann.building.stages import truth as answers
-from spann.building.stages import write_codes as encode
-from spann.building.stages import write_exact as write
+from spann.building.stages import refine
 from spann.building.temporary import RecordFile
 from spann.errors import CorruptionError, InputError, StorageError
 from spann.store import files
 from spann.testing import FaultyDisk, PowerCut, PowerCutDisk, ShortDisk, clustered
+from tests import builds
 
 BASE, QUERIES = clustered(6000, 16, 10, 1)
 PARAMS = {
@@ -37,38 +37,19 @@ PARAMS = {
 }
 ROOT = Path(__file__).parents[2]
 
+build = partial(builds.build, sizes=builds.MANY)
+
 CHILD = """
 import sys, numpy as np, spann
-from spann.building import checkpoint
-from spann.building.stages import arrange, neighborhood, partition
-from spann.building.stages import write_codes as encode
-from spann.building.stages import write_exact as write
-checkpoint.MARK_SECONDS, checkpoint.MARK_SHARE = 0.0, np.inf
-partition.REGION_BYTES = 1 << 15
-neighborhood.BLOCK_ROWS = 512
-arrange.BATCH_BYTES = write.BATCH_BYTES = 1 << 14
-encode.BATCH_BYTES = 1 << 17
+from tests.builds import MANY, build
 base, index, bits, replicas = sys.argv[1:]
 params = spann.BuildParams(code_bits=int(bits), max_replicas=int(replicas))
-spann.build(np.load(base), index, params=params, threads=2).close()
+build(np.load(base), index, params=params, threads=2, sizes=MANY)
 """
 
 
 class Stopped(Exception):
     pass
-
-
-@pytest.fixture
-def marks(monkeypatch):
-    """Marks at every chance, many regions and batches."""
-    monkeypatch.setattr(checkpoint, "MARK_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "MARK_SHARE", np.inf)
-    monkeypatch.setattr(partition, "REGION_BYTES", 1 << 15)
-    monkeypatch.setattr(neighborhood, "BLOCK_ROWS", 512)
-    monkeypatch.setattr(arrange, "BATCH_BYTES", 1 << 14)
-    monkeypatch.setattr(write, "BATCH_BYTES", 1 << 14)
-    monkeypatch.setattr(encode, "BATCH_BYTES", 1 << 17)
-    monkeypatch.setattr(answers, "PART_ROWS", 1000)
 
 
 def stop_at(stage, share, seen=None):
@@ -88,17 +69,17 @@ def stop_at(stage, share, seen=None):
      ("refine", 0.5), ("refine", 0.8), ("refine", 1), ("assign", 0.5), ("assign", 1), ("graph", 1), ("layout", 1),
      ("arrange", 0.5), ("write", 0.5), ("write", 1)],
 )  # fmt: skip
-def test_same_bytes_wherever_it_stopped(tmp_path, content, marks, kind, stage, share):
+def test_same_bytes_wherever_it_stopped(tmp_path, content, kind, stage, share):
     if (stage == "arrange" and kind == "classic") or (stage == "refine" and kind != "codes"):
         share, stage = 0.1, "write"
-    spann.build(BASE, tmp_path / "whole", params=PARAMS[kind]).close()
+    build(BASE, tmp_path / "whole", params=PARAMS[kind])
     with pytest.raises(Stopped) as caught:
-        spann.build(BASE, tmp_path / "i", params=PARAMS[kind], progress=stop_at(stage, share), threads=2)
+        build(BASE, tmp_path / "i", params=PARAMS[kind], progress=stop_at(stage, share), threads=2)
     kept = stage not in ("scan", "partition")
     assert (tmp_path / "i.building").exists() == kept
     assert len(getattr(caught.value, "__notes__", [])) == kept
     seen = []
-    spann.build(BASE, tmp_path / "i", params=PARAMS[kind], progress=lambda at, *_: seen.append(at), threads=1).close()
+    build(BASE, tmp_path / "i", params=PARAMS[kind], progress=lambda at, *_: seen.append(at), threads=1)
     assert content(tmp_path / "i") == content(tmp_path / "whole")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["i", "whole"]
     assert ("partition" in seen) == (not kept)
@@ -108,45 +89,45 @@ def test_same_bytes_wherever_it_stopped(tmp_path, content, marks, kind, stage, s
         assert "graph" not in seen
 
 
-def test_stopped_again_and_again(tmp_path, content, marks):
-    spann.build(BASE, tmp_path / "whole", params=PARAMS["replicas"]).close()
+def test_stopped_again_and_again(tmp_path, content):
+    build(BASE, tmp_path / "whole", params=PARAMS["replicas"])
     stops = [("cluster", 0.1), ("cluster", 0.4), ("cluster", 0.8), ("assign", 0.2), ("assign", 0.7), ("arrange", 0.4),
              ("arrange", 0.8), ("write", 0.3), ("write", 0.6), ("write", 1)]  # fmt: skip
     for stage, share in stops:
         with pytest.raises(Stopped):
-            spann.build(BASE, tmp_path / "i", params=PARAMS["replicas"], progress=stop_at(stage, share))
-    spann.build(BASE, tmp_path / "i", params=PARAMS["replicas"]).close()
+            build(BASE, tmp_path / "i", params=PARAMS["replicas"], progress=stop_at(stage, share))
+    build(BASE, tmp_path / "i", params=PARAMS["replicas"])
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize("stage", ["cluster", "refine", "arrange", "write"])
-def test_work_is_not_done_again(tmp_path, marks, kind, stage):
+def test_work_is_not_done_again(tmp_path, kind, stage):
     if stage == "arrange" and kind == "classic":
         pytest.skip("vectors in postings are not arranged")
     if stage == "refine" and kind != "codes":
         pytest.skip("representatives are not refined")
     done = []
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=PARAMS[kind], progress=stop_at(stage, 0.7))
-    spann.build(
+        build(BASE, tmp_path / "i", params=PARAMS[kind], progress=stop_at(stage, 0.7))
+    build(
         BASE, tmp_path / "i", params=PARAMS[kind],
         progress=lambda at, n, total: done.append((at, n / total)),
-    ).close()  # fmt: skip
+    )  # fmt: skip
     assert min(share for at, share in done if at == stage) > 0.6
     assert stage != "write" or "arrange" not in dict(done)
 
 
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize("stage", ["truth", "calibrate"])
-def test_the_truth_is_kept(tmp_path, content, marks, kind, stage):
+def test_the_truth_is_kept(tmp_path, content, kind, stage):
     """Part by part: it is stopped in the fourth of six."""
     params = PARAMS[kind].with_(calibration_queries=100)
-    spann.build(BASE, tmp_path / "whole", params=params).close()
+    build(BASE, tmp_path / "whole", params=params)
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=params, progress=stop_at(stage, 0.6))
+        build(BASE, tmp_path / "i", params=params, progress=stop_at(stage, 0.6))
     seen = []
-    spann.build(BASE, tmp_path / "i", params=params, progress=lambda at, *done: seen.append((at, *done))).close()
+    build(BASE, tmp_path / "i", params=params, progress=lambda at, *done: seen.append((at, *done)))
     stages = {at for at, *_ in seen}
     assert ("truth" in stages) == (stage == "truth")
     if stage == "truth":
@@ -155,35 +136,34 @@ def test_the_truth_is_kept(tmp_path, content, marks, kind, stage):
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
-def test_parts_of_other_bounds_are_found_again(tmp_path, content, marks, monkeypatch):
+def test_parts_of_other_bounds_are_found_again(tmp_path, content):
     params = PARAMS["codes"].with_(calibration_queries=100)
-    spann.build(BASE, tmp_path / "whole", params=params).close()
+    build(BASE, tmp_path / "whole", params=params)
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=params, progress=stop_at("truth", 0.6))
-    monkeypatch.setattr(answers, "PART_ROWS", 1500)
-    seen = []
-    spann.build(BASE, tmp_path / "i", params=params, progress=lambda at, *done: seen.append((at, *done))).close()
+        build(BASE, tmp_path / "i", params=params, progress=stop_at("truth", 0.6))
+    seen, sizes = [], replace(builds.MANY, truth_rows=1500)
+    build(BASE, tmp_path / "i", params=params, progress=lambda at, *done: seen.append((at, *done)), sizes=sizes)
     assert next(done for at, done, _ in seen if at == "truth") <= 1500
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
 def test_a_mark_is_first_due_after_assignment(tmp_path, content, monkeypatch):
     """What was done before is then marked too."""
-    spann.build(BASE, tmp_path / "whole", params=PARAMS["replicas"]).close()
-    seen = set()
+    build(BASE, tmp_path / "whole", params=PARAMS["replicas"])
+    seen, clock, sizes = set(), [0.0], replace(builds.MANY, mark_seconds=1.0)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
 
     def progress(at, done, total):
         seen.add(at)
-        if at == "balance":
-            monkeypatch.setattr(checkpoint, "MARK_SECONDS", 0.0)
-            monkeypatch.setattr(checkpoint, "MARK_SHARE", np.inf)
+        if at == "layout":
+            clock[0] += 1.0
         if at == "write":
             raise Stopped
 
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["replicas"], progress=progress, threads=1)
+        build(BASE, tmp_path / "i", params=PARAMS["replicas"], progress=progress, threads=1, sizes=sizes)
     assert (tmp_path / "i.building" / "temporary" / checkpoint.FILE).exists()
-    spann.build(BASE, tmp_path / "i", params=PARAMS["replicas"]).close()
+    build(BASE, tmp_path / "i", params=PARAMS["replicas"])
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
@@ -207,19 +187,19 @@ def test_marks_of_a_slow_disk_are_rare(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", ["scan", "cluster"])
-def test_stopping_the_second_time_keeps_what_the_first_did(tmp_path, marks, stage):
+def test_stopping_the_second_time_keeps_what_the_first_did(tmp_path, stage):
     for at, share in (("cluster", 0.5), (stage, 0.0)):
         with pytest.raises(Stopped):
-            spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(at, share))
+            build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(at, share))
     seen = []
-    spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=lambda at, *_: seen.append(at)).close()
+    build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=lambda at, *_: seen.append(at))
     assert "partition" not in seen
 
 
 @pytest.fixture
-def unfinished(tmp_path, marks):
+def unfinished(tmp_path):
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("cluster", 0.5))
+        build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("cluster", 0.5))
     return tmp_path / "i"
 
 
@@ -236,9 +216,9 @@ def test_another_build_is_refused(unfinished, content, change):
     name = {"params": "seed"}.get(change, change)
     before = content(unfinished.with_name("i.building"))
     with pytest.raises(InputError, match=f"unfinished `spann build .*` has done, whose {name} is .* --restart"):
-        spann.build(path=unfinished, **arguments)
+        build(path=unfinished, **arguments)
     assert content(unfinished.with_name("i.building")) == before
-    spann.build(path=unfinished, restart=True, **arguments).close()
+    build(path=unfinished, restart=True, **arguments)
     assert spann.verify(unfinished) == []
     assert [p.name for p in unfinished.parent.iterdir()] == ["i"]
 
@@ -250,46 +230,46 @@ def test_damaged_temporary_files_are_found(unfinished, name):
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptionError, match=f"{name}: its first .* are not those that were written"):
-        spann.build(BASE, unfinished, params=PARAMS["codes"])
+        build(BASE, unfinished, params=PARAMS["codes"])
     path.write_bytes(data[: len(data) // 3])
     with pytest.raises(CorruptionError, match=f"{name}: .* bytes long, expected at least"):
-        spann.build(BASE, unfinished, params=PARAMS["codes"])
-    spann.build(BASE, unfinished, params=PARAMS["codes"], restart=True).close()
+        build(BASE, unfinished, params=PARAMS["codes"])
+    build(BASE, unfinished, params=PARAMS["codes"], restart=True)
     assert spann.verify(unfinished) == []
 
 
-def test_a_damaged_graph_is_found(tmp_path, marks):
+def test_a_damaged_graph_is_found(tmp_path):
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("write", 0.1))
+        build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("write", 0.1))
     path = tmp_path / "i.building" / "temporary" / "graph"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptionError, match=r"graph: its first .* are not those that were written"):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"])
+        build(BASE, tmp_path / "i", params=PARAMS["codes"])
 
 
 @pytest.mark.parametrize(("array", "stage"), [("vectors/exact", "arrange"), ("postings/pages", "write")])
-def test_damaged_arrays_are_found(tmp_path, marks, array, stage):
+def test_damaged_arrays_are_found(tmp_path, array, stage):
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(stage, 0.5))
+        build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(stage, 0.5))
     path = tmp_path / "i.building" / array / "c" / "0" / "0"
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptionError, match=f"{array}: its first .* rows are not those that were written"):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"])
+        build(BASE, tmp_path / "i", params=PARAMS["codes"])
     path.write_bytes(data[: len(data) // 3])
     with pytest.raises(CorruptionError, match=r"c/0/0: .* bytes long, expected at least"):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"])
-    spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], restart=True).close()
+        build(BASE, tmp_path / "i", params=PARAMS["codes"])
+    build(BASE, tmp_path / "i", params=PARAMS["codes"], restart=True)
     assert spann.verify(tmp_path / "i") == []
     assert [p.name for p in tmp_path.iterdir()] == ["i"]
 
 
 def test_what_a_power_cut_leaves(unfinished, content):
     """Unsynced data are gone or torn: files longer than the marks say with anything in them, a torn last mark."""
-    spann.build(BASE, unfinished.with_name("whole"), params=PARAMS["codes"]).close()
+    build(BASE, unfinished.with_name("whole"), params=PARAMS["codes"])
     place = unfinished.with_name("i.building") / "temporary"
     marks = (place / checkpoint.FILE).read_bytes()
     for name in ("tree-vectors", "tree-rows", "leaves", "means"):
@@ -297,18 +277,18 @@ def test_what_a_power_cut_leaves(unfinished, content):
             file.write(os.urandom(12_345))
     (place / checkpoint.FILE).write_bytes(marks + b'01234567 {"stage": "clu')
     (place / "edges-0").write_bytes(b"left over")
-    spann.build(BASE, unfinished, params=PARAMS["codes"]).close()
+    build(BASE, unfinished, params=PARAMS["codes"])
     assert content(unfinished) == content(unfinished.with_name("whole"))
 
 
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize("part", range(4))
-def test_power_cuts_everywhere(tmp_path, content, marks, monkeypatch, kind, part):
+def test_power_cuts_everywhere(tmp_path, content, monkeypatch, kind, part):
     """At every 24th call that changes the disk: what is left goes on, or begins anew, and ends with the same bytes."""
     base = BASE[:2500]
     disk = PowerCutDisk(10**9)
     monkeypatch.setattr(files, "system", disk)
-    spann.build(base, tmp_path / "whole", params=PARAMS[kind], threads=1).close()
+    build(base, tmp_path / "whole", params=PARAMS[kind], threads=1)
     expected, went_on = content(tmp_path / "whole"), 0
     for after in range(6 * part, disk.calls, 24):
         place = tmp_path / str(after)
@@ -316,52 +296,52 @@ def test_power_cuts_everywhere(tmp_path, content, marks, monkeypatch, kind, part
         disk = PowerCutDisk(after, seed=after)
         monkeypatch.setattr(files, "system", disk)
         with pytest.raises(PowerCut):
-            spann.build(base, place / "i", params=PARAMS[kind], threads=1)
+            build(base, place / "i", params=PARAMS[kind], threads=1)
         disk.restart()
         monkeypatch.setattr(files, "system", PowerCutDisk(10**9))
         went_on += (place / "i.building" / "temporary" / checkpoint.FILE).exists()
         if not (place / "i").exists():
-            spann.build(base, place / "i", params=PARAMS[kind], threads=1).close()
+            build(base, place / "i", params=PARAMS[kind], threads=1)
         assert content(place / "i") == expected
         shutil.rmtree(place)
     assert went_on > 3
 
 
 @pytest.mark.parametrize("kind", PARAMS)
-def test_reads_and_writes_cut_short(tmp_path, content, marks, monkeypatch, kind):
-    spann.build(BASE[:2500], tmp_path / "whole", params=PARAMS[kind], threads=1).close()
+def test_reads_and_writes_cut_short(tmp_path, content, monkeypatch, kind):
+    build(BASE[:2500], tmp_path / "whole", params=PARAMS[kind], threads=1)
     monkeypatch.setattr(files, "system", ShortDisk(1237))
     with pytest.raises(Stopped):
-        spann.build(BASE[:2500], tmp_path / "i", params=PARAMS[kind], progress=stop_at("cluster", 0.5), threads=2)
-    spann.build(BASE[:2500], tmp_path / "i", params=PARAMS[kind], threads=2).close()
+        build(BASE[:2500], tmp_path / "i", params=PARAMS[kind], progress=stop_at("cluster", 0.5), threads=2)
+    build(BASE[:2500], tmp_path / "i", params=PARAMS[kind], threads=2)
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize(("name", "code"), [("pwrite", errno.ENOSPC), ("preadv", errno.EIO), ("fsync", errno.EIO)])
-def test_a_failing_disk_and_then_a_sound_one(tmp_path, content, marks, monkeypatch, kind, name, code):
+def test_a_failing_disk_and_then_a_sound_one(tmp_path, content, monkeypatch, kind, name, code):
     base = BASE[:2500]
-    spann.build(base, tmp_path / "whole", params=PARAMS[kind], threads=1).close()
+    build(base, tmp_path / "whole", params=PARAMS[kind], threads=1)
     sound, went_on = files.system, 0
     for after in range(0, 200, 17):
         disk = FaultyDisk(name, after, code)
         monkeypatch.setattr(files, "system", disk)
         with contextlib.suppress(StorageError):
-            spann.build(base, tmp_path / "i", params=PARAMS[kind], threads=1).close()
+            build(base, tmp_path / "i", params=PARAMS[kind], threads=1)
         assert disk.failed or (tmp_path / "i").exists()
         went_on += (tmp_path / "i.building").exists()
         monkeypatch.setattr(files, "system", sound)
         if (tmp_path / "i").exists():
             break
     if not (tmp_path / "i").exists():
-        spann.build(base, tmp_path / "i", params=PARAMS[kind], threads=1).close()
+        build(base, tmp_path / "i", params=PARAMS[kind], threads=1)
     assert content(tmp_path / "i") == content(tmp_path / "whole")
     assert went_on > 0
 
 
-def test_the_checkpoint_ends_at_its_first_bad_line(tmp_path, marks):
+def test_the_checkpoint_ends_at_its_first_bad_line(tmp_path):
     about = {"what": 1}
-    one = Checkpoint(tmp_path, about)
+    one = Checkpoint(tmp_path, about, sizes=builds.MARKS)
     for number in range(3):
         one.reached("a", lambda number=number: {"number": number})
     text = (tmp_path / checkpoint.FILE).read_bytes()
@@ -424,22 +404,22 @@ def test_killed_at_random_times(tmp_path, content, bits, replicas):
 
 
 @pytest.mark.parametrize(("stage", "share", "passes"), [("refine", 0.3, 2), ("refine", 0.8, 1), ("assign", 0.5, 0)])
-def test_means_of_cells_are_kept(tmp_path, content, marks, monkeypatch, stage, share, passes):
-    spann.build(BASE, tmp_path / "whole", params=PARAMS["codes"]).close()
+def test_means_of_cells_are_kept(tmp_path, content, monkeypatch, stage, share, passes):
+    build(BASE, tmp_path / "whole", params=PARAMS["codes"])
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(stage, share))
+        build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(stage, share))
     means, made = refine._means, []
     monkeypatch.setattr(refine, "_means", lambda *about: made.append(means(*about)) or made[-1])
-    spann.build(BASE, tmp_path / "i", params=PARAMS["codes"]).close()
+    build(BASE, tmp_path / "i", params=PARAMS["codes"])
     assert len(made) == passes
     assert content(tmp_path / "i") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("removing", ["what a finished build leaves", "what is not gone on with"])
-def test_killed_while_files_are_removed(tmp_path, content, marks, removing):
+def test_killed_while_files_are_removed(tmp_path, content, removing):
     """No checkpoint may outlive the files that it speaks of."""
     with pytest.raises(Stopped):
-        spann.build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("refine", 0.8))
+        build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("refine", 0.8))
     np.save(tmp_path / "base.npy", BASE)
     if removing == "what a finished build leaves":
         die = (
@@ -460,8 +440,8 @@ def test_killed_while_files_are_removed(tmp_path, content, marks, removing):
     if (tmp_path / "i").exists():
         assert spann.verify(tmp_path / "i") == []
         shutil.rmtree(tmp_path / "i")
-    spann.build(BASE, tmp_path / "i", params=PARAMS["codes"]).close()
-    spann.build(BASE, tmp_path / "whole", params=PARAMS["codes"]).close()
+    build(BASE, tmp_path / "i", params=PARAMS["codes"])
+    build(BASE, tmp_path / "whole", params=PARAMS["codes"])
     assert content(tmp_path / "i") == content(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base.npy", "i", "whole"]
 
@@ -470,9 +450,9 @@ def test_the_command_names_what_is_kept_and_goes_on(tmp_path):
     np.save(tmp_path / "base.npy", BASE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (
-        "import sys; from spann.building import checkpoint; from spann.building.stages import partition; "
-        "checkpoint.MARK_SECONDS = 0.0; "
-        "partition.REGION_BYTES = 1 << 15; from spann.cli import main; main()"
+        "import functools; import spann.index; from tests.builds import MANY; "
+        "spann.index.build_index = functools.partial(spann.index.build_index, sizes=MANY); "
+        "from spann.cli import main; main()"
     )
     build = [sys.executable, "-c", script, "build", "base.npy", "i", "--code-bits", "2", "--progress", "json"]
     with subprocess.Popen(build, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:

@@ -271,19 +271,23 @@ def test_appended_vectors_keep_the_calibration(tmp_path, data):
         assert recall(index.search(queries, 10, target_recall=0.95).ids, truth) > 0.93
 
 
+def truth_of(source, queries, rows, metric, directory, **more):
+    given = {"threads": 2, "temporary": directory, "checkpoint": None, "progress": lambda *_: None}
+    return answers.answers(source, queries, rows, Metric.parse(metric), **given | more)
+
+
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip", "hamming"])
-def test_answers_come_from_all_parts_of_the_collection(tmp_path, monkeypatch, metric, own):
+def test_answers_come_from_all_parts_of_the_collection(tmp_path, metric, own):
     base, queries = clustered(3000, 16, 300, 5, np.float32)
     base[1000:1100] = base[:100]  # equal distances in several parts
     if metric == "hamming":
         base, queries = base > 0, queries > 0
     source, rows = for_metric(open_source(base), Metric.parse(metric)), np.arange(0, 2700, 9)
     asked = source.take(rows) if own else queries
-    monkeypatch.setattr(answers, "PART_ROWS", 400)
     seen = []
-    found = answers.answers(
-        source, asked, rows if own else None, Metric.parse(metric), 2, tmp_path, None, lambda *at: seen.append(at)
+    found = truth_of(
+        source, asked, rows if own else None, metric, tmp_path, progress=lambda *at: seen.append(at), part_rows=400
     )
     assert seen[-1] == ("truth", 3000, 3000)
     every = len(np.unique(asked, axis=0)) if own else 300
@@ -314,9 +318,7 @@ def test_copies_are_asked_for_once_and_are_not_their_own_neighbours(tmp_path):
         source = open_source(base * scale)
         directory = tmp_path / metric
         directory.mkdir()
-        found = answers.answers(
-            source, source.take(rows), rows, Metric.parse(metric), 1, directory, None, lambda *at: None
-        )
+        found = truth_of(source, source.take(rows), rows, metric, directory)
         assert len(found.chosen) == 300
         if metric != "ip":
             np.testing.assert_array_equal(
@@ -336,7 +338,7 @@ def test_copies_are_asked_for_once_and_are_not_their_own_neighbours(tmp_path):
 def test_where_all_are_copies_they_are_asked_as_they_are(tmp_path):
     base = np.repeat(np.eye(4, 8, dtype=np.float32), 1000, axis=0)
     rows = np.arange(0, 4000, 8)
-    found = answers.answers(open_source(base), base[rows], rows, Metric.L2, 1, tmp_path, None, lambda *at: None)
+    found = truth_of(open_source(base), base[rows], rows, "l2", tmp_path)
     np.testing.assert_array_equal(found.own, rows[:, None])
     assert (found.kth[100] == 0).all()
 

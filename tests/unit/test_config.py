@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from spann import config
 from spann.config import CODE_BITS, MAX_BEAM, BuildParams, SearchParams, load_toml
 from spann.errors import InputError, MissingError
 from spann.format.kinds import CodedPostings, ExactPostings
@@ -106,7 +107,7 @@ def test_parameters_do_not_change():
     ],
 )
 def test_centroids_for_a_collection(given, count, expected):
-    assert BuildParams(**given).centroid_count(count) == expected
+    assert BuildParams(code_bits=0, **given).decide("uint8", 8, Metric.L2, count).centroids == expected
 
 
 @pytest.mark.parametrize(
@@ -135,22 +136,43 @@ def test_centroids_for_a_collection(given, count, expected):
     ],
 )
 def test_what_is_left_open_is_decided_from_the_vectors(given, dtype, dim, metric, expected):
-    made = BuildParams(seed=3, **given).resolved(dtype, dim, Metric(metric))
+    decision = BuildParams(seed=3, **given).decide(dtype, dim, Metric(metric), 10**6)
+    bits, size, share, replicas = expected
+    assert (decision.code_bits, decision.posting_size, decision.max_replicas) == (bits, size, replicas)
+    assert decision.seed == 3
+    assert decision.centroids == round(10**6 / size if share is None else share * 10**6)
+    assert all(value is not None for value in dataclasses.asdict(decision).values())
+    made = decision.recorded
     assert (made.code_bits, made.posting_size, made.centroids, made.max_replicas, made.seed) == (*expected, 3)
-    assert (made.bits, made.replicas) == (made.code_bits, made.max_replicas)
-    assert made.resolved(dtype, dim, Metric(metric)) == made
+    assert made.decide(dtype, dim, Metric(metric), 10**6) == decision
+
+
+def test_parameters_that_are_not_decided_answer_with_no_default():
+    wish = BuildParams(code_bits=2)
+    assert [wish.max_replicas, wish.directions, wish.posting_size, wish.calibration_queries] == [None] * 4
+    assert not {"replicas", "bits", "shaped", "means", "posting_bound"} & set(dir(wish))
+
+
+@pytest.mark.parametrize(("count", "queries"), [(100, 2000), (10**6, 2000), (4 * 10**6, 1000), (10**9, 200)])
+def test_large_collections_are_calibrated_with_fewer_queries(monkeypatch, count, queries):
+    monkeypatch.setattr(config, "DEFAULT_CALIBRATION", 2000)
+    monkeypatch.setattr(config, "FEWEST_CALIBRATION", 200)
+    assert BuildParams().decide("uint8", 128, Metric.L2, count).calibration_queries == queries
+    assert BuildParams(calibration_queries=7).decide("uint8", 128, Metric.L2, count).calibration_queries == 7
 
 
 def test_bits_that_codes_can_have():
-    assert [BuildParams(code_bits=bits).bits for bits in CODE_BITS] == list(CODE_BITS) == [0, 1, 2, 3, 4, 8]
+    assert [BuildParams(code_bits=bits).code_bits for bits in CODE_BITS] == list(CODE_BITS) == [0, 1, 2, 3, 4, 8]
     for bits in (5, 6, 7):
         with pytest.raises(InputError, match=f"code_bits is {bits}; it must be one of 0, 1, 2, 3, 4, 8"):
             BuildParams(code_bits=bits)
 
 
 def test_the_bound_is_twice_the_size_and_fits_the_format():
-    assert BuildParams(posting_size=50).posting_bound == 100
-    assert BuildParams(posting_size=field(BuildParams, "posting_size").metadata["high"]).posting_bound < 2**16
+    largest = field(BuildParams, "posting_size").metadata["high"]
+    for size in (50, largest):
+        decision = BuildParams(posting_size=size).decide("uint8", 128, Metric.L2, 10**6)
+        assert decision.posting_bound == 2 * size < 2**16
 
 
 @pytest.mark.parametrize("max_postings", [1, 64, 1000, MAX_BEAM // 3, MAX_BEAM // 2, MAX_BEAM, 2**31])

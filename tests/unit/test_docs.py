@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import spann
+from spann.building.sizes import DEFAULT_SIZES, Sizes
 
 ROOT = Path(__file__).parents[2]
 KINDS = (spann.BuildParams, spann.SearchParams)
@@ -47,7 +48,7 @@ def test_default_range_unit_and_reason(name):
 def constants():
     """(module, name, value as written) of every line of the table of constants."""
     text = (ROOT / "docs" / "PARAMETERS.md").read_text(encoding="utf-8")
-    return re.findall(r"^\| `([\w.]+)\.([A-Z_]+)` \| `([^`]+)` \|", text, re.MULTILINE)
+    return re.findall(r"^\| `([\w.]+)\.(\w+)` \| `([^`]+)` \|", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("module", "name", "value"), constants(), ids=lambda part: part)
@@ -62,11 +63,16 @@ def test_constants_are_what_the_table_says(module, name, value):
 
 
 def _constant(module, name):
+    if module == "building.sizes.Sizes":
+        return getattr(DEFAULT_SIZES, name)
     return getattr(importlib.import_module(f"spann.{module}"), name)
 
 
 def test_every_constant_of_the_build_is_in_the_table():
     listed = {f"{module}.{name}" for module, name, _ in constants()}
+    assert {name for module, name, _ in constants() if module.endswith("Sizes")} == {
+        field.name for field in dataclasses.fields(Sizes)
+    }
     packages = [ROOT / "spann" / name for name in ("building", "changing")]
     files = sorted(file for package in packages for file in package.rglob("*.py"))
     assert files

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 
 import spann
-from spann.building import checkpoint
 from spann.errors import ExistsError, InputError, MissingError, RepeatWarning, SpannError, StorageError
 from spann.store import files, publishing
 from spann.store.places import Directory, without_links
@@ -18,10 +18,14 @@ from spann.store.reader import IndexReader
 from spann.store.writer import IndexWriter
 from spann.testing import clustered, die_at
 from spann.vectors import write_results
+from tests import builds
 
 BASE, QUERIES = clustered(900, 8, 10, 1)
 PARAMS = spann.BuildParams(code_bits=2, posting_size=30)
 SUFFIXES = (publishing.BUILDING, publishing.DISCARDED, publishing.REPLACED)
+
+
+build, append, tune = (partial(work, sizes=builds.MARKS) for work in (builds.build, builds.append, builds.tune))
 
 
 def names(path):
@@ -44,12 +48,6 @@ def stop_at(stage):
 def built(tmp_path):
     spann.build(BASE[:600], tmp_path / "i", params=PARAMS).close()
     return tmp_path / "i"
-
-
-@pytest.fixture
-def marks(monkeypatch):
-    monkeypatch.setattr(checkpoint, "MARK_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "MARK_SHARE", np.inf)
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -264,11 +262,11 @@ def test_what_was_built_is_not_built_again(built, content):
 
 @pytest.mark.parametrize("how", ["build", "append", "tune"])
 @pytest.mark.parametrize("first", ["build", "append", "tune"])
-def test_no_command_gives_up_what_another_left_unfinished(built, content, marks, first, how):
+def test_no_command_gives_up_what_another_left_unfinished(built, content, first, how):
     calls = {
-        "build": lambda **more: spann.build(BASE[:800], built, params=PARAMS, overwrite=True, **more),
-        "append": lambda **more: spann.append(built, BASE[600:], **more),
-        "tune": lambda **more: spann.calibrate(built, QUERIES.repeat(20, axis=0), base=None, **more),
+        "build": lambda **more: build(BASE[:800], built, params=PARAMS, overwrite=True, **more),
+        "append": lambda **more: append(built, BASE[600:], **more),
+        "tune": lambda **more: tune(built, QUERIES.repeat(20, axis=0), **more),
     }
     with pytest.raises(Stopped):
         calls[first](progress=stop_at("calibrate" if first == "tune" else "write"))
@@ -278,26 +276,26 @@ def test_no_command_gives_up_what_another_left_unfinished(built, content, marks,
         with pytest.raises(InputError, match=f"unfinished `spann {first} .*with the same command.*--restart"):
             calls[how]()
         assert content(built.with_name("i.building")) == left
-        calls[how](restart=True).close()
+        calls[how](restart=True)
     else:
-        calls[how]().close()
+        calls[how]()
     assert spann.verify(built) == []
     assert names(built.parent) == ["i"]
 
 
-def test_what_is_complete_but_not_published_is_gone_on_with(built, content, marks, monkeypatch):
+def test_what_is_complete_but_not_published_is_gone_on_with(built, content, monkeypatch):
     def stop(self):
         raise Stopped
 
     with monkeypatch.context() as patch:
         patch.setattr(publishing.Publication, "_swap", stop)
         with pytest.raises(Stopped):
-            spann.append(built, BASE[600:])
+            append(built, BASE[600:])
     assert names(built.parent) == ["i", "i.building", "i.building.lock", "i.discarded"]
     with pytest.raises(InputError, match="unfinished `spann append"):
-        spann.calibrate(built, count=200)
+        tune(built, count=200)
     seen = []
-    spann.append(built, BASE[600:], progress=lambda at, *_: seen.append(at)).close()
+    append(built, BASE[600:], progress=lambda at, *_: seen.append(at))
     assert "cluster" not in seen
     assert names(built.parent) == ["i"]
     assert IndexReader.open(built).attributes["count"] == 900

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import spann
-from spann.building import pipeline
+from spann.building.sizes import Sizes
 from spann.errors import CorruptionError, InputError
-from spann.store.writer import IndexWriter
 from spann.testing import clustered, exact_neighbours
 from spann.types import MAX_K
+from tests import builds
 
 EVERYTHING = spann.SearchParams(max_postings=2**31)
 BASE, QUERIES = clustered(6000, 24, 100, 1)
@@ -204,11 +204,10 @@ def test_many_threads_search_one_index(built):
 
 @pytest.mark.parametrize("io", ["buffered", "direct"])
 @pytest.mark.parametrize("bits", [0, 2])
-def test_an_index_of_many_shards(tmp_path, monkeypatch, check_neighbours, io, bits):
+def test_an_index_of_many_shards(tmp_path, check_neighbours, io, bits):
     shard = 32 * 4096
-    monkeypatch.setattr(pipeline, "SHARD_BYTES", shard)
-    monkeypatch.setitem(IndexWriter.create_array.__kwdefaults__, "shard_bytes", shard)
-    spann.build(BASE, tmp_path / "i", params=spann.BuildParams(code_bits=bits, max_replicas=8)).close()
+    params = spann.BuildParams(code_bits=bits, max_replicas=8)
+    builds.build(BASE, tmp_path / "i", params=params, sizes=Sizes(shard_bytes=shard))
     for name in ("postings/pages", *(["vectors/exact"] if bits else [])):
         assert len(list((tmp_path / "i" / name / "c").glob("*/0"))) > 1, name
     assert spann.verify(tmp_path / "i") == []

@@ -9,6 +9,7 @@ join what is up to 3 pages apart, otherwise on 44 in 23.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -16,39 +17,64 @@ from numpy.typing import NDArray
 
 from spann._kernels import postings as kernels
 from spann.building.checkpoint import Batches
-from spann.building.parallel import ordered_map
-from spann.building.space import Space
-from spann.building.stages.layout import Directory
+from spann.building.job import Job
+from spann.building.stages.layout import Directory, Laid
 from spann.building.stages.partition import Partition
 from spann.building.temporary import RecordFile
-from spann.elements import pack
+from spann.building.workspace import Workspace
+from spann.elements import pack, stored_dtype, stored_width
 from spann.format.layout import ArrayLayout
 from spann.format.postings import PAGE
-from spann.store.arrays import ShardedWriter
+from spann.store.arrays import ShardedArray, ShardedWriter
 from spann.store.exact import PageChecksums
-from spann.types import Array, Progress
+from spann.types import Array
 
-BATCH_BYTES = 16 << 20
-"""Vectors of the postings that one thread arranges at a time, with their working copies."""
+NAME = "vectors/exact"
+"""The array with the exact store."""
 
 
-def arrange(
-    source: Partition,
-    space: Space,
-    directory: Directory,
-    kept: RecordFile,
-    arranged: RecordFile,
-    writer: ShardedWriter,
-    checksums: PageChecksums,
-    batches: Batches,
-    threads: int,
-    progress: Progress,
-) -> None:
-    """Appends all vectors to `writer` and tells `checksums` of them; `arranged` gets their positions (int64); goes on
-    after those of the `batches` that are done.
+@dataclass(frozen=True)
+class ExactStore:
+    """The exact store under way, from its first new row on.
 
-    `kept` holds the entries of all postings, primaries first in each.
+    - ``writer`` takes the vectors, ``checksums`` the CRC-32C of their pages.
+    - ``positions`` (int64) has the position in tree order of each new row.
+    - ``batches`` counts what is done.
     """
+
+    writer: ShardedWriter
+    checksums: PageChecksums
+    positions: RecordFile
+    batches: Batches
+
+    @property
+    def array(self) -> ShardedArray:
+        """The rows so far, to be read."""
+        return ShardedArray(self.writer.path, self.writer.layout)
+
+
+def exact_store(job: Job, work: Workspace) -> ExactStore:
+    """The exact store of a build, with the rows that an earlier process has marked."""
+    source, checkpoint = job.source, work.checkpoint
+    writer = work.writer.create_array(
+        NAME,
+        source.count,
+        stored_dtype(source.element),
+        (stored_width(source.element, source.dim),),
+        state=checkpoint.part("arrange", "array"),
+    )
+    checksums = PageChecksums(writer.layout)
+    checksums.read(ShardedArray(writer.path, writer.layout), 0, writer.rows)
+    positions = work.records("arranged", np.int64, state=checkpoint.part("arrange", "rows"))
+    batches = Batches(
+        checkpoint, "arrange", lambda: {"array": work.writer.array_state(NAME), "rows": positions.state()}
+    )
+    return ExactStore(writer, checksums, positions, batches)
+
+
+def arrange(job: Job, work: Workspace, source: Partition, laid: Laid, store: ExactStore) -> None:
+    """Appends all vectors of `source` to `store`, and completes it. Resumes after the batches that are done."""
+    directory, kept, writer = laid.directory, laid.kept, store.writer
     entry_end = np.cumsum(directory.length, dtype=np.int64)
     first_row = directory.first_row
 
@@ -62,21 +88,23 @@ def arrange(
         vectors = source.take(rows)
         start = int(first_row[first])
         bounds = _page_starts(writer.layout, start, start + len(rows)) - start
-        order = kernels.arrange(space.plain(vectors), primaries, bounds)
+        order = kernels.arrange(job.space.plain(vectors), primaries, bounds)
         return rows[order], pack(vectors[order], source.element)
 
-    for rows, vectors in ordered_map(one, islice(_batches(directory, source, entry_end), batches.done, None), threads):
-        arranged.append(rows)
+    entries = max(1, job.sizes.arrange_bytes // (source.row_bytes + 4 * source.dim))
+    for rows, vectors in job.map(one, islice(_batches(directory, entries, entry_end), store.batches.done, None)):
+        store.positions.append(rows)
         writer.append(vectors)
-        checksums.update(vectors)
-        batches.add()
-        progress("arrange", arranged.count, source.count)
-    batches.end()
+        store.checksums.update(vectors)
+        store.batches.add()
+        job.report("arrange", store.positions.count, source.count)
+    store.batches.end()
+    writer.finish()
+    work.writer.write_array("vectors/exact_crc32c", store.checksums.values)
 
 
-def _batches(directory: Directory, source: Partition, entry_end: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Runs of postings (first, last exclusive) of about `BATCH_BYTES`."""
-    entries = max(1, BATCH_BYTES // (source.row_bytes + 4 * source.dim))
+def _batches(directory: Directory, entries: int, entry_end: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Runs of postings (first, last exclusive) with about so many entries."""
     first, total = 0, len(directory.length)
     while first < total:
         before = int(entry_end[first]) - int(directory.length[first])

@@ -8,46 +8,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import clustering
-from spann.building.checkpoint import Checkpoint, Mark
+from spann.building.checkpoint import Mark
 from spann.building.edges import EDGE, Candidates, EdgeSpool, pack_edges
-from spann.building.parallel import ordered_map
-from spann.building.space import Space
-from spann.building.stages.balance import SPARE
+from spann.building.job import Job
+from spann.building.stages.balance import SPARE, balance
 from spann.building.stages.clusters import Clusters
 from spann.building.stages.neighborhood import Neighborhoods
 from spann.building.stages.refine import Cells
-from spann.config import BuildParams
-from spann.types import Array, Progress
-
-CANDIDATES = 4000
-"""Centroids that the closures of a group of vectors are chosen from. On 1M SIFT with 160 k centroids they hold 91 % of
-each vector's true nearest 128; taking whole neighbouring runs instead would need 10000."""
-
-REACHED = 10_000
-"""Centroids of the runs nearest to a group, out of which it picks its candidates (neighborhood.py)."""
+from spann.building.workspace import Workspace
+from spann.types import Array
 
 BLOCK_CELLS = 1 << 16
-"""Of vectors whose edges are made at a time."""
+"""Vectors of cells whose edges are made at a time."""
 
 Floats = NDArray[np.float32]
 
 
-def assign_cells(cells: Cells, spool: EdgeSpool, progress: Progress) -> None:
+def assign(job: Job, work: Workspace, clusters: Clusters, cells: Cells | None) -> EdgeSpool:
+    """The edges from all vectors to the centroids whose postings they join: the stages "assign" and "balance"."""
+    spool = edge_spool(job, work, clusters)
+    if cells is not None:
+        assign_cells(job, cells, spool)
+    elif job.decision.max_replicas == 1:
+        assign_leaves(job, clusters, spool)
+    else:
+        state = work.checkpoint.part("assign", "candidates")
+        candidates = work.hold(Candidates(work.temporary, state, job.sizes))
+        assign_closure(job, work, clusters, candidates)
+        balance(job, candidates, len(clusters.centroids), spool)
+    return spool
+
+
+def edge_spool(job: Job, work: Workspace, clusters: Clusters) -> EdgeSpool:
+    """An empty spool with room for all edges of the job."""
+    edges = job.source.count * job.decision.max_replicas
+    return work.hold(EdgeSpool(work.temporary, len(clusters.centroids), edges, job.sizes))
+
+
+def assign_cells(job: Job, cells: Cells, spool: EdgeSpool) -> None:
     """Sends to `spool` one edge a vector, to the centroid of its cell: postings without replicas, around means."""
     for start in range(0, cells.count, BLOCK_CELLS):
         rows = np.arange(start, min(start + BLOCK_CELLS, cells.count))
         centroid = cells.read(start, start + len(rows))
         sqdist = cells.sqdist(start, start + len(rows))
         spool.append(pack_edges(centroid, sqdist, rows, np.zeros(len(rows), np.uint8)))
-        progress("assign", start + len(rows), cells.count)
+        job.report("assign", start + len(rows), cells.count)
 
 
-def assign_leaves(space: Space, clusters: Clusters, spool: EdgeSpool, threads: int, progress: Progress) -> None:
+def assign_leaves(job: Job, clusters: Clusters, spool: EdgeSpool) -> None:
     """Sends to `spool` one edge a vector, to the representative of its leaf: postings of vectors without replicas.
 
     Leaves have balanced sizes; the cells of nearest centroids have not. Representatives have no edges.
     """
-    vectors = clusters.vectors
+    vectors, space = clusters.vectors, job.space
     block = max(1, (8 << 20) // (4 * space.dim))
     representative = clusters.centroids.rows
     assert representative is not None
@@ -62,60 +75,51 @@ def assign_leaves(space: Space, clusters: Clusters, spool: EdgeSpool, threads: i
         return len(rows), pack_edges(centroid[member], sqdist, rows[member], np.zeros(len(sqdist), np.uint8))
 
     done = 0
-    for count, edges in ordered_map(one, range(0, vectors.count, block), threads):
+    for count, edges in job.map(one, range(0, vectors.count, block)):
         spool.append(edges)
         done += count
-        progress("assign", done, vectors.count)
+        job.report("assign", done, vectors.count)
 
 
-def assign_closure(
-    space: Space,
-    clusters: Clusters,
-    params: BuildParams,
-    candidates: Candidates,
-    threads: int,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> None:
-    """Sends to `candidates` the edges of each vector's closure, `SPARE` more than it may keep; goes on after those that
-    the checkpoint says are there.
+def assign_closure(job: Job, work: Workspace, clusters: Clusters, candidates: Candidates) -> None:
+    """Sends to `candidates` the edges of each vector's closure, `SPARE` more than it may keep. Resumes after the edges
+    that the checkpoint names.
 
-    Representatives have no edges where they are found as centroids; elsewhere they mostly have one, to their own.
+    Representatives have no edges where they are found as centroids. Elsewhere they mostly have one, to their own.
     """
-    work = _Closure(space, clusters, params, params.replicas + SPARE)
+    closure, checkpoint = _Closure(job, clusters, job.decision.max_replicas + SPARE), work.checkpoint
     before = checkpoint.of("assign") or {"blocks": 0, "rows": 0}
     blocks, done = before["blocks"], before["rows"]
 
     def mark() -> Mark:
         return {"blocks": blocks, "rows": done, "candidates": candidates.state()}
 
-    for count, edges in ordered_map(work.block, islice(work.blocks(), blocks, None), threads):
+    for count, edges in job.map(closure.block, islice(closure.blocks(), blocks, None)):
         candidates.append(edges)
         blocks, done = blocks + 1, done + count
         checkpoint.reached("assign", mark)
-        progress("assign", done, clusters.vectors.count)
+        job.report("assign", done, clusters.vectors.count)
     checkpoint.completed("assign", mark)
 
 
-def assign_nearest(
-    space: Space, clusters: Clusters, params: BuildParams, spool: EdgeSpool, threads: int, progress: Progress
-) -> None:
-    """Sends to `spool` the edges of each vector's closure, where nothing is to be balanced: vectors that are added to
-    centroids which have postings already."""
-    work = _Closure(space, clusters, params, params.replicas)
-    done = 0
-    for count, edges in ordered_map(work.block, work.blocks(), threads):
+def assign_nearest(job: Job, work: Workspace, clusters: Clusters) -> EdgeSpool:
+    """The edges of each vector's closure, for vectors that are added to centroids which have postings already."""
+    spool = edge_spool(job, work, clusters)
+    closure, done = _Closure(job, clusters, job.decision.max_replicas), 0
+    for count, edges in job.map(closure.block, closure.blocks()):
         spool.append(edges)
         done += count
-        progress("assign", done, clusters.vectors.count)
+        job.report("assign", done, clusters.vectors.count)
+    return spool
 
 
 class _Closure:
     """Closures of the vectors of one block after the other, of at most `edges` centroids each."""
 
-    def __init__(self, space: Space, clusters: Clusters, params: BuildParams, edges: int) -> None:
-        self.dim, self.params, self.edges = space.dim, params, edges
-        self.near = Neighborhoods(space, clusters, candidates=CANDIDATES, reached=REACHED)
+    def __init__(self, job: Job, clusters: Clusters, edges: int) -> None:
+        self.dim, self.decision, self.edges = job.space.dim, job.decision, edges
+        sizes = job.sizes
+        self.near = Neighborhoods(job, clusters, candidates=sizes.closure_candidates, reached=sizes.closure_reached)
         self.blocks = self.near.blocks
         self.centroids = clusters.centroids
 
@@ -140,14 +144,14 @@ class _Closure:
         return found
 
     def _close(self, x: Floats, rows: NDArray[np.int64], centroids: NDArray[np.int64], lifted: Floats) -> Array:
-        params = self.params
+        decision = self.decision
         chosen, sqdist, counts = clustering.closure(
             x @ lifted.T,
             lifted[:, : self.dim],
-            near=params.closure_candidates,
+            near=decision.closure_candidates,
             replicas=self.edges,
-            reach=(1 + params.epsilon1) ** 2,
-            rng=params.rng_factor,
+            reach=(1 + decision.epsilon1) ** 2,
+            rng=decision.rng_factor,
         )
         replica = np.broadcast_to(np.arange(self.edges, dtype=np.uint8), chosen.shape)
         valid = replica < counts[:, None]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.building.edges import Candidates, EdgeSpool
-from spann.types import Array, Progress
+from spann.building.job import Job
+from spann.types import Array
 
 ROUNDS = 2
 """Times that radii are found. What moves in the second fills some postings; a third changed recall by under 0.0005."""
@@ -20,26 +21,22 @@ ROUNDS = 2
 SPARE = 3
 """Candidates beyond `max_replicas` that closure keeps for each vector."""
 
-HELD = 4_000_000
-"""Edges of full postings that are sorted at a time."""
 
-
-def balance(
-    candidates: Candidates, centroids: int, max_replicas: int, bound: int, spool: EdgeSpool, progress: Progress
-) -> None:
+def balance(job: Job, candidates: Candidates, centroids: int, spool: EdgeSpool) -> None:
     """Sends the edges of all vectors to `spool`: each vector's primary and, of its candidates within the radii, the
     nearest, `max_replicas` in all. Postings end up at most slightly over `bound`, by replicas."""
-    radius = np.full(centroids, np.inf, np.float32)
+    radius, max_replicas = np.full(centroids, np.inf, np.float32), job.decision.max_replicas
     for turn in range(ROUNDS):
-        _tighten(candidates, radius, max_replicas, bound)
-        progress("balance", turn + 1, ROUNDS + 1)
+        _tighten(job, candidates, radius)
+        job.report("balance", turn + 1, ROUNDS + 1)
     for block in candidates.blocks():
         spool.append(_selected(block, radius, max_replicas))
-    progress("balance", ROUNDS + 1, ROUNDS + 1)
+    job.report("balance", ROUNDS + 1, ROUNDS + 1)
 
 
-def _tighten(candidates: Candidates, radius: NDArray[np.float32], max_replicas: int, bound: int) -> None:
-    """Lowers the radius of every posting that would be over `bound`."""
+def _tighten(job: Job, candidates: Candidates, radius: NDArray[np.float32]) -> None:
+    """Lowers the radius of every posting that would be over its bound."""
+    max_replicas, bound = job.decision.max_replicas, job.decision.posting_bound
     load = np.zeros(len(radius), np.int64)
     for block in candidates.blocks():
         load += np.bincount(_selected(block, radius, max_replicas)["centroid"], minlength=len(radius))
@@ -50,7 +47,7 @@ def _tighten(candidates: Candidates, radius: NDArray[np.float32], max_replicas: 
     start = 0
     while start < len(full):
         before = int(end[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(end, before + HELD, side="right")))
+        stop = max(start + 1, int(np.searchsorted(end, before + job.sizes.held_edges, side="right")))
         part = full[start:stop]
         lowered[part] = _distance_of(candidates, radius, max_replicas, part, bound)
         start = stop

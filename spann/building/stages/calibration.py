@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.building.checkpoint import Checkpoint
-from spann.building.stages.truth import SAME, answers
+from spann.building.stages.truth import SAME, Answers
 from spann.measuring.calibration import FEW, MOST, Asked, calibrate
 from spann.search import Engine
-from spann.store.places import Where
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource, sample_rows
@@ -34,8 +33,15 @@ APPENDED = 2.0
 IdsOf = Callable[[NDArray[np.int64]], Array]
 """Ids of rows."""
 
-Own = tuple[NDArray[np.int64], IdsOf]
-"""Of queries that are vectors of the collection: their rows, and what tells ids of rows."""
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries of a calibration. If they are vectors of the collection, `rows` says which, and `ids_of` has the ids of
+    rows."""
+
+    vectors: Array
+    rows: NDArray[np.int64] | None = None
+    ids_of: IdsOf | None = None
 
 
 def own_rows(count: int, queries: int) -> NDArray[np.int64]:
@@ -43,60 +49,45 @@ def own_rows(count: int, queries: int) -> NDArray[np.int64]:
     return sample_rows(count, min(queries, count), SEED)
 
 
-def calibrate_with_own(
-    path: Path,
-    vectors: VectorSource,
-    ids_of: Callable[[NDArray[np.int64]], Array],
-    queries: int,
-    threads: int,
-    memory_budget: int | str,
-    temporary: Where,
-    progress: Progress,
-    checkpoint: Checkpoint | None = None,
-) -> dict[str, Any] | None:
-    """Calibrates the index at `path` with `queries` of its own vectors: `vectors` has all of them, in any order, and
-    `ids_of` tells the ids of its rows. `memory_budget` is that of the search. JSON for the attribute `calibration`;
-    None where there are too few vectors. The truth is kept in `temporary` and the `checkpoint`."""
-    rows = own_rows(vectors.count, queries)
+def own_queries(vectors: VectorSource, ids_of: IdsOf, count: int) -> Queries:
+    """Up to `count` of the `vectors`, all of the collection in any order; `ids_of` has the ids of its rows."""
+    rows = own_rows(vectors.count, count)
     # The first of them serve every k, and rows that follow each other may be neighbours.
     rows = rows[np.random.Generator(np.random.PCG64(SEED)).permutation(len(rows))]
-    queried = vectors.take(rows)
-    return calibrate_index(
-        path, vectors, queried, (rows, ids_of), threads, memory_budget, temporary, progress, checkpoint
-    )
+    return Queries(vectors.take(rows), rows, ids_of)
 
 
 def calibrate_index(
     path: Path,
     vectors: VectorSource,
-    queries: Array,
-    own: Own | None,
+    queries: Queries,
+    known: Answers,
+    *,
     threads: int,
     memory_budget: int | str,
-    temporary: Where,
     progress: Progress,
-    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any] | None:
-    """`own`: the rows of `vectors` that the queries are, where they are from there, and what tells ids of rows."""
-    reader = IndexReader.open(path)
-    metric = Metric.parse(reader.attributes["metric"])
-    own_rows = None if own is None else own[0]
-    known = answers(vectors, queries, own_rows, metric, threads, temporary, checkpoint, progress)
+    """Calibrates the index at `path`, which has the `vectors`, with `queries` and their `known` neighbours.
+
+    `memory_budget` is that of the search. Returns JSON for the attribute `calibration`, or None if there are too few
+    vectors."""
     if not known.kth:
         return None
-    queries = queries[known.chosen]
-    own_ids = None if own is None else _ids_of(known.own, own[1])
+    reader = IndexReader.open(path)
+    metric = Metric.parse(reader.attributes["metric"])
+    asked = queries.vectors[known.chosen]
+    own_ids = None if queries.ids_of is None else _ids_of(known.own, queries.ids_of)
     engine = Engine(reader, memory_budget=memory_budget)
     try:
-        reach = Reach(engine, queries[:FEW])
+        reach = Reach(engine, asked[:FEW])
         unlike = 0.0
-        if own is None:
+        if own_ids is None:
             some = vectors.take(sample_rows(vectors.count, min(COMPARED, vectors.count), SEED))
             unlike = _difference(reach.nearest, Reach(engine, some).nearest)
         found = calibrate(
             lambda q, k, params: engine.search(q, k, params, threads=threads, order="query"),
             Asked(
-                queries,
+                asked,
                 known.kth,
                 own=own_ids,
                 largest_first=metric is Metric.IP,

@@ -16,16 +16,13 @@ from numpy.typing import NDArray
 
 from spann._kernels import clustering
 from spann.building.centroids import around, represent
-from spann.building.checkpoint import Checkpoint, Mark
-from spann.building.parallel import ordered_map
-from spann.building.space import Space
+from spann.building.checkpoint import Mark
+from spann.building.job import Job
 from spann.building.stages.clusters import GROUP_ROWS, Clusters
-from spann.building.stages.partition import Partition, mix
+from spann.building.stages.partition import Partition, mix, partition
 from spann.building.temporary import RecordFile
-from spann.config import BuildParams
-from spann.store.places import Where
-from spann.types import Array, Progress
-from spann.vectors import VectorSource
+from spann.building.workspace import Workspace
+from spann.types import Array
 
 ITERATIONS = 8
 """Lloyd iterations of a split. 16 lower the mean sqdist by under 1 %."""
@@ -47,17 +44,17 @@ LEAF = np.dtype([("end", "<i8"), ("representative", "<i8"), ("group", "<i8")])
 
 
 class TreeFiles:
-    """Temporary files of the collection in tree order and of its leaves: region by region, as far as these are done."""
+    """Temporary files of the vectors in tree order and of their leaves, region by region, as far as these are done."""
 
-    def __init__(self, directory: Where, source: VectorSource, space: Space, state: Mark | None) -> None:
-        known = state or {}
+    def __init__(self, job: Job, work: Workspace) -> None:
+        directory, known = work.temporary, work.checkpoint.of("cluster") or {}
         self.regions, self.groups = known.get("regions", 0), known.get("groups", 0)
         self.complete = bool(known.get("complete", False))
         with ExitStack() as undo:
-            self.vectors = undo.enter_context(Partition(directory, "tree", source, known.get("tree")))
+            self.vectors = undo.enter_context(Partition(directory, "tree", job.source, known.get("tree")))
             self.leaves = undo.enter_context(RecordFile(directory / "leaves", LEAF, (), known.get("leaves")))
             self.means = undo.enter_context(
-                RecordFile(directory / "means", np.dtype(np.float32), (space.dim,), known.get("means"))
+                RecordFile(directory / "means", np.dtype(np.float32), (job.space.dim,), known.get("means"))
             )
             self._closing = undo.pop_all()
 
@@ -91,21 +88,24 @@ class TreeFiles:
         self._closing.close()
 
 
-def cluster(
-    regions: Partition,
-    region_end: NDArray[np.int64],
-    tree: TreeFiles,
-    space: Space,
-    params: BuildParams,
-    threads: int,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> None:
-    """Clusters all vectors of `regions` around as many of them as `params` say, into `tree`; goes on after what is
-    there."""
-    seed, count = params.seed, regions.count
-    centroids = params.centroid_count(count)
-    slack = LEAF_SLACK if params.replicas == 1 else CENTROID_SLACK
+def grow_tree(job: Job, work: Workspace) -> TreeFiles:
+    """Brings all vectors into tree order: the stages "partition" and "cluster"."""
+    tree = work.hold(TreeFiles(job, work))
+    if not tree.complete:
+        known = work.checkpoint.of("partition")
+        with Partition(work.temporary, "regions", job.source, known) as regions:
+            ends = np.array(known["ends"]) if known else partition(job, regions)
+            work.checkpoint.completed("partition", lambda: {**regions.state(), "ends": ends.tolist()})
+            cluster(job, work, regions, ends, tree)
+            regions.remove()
+    return tree
+
+
+def cluster(job: Job, work: Workspace, regions: Partition, region_end: NDArray[np.int64], tree: TreeFiles) -> None:
+    """Clusters the vectors of each of the `regions`, into `tree`. Resumes after the regions that are there."""
+    decision, count, space = job.decision, regions.count, job.space
+    centroids = job.decision.centroids
+    slack = LEAF_SLACK if decision.max_replicas == 1 else CENTROID_SLACK
     region_start = np.concatenate([[0], region_end[:-1]])
     # Leaves in proportion to rows, rounded on the running total so that they add up.
     leaf_total = np.rint(region_end * (centroids / count)).astype(np.int64)
@@ -123,28 +123,28 @@ def cluster(
             iterations=ITERATIONS,
             balance=BALANCE,
             slack=slack,
-            seed=mix(seed, region + 1),
+            seed=mix(decision.seed, region + 1),
         )
-        means = _means(x, tree.leaf_end) if params.means else x[:0]
+        means = _means(x, tree.leaf_end) if decision.means else x[:0]
         return found[order], regions.rows(start, stop)[order], tree, means
 
-    for found, rows, part, means in ordered_map(one, range(tree.regions, len(region_end)), threads):
+    for found, rows, part, means in job.map(one, range(tree.regions, len(region_end))):
         tree.add(found, rows, part, means)
-        checkpoint.reached("cluster", tree.state)
-        progress("cluster", tree.vectors.written, count)
+        work.checkpoint.reached("cluster", tree.state)
+        job.report("cluster", tree.vectors.written, count)
     tree.complete = True
-    checkpoint.completed("cluster", tree.state, instead_of="partition")
+    work.checkpoint.completed("cluster", tree.state, instead_of="partition")
 
 
-def gather(tree: TreeFiles, space: Space, params: BuildParams) -> Clusters:
-    """The clusters in `tree`; their centroids are fewer than leaves where vectors are identical."""
+def gather(job: Job, tree: TreeFiles) -> Clusters:
+    """The clusters in `tree`. They have fewer centroids than leaves where vectors are identical."""
     leaves = tree.leaves.read(0, tree.leaves.count)
     ends, group = leaves["end"].copy(), leaves["group"]
-    if params.means:
-        chosen, keep, centroid_of = around(tree.means.read(0, tree.means.count), space, tree.vectors.dtype)
+    if job.decision.means:
+        chosen, keep, centroid_of = around(tree.means.read(0, tree.means.count), job.space, tree.vectors.dtype)
     else:
-        given = params.bits == 0
-        chosen, keep, centroid_of = represent(tree.vectors, space, leaves["representative"].copy(), given=given)
+        given = job.decision.code_bits == 0
+        chosen, keep, centroid_of = represent(tree.vectors, job.space, leaves["representative"].copy(), given=given)
     # A group may have no centroid left, where its vectors are copies of others'.
     run_end = np.cumsum(np.unique(group[keep], return_counts=True)[1])
     return Clusters(tree.vectors, ends, centroid_of, chosen, group_ends(tree, leaves), run_end)

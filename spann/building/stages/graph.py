@@ -6,14 +6,17 @@ graph is kept in a temporary file, so that a resumed build need not make it agai
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spann.building.background import Background, Step
+from spann.building.centroids import Centroids
 from spann.building.checkpoint import Checkpoint, Mark
+from spann.building.job import Job
 from spann.building.temporary import RecordFile
+from spann.building.workspace import Workspace
 from spann.format.graph import Graph, Level
 from spann.store.places import Where
 from spann.types import Array
@@ -24,16 +27,29 @@ LINKS = 16
 BUILD_BEAM = 100
 """HNSW's efConstruction."""
 
-BLOCK = 4096
-
-
 NAME = "graph"
 
 _BYTES = np.dtype(np.uint8)
 
 
+def graph_of(job: Job, work: Workspace, centroids: Centroids) -> Background[Graph]:
+    """The navigation graph of `centroids`, made on one thread beside the next stages.
+
+    With one thread only it is made at once; so it is if an earlier process has left it. The result is the same."""
+    known = work.checkpoint.of(NAME)
+
+    def make(step: Step) -> Graph:
+        return kept_graph(work.temporary, known) if known else build_graph(job, centroids, step)
+
+    def finished(graph: Graph) -> None:
+        if not known:
+            keep_graph(graph, work.temporary, work.checkpoint)
+
+    return Background(make, finished=finished, report=job.progress(NAME), at_once=job.threads == 1 or known is not None)
+
+
 def keep_graph(graph: Graph, directory: Where, checkpoint: Checkpoint) -> None:
-    """Marks the graph, which is written to `directory` where a mark is due."""
+    """Marks the graph; it is written to `directory` when the mark is due."""
 
     def written() -> Mark:
         with RecordFile(directory / NAME, _BYTES) as file:
@@ -50,7 +66,7 @@ def keep_graph(graph: Graph, directory: Where, checkpoint: Checkpoint) -> None:
 
 
 def kept_graph(directory: Where, mark: Mark) -> Graph:
-    """The graph that the mark speaks of. Raises `CorruptionError` where the file holds another."""
+    """The graph that the mark names. Raises `CorruptionError` if the file holds another."""
     at = 0
     with RecordFile(directory / NAME, _BYTES, (), mark["file"]) as file:
 
@@ -66,14 +82,8 @@ def kept_graph(directory: Where, mark: Mark) -> Graph:
     return Graph(int(mark["entry"]), levels)
 
 
-def build_graph(
-    read: Callable[[NDArray[np.int64]], NDArray[np.float32]],
-    count: int,
-    dim: int,
-    seed: int,
-    progress: Callable[[int, int], None],
-) -> Graph:
-    """HNSW graph (Malkov and Yashunin 2018) of `count` centroids; ``read(numbers)`` gives their working vectors.
+def build_graph(job: Job, centroids: Centroids, progress: Step) -> Graph:
+    """HNSW graph (Malkov and Yashunin 2018) of `centroids`.
 
     Built on one thread: faiss links nodes in the order its threads happen to finish, and the same seed must give the
     same bytes. Centroids are inserted in random order, because those of a tree in tree order are each other's first and
@@ -81,15 +91,16 @@ def build_graph(
     """
     import faiss
 
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
-    index = faiss.IndexHNSWFlat(dim, LINKS)
+    count, block = len(centroids), job.sizes.graph_block
+    order = np.random.Generator(np.random.PCG64(job.decision.seed)).permutation(count)
+    index = faiss.IndexHNSWFlat(centroids.space.dim, LINKS)
     index.hnsw.efConstruction = BUILD_BEAM
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        for start in range(0, count, BLOCK):
-            index.add(read(order[start : start + BLOCK]))
-            progress(min(start + BLOCK, count), count)
+        for start in range(0, count, block):
+            index.add(centroids.working(order[start : start + block]))
+            progress(min(start + block, count), count)
     finally:
         faiss.omp_set_num_threads(threads)
     return _extract(faiss, index.hnsw, order)

@@ -6,14 +6,16 @@ centroid owns a chain of postings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann.building.edges import EdgeSpool
+from spann.building.job import Job
 from spann.building.temporary import RecordFile
+from spann.building.workspace import Workspace
 from spann.format.postings import PAGE, Record
 from spann.types import Array
 
@@ -129,8 +131,8 @@ def _tail(length: NDArray[np.int64], primaries: NDArray[np.int64], record: Recor
 class Directory:
     """Where every posting lies and how long it is (docs/FORMAT.md, Postings), all (postings,); `owner` is the centroid.
 
-    The pages end at number `pages`. Before these postings there may be others, with `pages_before` pages and
-    `rows_before` rows of the exact store.
+    The pages end at number `pages`. Other postings may lie before these, with `pages_before` pages and `rows_before`
+    rows of the exact store.
     """
 
     page: NDArray[np.uint32]
@@ -148,49 +150,44 @@ class Directory:
         return self.rows_before + np.cumsum(self.primaries, dtype=np.int64) - self.primaries
 
 
-def lay_out(
-    spool: EdgeSpool,
-    bound: int,
-    record: Record,
-    pages_per_shard: int,
-    kept: RecordFile,
-    progress: Callable[[int, int], None],
-) -> Directory:
-    """Cuts all postings, appends their rows in order to `kept` (int64) and places them."""
-    length, primaries, owner = _cut_all(spool, bound, record, kept, progress)
-    page, offset, pages = place(record.size(length, primaries), pages_per_shard)
-    return Directory(page, offset, length, primaries, owner, pages)
+@dataclass(frozen=True)
+class Laid:
+    """All postings: their `directory`, and in ``kept`` the positions of their entries (int64), one posting after the
+    other, primaries first in each."""
+
+    directory: Directory
+    kept: RecordFile
 
 
-def lay_out_more(
-    spool: EdgeSpool,
-    bound: int,
-    record: Record,
-    pages_per_shard: int,
-    kept: RecordFile,
-    pages_before: int,
-    rows_before: int,
-    progress: Callable[[int, int], None],
-) -> Directory:
-    """The same for postings to be added to those there are: none that is empty, placed behind them."""
-    length, primaries, owner = _cut_all(spool, bound, record, kept, progress)
+def lay_out(job: Job, work: Workspace, spool: EdgeSpool) -> Laid:
+    """Cuts all postings out of the edges in `spool`, and places them."""
+    kept = work.records("kept", np.int64)
+    length, primaries, owner = _cut_all(job, spool, kept)
+    page, offset, pages = place(job.record.size(length, primaries), job.sizes.shard_bytes // PAGE)
+    return Laid(Directory(page, offset, length, primaries, owner, pages), kept)
+
+
+def lay_out_more(job: Job, work: Workspace, spool: EdgeSpool, pages_before: int, rows_before: int) -> Laid:
+    """The same for postings that are added behind others; a centroid without edges gets none."""
+    kept = work.records("kept", np.int64)
+    length, primaries, owner = _cut_all(job, spool, kept)
     used = length > 0
     length, primaries, owner = length[used], primaries[used], owner[used]
-    page, offset, pages = place(record.size(length, primaries), pages_per_shard, pages_before)
-    return Directory(page, offset, length, primaries, owner, pages, pages_before, rows_before)
+    page, offset, pages = place(job.record.size(length, primaries), job.sizes.shard_bytes // PAGE, pages_before)
+    return Laid(Directory(page, offset, length, primaries, owner, pages, pages_before, rows_before), kept)
 
 
 def _cut_all(
-    spool: EdgeSpool, bound: int, record: Record, kept: RecordFile, progress: Callable[[int, int], None]
+    job: Job, spool: EdgeSpool, kept: RecordFile
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
-    """Length, primaries and owner of all postings, the rows of which go to `kept`."""
+    """Length, primaries and owner of all postings. The positions of their entries go to `kept`."""
     parts = []
     for i in range(spool.buckets):
         first, last, edges = spool.bucket(i)
-        part = cut(edges, first, last, bound, record)
+        part = cut(edges, first, last, job.decision.posting_bound, job.record)
         kept.append(part.rows)
         parts.append((part.length, part.primaries, part.owner))
-        progress(i + 1, spool.buckets)
+        job.report("layout", i + 1, spool.buckets)
     length, primaries, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
     return length, primaries, owner
 

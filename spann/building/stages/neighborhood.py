@@ -13,12 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.building.space import Space
+from spann.building.job import Job
 from spann.building.stages.clusters import GROUP_ROWS, Clusters
-
-BLOCK_ROWS = 2048
-"""Rows whose groups share one gathering of centroids. With 2048 of 1M SIFT around 30 k centroids, closure finds 0.975
-of what comparing with all centroids finds, with 1024 0.963 in the same time."""
 
 PIECE_ROWS = 1024
 """Rows of a group that are compared at a time: one of copies, which no split can part, may have tens of thousands."""
@@ -55,8 +51,9 @@ class Neighborhoods:
     """All vectors of `clusters`, group by group, with the `candidates` centroids nearest to the mean of each, found
     among the `reached` centroids of the runs that are nearest to it. Holds what is proportional to their number."""
 
-    def __init__(self, space: Space, clusters: Clusters, *, candidates: int, reached: int) -> None:
-        self.space, self.vectors = space, clusters.vectors
+    def __init__(self, job: Job, clusters: Clusters, *, candidates: int, reached: int) -> None:
+        self.space, self.vectors = job.space, clusters.vectors
+        self.block_rows = job.sizes.neighborhood_rows
         self.candidates, self.reached = candidates, reached
         self.centroids = clusters.centroids
         self.group_end = _joined(clusters.group_end, GROUP_ROWS)
@@ -79,10 +76,10 @@ class Neighborhoods:
         return means
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Runs of groups with about `BLOCK_ROWS` rows."""
+        """Runs of groups that share one gathering of centroids."""
         start = 0
         while start < len(self.group_end):
-            limit = self.group_start[start] + BLOCK_ROWS
+            limit = self.group_start[start] + self.block_rows
             stop = max(start + 1, int(np.searchsorted(self.group_end, limit, side="right")))
             yield start, stop
             start = stop

@@ -15,17 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._kernels import clustering
-from spann.building.parallel import ordered_map
-from spann.building.space import Space
+from spann.building.job import Job
+from spann.building.sizes import Sizes
 from spann.building.temporary import RecordFile, State
 from spann.elements import pack, stored_dtype, stored_width, unpack
 from spann.store.places import Where
-from spann.types import Array, Progress
+from spann.types import Array
 from spann.vectors import VectorSource, sample_rows
-
-REGION_BYTES = 8 << 20
-"""Working vectors of a region: with its copy it stays in reach of the cache while it is split, and two threads' regions
-stay small beside any memory limit. 16 k vectors of 128 dimensions; 64 k were no better (recall equal to 0.001)."""
 
 SAMPLE_BYTES = 64 << 20
 """Working vectors of the sample that a cut is trained on."""
@@ -36,10 +32,6 @@ REGION_ITERATIONS = 12
 
 REGION_BALANCE = 0.1
 """Step of the size penalty (ext/c/building/cluster.h)."""
-
-FANOUT = 1024
-"""Regions of one cut. A cut compares every vector with the centres of all its regions: with more, two cuts are cheaper
-than one."""
 
 FLAT = 64
 """Regions that one level of centres tells apart; more have two."""
@@ -129,15 +121,23 @@ class _Part:
         return np.arange(start, stop) if self.partition is None else self.partition.rows(start, stop)
 
 
-def partition(
-    source: VectorSource, space: Space, out: Partition, seed: int, threads: int, progress: Progress
-) -> NDArray[np.int64]:
-    """Fills `out` with the vectors of `source` region by region; the end of each region (regions,) int64.
+@dataclass(frozen=True)
+class _Cut:
+    """A cut into about `regions` regions of at most 2 * `limit` rows; `stream` sets its randomness apart."""
 
-    Within a region they keep their order. No region has more than twice the `region_rows` it should have: one far over
-    its share, for copies cannot be told apart, is cut by position.
+    regions: int
+    limit: int
+    stream: tuple[int, ...]
+
+
+def partition(job: Job, out: Partition) -> NDArray[np.int64]:
+    """Fills `out` with the vectors of the job, region by region; returns the end of each region (regions,) int64.
+
+    Within a region they keep their order. No region has more than twice its share of rows: where copies cannot be told
+    apart, a region is cut by position.
     """
-    limit = region_rows(space.dim)
+    source, seed = job.source, job.decision.seed
+    limit = region_rows(job.space.dim, job.sizes)
     regions = -(-source.count // limit)
     whole = _Part(source, None, 0, source.count)
     done = 0
@@ -145,47 +145,39 @@ def partition(
     def report(rows: int) -> None:
         nonlocal done
         done += rows
-        progress("partition", done, 2 * levels * source.count)
+        job.report("partition", done, 2 * levels * source.count)
 
-    levels = 1 if regions <= FANOUT else 2
+    levels = 1 if regions <= job.sizes.region_fanout else 2
     if levels == 1:
-        return _cut(whole, regions, limit, space, out, (seed, 0), threads, report)
+        return _cut(job, whole, out, _Cut(regions, limit, (seed, 0)), report)
     found = []
     with Partition(out.directory, "coarse", source) as coarse:
-        ends = _cut(whole, round(math.sqrt(regions)), source.count, space, coarse, (seed, 0), threads, report)
+        ends = _cut(job, whole, coarse, _Cut(round(math.sqrt(regions)), source.count, (seed, 0)), report)
         for number, (start, stop) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
             part = _Part(coarse, coarse, start, stop)
-            found.append(_cut(part, -(-len(part) // limit), limit, space, out, (seed, 0, number + 1), threads, report))
+            found.append(_cut(job, part, out, _Cut(-(-len(part) // limit), limit, (seed, 0, number + 1)), report))
         coarse.remove()
     return np.concatenate(found)
 
 
-def region_rows(dim: int) -> int:
+def region_rows(dim: int, sizes: Sizes) -> int:
     """Vectors that a region should have."""
-    return max(256, REGION_BYTES // (4 * dim))
+    return max(256, sizes.region_bytes // (4 * dim))
 
 
-def _cut(
-    part: _Part,
-    regions: int,
-    limit: int,
-    space: Space,
-    out: Partition,
-    stream: tuple[int, ...],
-    threads: int,
-    report: Callable[[int], None],
-) -> NDArray[np.int64]:
-    """Copies `part` to the same positions of `out`, region by region; the end of each region, at most 2 * `limit` long.
+def _cut(job: Job, part: _Part, out: Partition, cut: _Cut, report: Callable[[int], None]) -> NDArray[np.int64]:
+    """Copies `part` to the same positions of `out`, region by region; returns the end of each region.
 
-    Two passes, for a region's place depends on the sizes of those before: one finds the region of each vector, which
-    takes the time, and one copies."""
+    Two passes: one finds the region of each vector, which takes the time, and one copies. The place of a region depends
+    on the sizes of those before it."""
+    space, regions, limit, stream = job.space, cut.regions, cut.limit, cut.stream
     if regions == 1:
         _copy(part, out, report)
         return np.array([part.stop])
     sample = min(len(part), max(regions, min(regions * SAMPLE_PER_REGION, SAMPLE_BYTES // (4 * space.dim))))
     rows_of_sample = part.start + sample_rows(len(part), sample, mix(*stream))
     tree = _Regions(space.map(part.source.take(rows_of_sample)), regions, stream)
-    block = max(1, REGION_BYTES // (4 * max(space.dim, tree.compared)))
+    block = max(1, job.sizes.region_bytes // (4 * max(space.dim, tree.compared)))
     labels = RecordFile(out.directory / "labels", np.dtype(np.uint16 if tree.count <= 1 << 16 else np.uint32))
 
     def find(start: int) -> NDArray[np.uint32]:
@@ -193,7 +185,7 @@ def _cut(
 
     try:
         sizes = np.zeros(tree.count, np.int64)
-        for label in ordered_map(find, range(part.start, part.stop, block), threads):
+        for label in job.map(find, range(part.start, part.stop, block)):
             labels.append(label)
             sizes += np.bincount(label, minlength=tree.count)
             report(len(label))
@@ -207,7 +199,7 @@ def _cut(
             counts = np.bincount(label, minlength=tree.count)
             return part.source.read(start, stop)[order], part.rows(start, stop)[order], counts
 
-        for vectors, origins, counts in ordered_map(sort, range(part.start, part.stop, rows), threads):
+        for vectors, origins, counts in job.map(sort, range(part.start, part.stop, rows)):
             end = np.cumsum(counts)
             for region in np.flatnonzero(counts).tolist():
                 taken = slice(int(end[region] - counts[region]), int(end[region]))

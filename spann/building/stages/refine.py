@@ -16,17 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.building.centroids import Floats, around
-from spann.building.checkpoint import Checkpoint, Mark
-from spann.building.parallel import ordered_map
+from spann.building.checkpoint import Mark
+from spann.building.job import Job
 from spann.building.space import Space
 from spann.building.stages.clusters import Clusters
 from spann.building.stages.neighborhood import Neighborhoods
 from spann.building.temporary import RecordFile
-from spann.types import Array, Progress
-
-CANDIDATES = (256, 1024)
-"""Centroids that the vectors of a group are compared with, in each pass. On 10M SIFT these hold the nearest of 90 % and
-98 % of the vectors, to begin with; 1024 in both passes end with the same recall, and take a third longer."""
+from spann.building.workspace import Workspace
+from spann.types import Array
 
 REACHED = 3
 """Times as many centroids, of the runs nearest to a group, are those out of which it picks its candidates
@@ -64,49 +61,41 @@ class Cells:
         return self.found.read(self.first + start, self.first + stop)
 
 
-def refine(
-    space: Space,
-    clusters: Clusters,
-    found: RecordFile,
-    averaged: RecordFile,
-    held: NDArray[np.int64],
-    threads: int,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> tuple[Clusters, Cells]:
-    """The clusters with the means of their cells as centroids, and these cells; goes on after what is in `found`
-    (`FOUND`), which keeps the nearest centroids of each pass, and `averaged` (space.dim of float32), their means.
+def refine(job: Job, work: Workspace, clusters: Clusters, held: NDArray[np.int64]) -> tuple[Clusters, Cells]:
+    """The clusters with the means of their cells as centroids, and these cells. Resumes the pass under way.
 
-    Those at positions `held` (n,), ascending, are in cells, but no mean counts them: the calibration asks for them, and
-    a vector that has moved its centroid towards itself is found more easily than a query."""
-    count = clusters.vectors.count
+    The vectors at positions `held` (n,), ascending, are in cells, but no mean counts them. The calibration asks for
+    them, and a vector that has moved its centroid towards itself is found more easily than a query."""
+    count, checkpoint, passes = clusters.vectors.count, work.checkpoint, job.sizes.refine_candidates
+    found = work.records("cells", FOUND, state=checkpoint.part("refine", "cells"))  # pass after pass
+    averaged = work.records("cell-means", np.float32, (job.space.dim,), state=checkpoint.part("refine", "means"))
     blocks = checkpoint.part("refine", "blocks") or 0  # of the pass that was under way
     used = 0  # means, by the passes before
 
     def mark() -> Mark:
         return {"cells": found.state(), "blocks": blocks, "means": averaged.state()}
 
-    for first, candidates in zip(range(0, count * len(CANDIDATES), count), CANDIDATES, strict=True):
+    for first, candidates in zip(range(0, count * len(passes), count), passes, strict=True):
         if found.count < first + count:
-            for nearest in _nearest(space, clusters, candidates, blocks, threads):
+            for nearest in _nearest(job, clusters, candidates, blocks):
                 found.append(nearest)
                 blocks = blocks + 1 if found.count < first + count else 0
                 checkpoint.reached("refine", mark)
-                progress("refine", found.count, count * len(CANDIDATES))
+                job.report("refine", found.count, count * len(passes))
         end = used + len(clusters.centroids)
         cells = Cells(found, first, count, np.arange(end - used))
         if averaged.count < end:
-            averaged.append(_means(space, clusters, cells, held, threads))
+            averaged.append(_means(job, clusters, cells, held))
             checkpoint.reached("refine", mark)
-        clusters, cells = _recentred(space, clusters, cells, averaged.read(used, end))
+        clusters, cells = _recentred(job.space, clusters, cells, averaged.read(used, end))
         used = end
     checkpoint.completed("refine", mark)
     return clusters, cells
 
 
-def _nearest(space: Space, clusters: Clusters, candidates: int, skip: int, threads: int) -> Iterator[Array]:
+def _nearest(job: Job, clusters: Clusters, candidates: int, skip: int) -> Iterator[Array]:
     """For block after block of vectors, without the first `skip`, the nearest centroid of each (`FOUND`)."""
-    near = Neighborhoods(space, clusters, candidates=candidates, reached=REACHED * candidates)
+    near = Neighborhoods(job, clusters, candidates=candidates, reached=REACHED * candidates)
 
     def block(groups: tuple[int, int]) -> Array:
         parts = []
@@ -119,12 +108,12 @@ def _nearest(space: Space, clusters: Clusters, candidates: int, skip: int, threa
             parts.append(part)
         return np.concatenate(parts)
 
-    return ordered_map(block, islice(near.blocks(), skip, None), threads)
+    return job.map(block, islice(near.blocks(), skip, None))
 
 
-def _means(space: Space, clusters: Clusters, cells: Cells, held: NDArray[np.int64], threads: int) -> Floats:
+def _means(job: Job, clusters: Clusters, cells: Cells, held: NDArray[np.int64]) -> Floats:
     """The mean (centroids, space.dim) of each of the `cells`, `held` left out; a centroid without one stays."""
-    vectors = clusters.vectors
+    vectors, space = clusters.vectors, job.space
     block = max(1, BLOCK_BYTES // (4 * space.dim))
     sums = np.zeros((len(clusters.centroids), space.dim))
     counts = np.zeros(len(sums), np.int64)
@@ -139,7 +128,7 @@ def _means(space: Space, clusters: Clusters, cells: Cells, held: NDArray[np.int6
         x = space.map(vectors.read(start, stop))[order]
         return which, np.add.reduceat(x, first, axis=0, dtype=np.float64) if len(x) else sums[:0], found
 
-    for which, sum_, found in ordered_map(one, range(0, vectors.count, block), threads):
+    for which, sum_, found in job.map(one, range(0, vectors.count, block)):
         sums[which] += sum_
         counts[which] += found
     empty = counts == 0

@@ -23,6 +23,7 @@ def shapes_of(
     lengths: NDArray[np.int64],
     working: Floats,
     plain: Floats,
+    *,
     quantizer: Quantizer,
     directions: int,
     far: NDArray[np.bool_],

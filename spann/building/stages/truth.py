@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.building.checkpoint import Checkpoint, Mark
+from spann.building.sizes import Sizes
 from spann.building.temporary import RecordFile
 from spann.measuring.calibration import FEW, KS, STAND_INS
 from spann.measuring.exact import exact_search
@@ -23,9 +24,6 @@ from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource
 
 FILE = "truth"
-
-PART_ROWS = 1 << 17
-"""Vectors of a part, at least."""
 
 MOST_PARTS = 8
 """What is found in each of them is kept."""
@@ -62,10 +60,12 @@ def answers(
     queries: Array,
     own: NDArray[np.int64] | None,
     metric: Metric,
+    *,
     threads: int,
     temporary: Where,
     checkpoint: Checkpoint | None,
     progress: Progress,
+    part_rows: int = Sizes.truth_rows,
 ) -> Answers:
     """The exact distances of neighbours of `queries`, for each k of the calibration that there are vectors for, and
     those that stand in for k 1.
@@ -80,13 +80,13 @@ def answers(
     if known and known["answers"]:
         return _of_mark(known["answers"])
     state = known and known["found"]
-    if known and known["parts"] != [PART_ROWS, MOST_PARTS]:  # what was found there is cut off
+    if known and known["parts"] != [part_rows, MOST_PARTS]:  # what was found there is cut off
         state = {"count": 0, "crc": 0}
     with RecordFile(temporary / FILE, FOUND, (), state) as file:
-        parts = _Parts(vectors, metric, threads, file, checkpoint, progress)
+        parts = _Parts(vectors, metric, threads, file, checkpoint, progress, part_rows=part_rows)
         found = _answers(parts, vectors, queries, own, metric)
         if checkpoint:
-            checkpoint.completed("truth", lambda: _mark(file, found))
+            checkpoint.completed("truth", lambda: _mark(file, found, part_rows))
     return found
 
 
@@ -180,10 +180,10 @@ def _kth(
     return found
 
 
-def _mark(file: RecordFile, found: Answers | None) -> Mark:
+def _mark(file: RecordFile, found: Answers | None, part_rows: int) -> Mark:
     return {
         "found": file.state(),
-        "parts": [PART_ROWS, MOST_PARTS],
+        "parts": [part_rows, MOST_PARTS],
         "answers": found
         and {
             "chosen": found.chosen.tolist(),
@@ -214,7 +214,10 @@ class _Parts:
         file: RecordFile,
         checkpoint: Checkpoint | None,
         progress: Progress,
+        *,
+        part_rows: int,
     ) -> None:
+        self._part_rows = part_rows
         self._vectors, self._metric, self._threads = vectors, metric, threads
         self._file, self._checkpoint, self._progress = file, checkpoint, progress
         self._at = 0
@@ -222,7 +225,7 @@ class _Parts:
     def nearest(self, queries: Array, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and distances of the k nearest, (nq, k)."""
         count = self._vectors.count
-        bounds = np.linspace(0, count, min(MOST_PARTS, max(1, count // PART_ROWS)) + 1).astype(np.int64).tolist()
+        bounds = np.linspace(0, count, min(MOST_PARTS, max(1, count // self._part_rows)) + 1).astype(np.int64).tolist()
         found, within = None, None
         for start, stop in pairwise(bounds):
             part = self._part(queries, k, start, stop, within)
@@ -253,7 +256,7 @@ class _Parts:
             found["row"], found["distance"] = np.where(rows < 0, rows, start + rows), distances
             self._file.append(found.reshape(-1))
             if self._checkpoint:
-                self._checkpoint.reached("truth", lambda: _mark(self._file, None))
+                self._checkpoint.reached("truth", lambda: _mark(self._file, None, self._part_rows))
         return self._file.read(first, self._at).reshape(shape)
 
 

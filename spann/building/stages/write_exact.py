@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from spann._kernels import postings as packing
 from spann.building.checkpoint import Batches
-from spann.building.ids import Ids
-from spann.building.parallel import ordered_map
-from spann.building.stages.layout import Directory
+from spann.building.job import Job
+from spann.building.stages.layout import Directory, Laid
 from spann.building.stages.partition import Partition
 from spann.building.temporary import RecordFile
+from spann.building.workspace import Workspace
 from spann.format.postings import PAGE
 from spann.store.arrays import ShardedWriter
-from spann.types import Array, Progress
+from spann.types import Array
 
-BATCH_BYTES = 16 << 20
-"""Pages assembled at a time by one thread. Neighbouring postings share vectors, which are then read once."""
+NAME = "postings/pages"
+"""The array with the pages of postings."""
 
 Run = tuple[NDArray[np.int64], int, int]
 """Of whole pages: postings that begin in them, first page, last page exclusive."""
@@ -29,38 +29,39 @@ Run = tuple[NDArray[np.int64], int, int]
 
 @dataclass(frozen=True)
 class Pages:
-    """The pages of all postings of ``directory``, on their way to ``writer``; what is to be known of each besides,
-    such as its crc32c, goes to ``facts``, and ``batches`` says what is done."""
+    """The pages of all postings of ``directory``, on their way to ``writer``.
 
+    ``facts`` keeps what else is known of each posting, such as its crc32c. ``batches`` counts what is done."""
+
+    job: Job
     directory: Directory
     writer: ShardedWriter
     facts: RecordFile
     batches: Batches
-    threads: int
-    progress: Progress
 
     def fill(self, assemble: Callable[[Run], tuple[Array, Array]], pages: int) -> Array:
         """Appends what `assemble` makes of each run of about `pages` pages: its bytes, and the facts of its postings.
-        Goes on after the batches that are done; returns the facts of all (postings,)."""
+
+        Resumes after the batches that are done, and finishes the array. Returns the facts of all (postings,)."""
         directory, writer, facts = self.directory, self.writer, self.facts
         order = np.lexsort((directory.offset, directory.page))
         total = directory.pages - directory.pages_before
         runs = islice(page_batches(directory, order, pages), self.batches.done, None)
-        for made, found in ordered_map(assemble, runs, self.threads):
+        for made, found in self.job.map(assemble, runs):
             writer.append(made)
             facts.append(found)
             self.batches.add()
-            self.progress("write", writer.rows - directory.pages_before, total)
+            self.job.report("write", writer.rows - directory.pages_before, total)
         self.batches.end()
+        writer.finish()
         every = np.zeros(len(order), facts.dtype)
         every[order[: facts.count]] = facts.read(0, facts.count)
         return every
 
 
-def write_pages(source: Partition, names: Ids, kept: RecordFile, out: Pages) -> NDArray[np.uint32]:
-    """Fills the pages of `out` with the vectors at the positions `kept`; returns the crc32c of each posting
-    (postings,)."""
-    directory = out.directory
+def write_pages(source: Partition, laid: Laid, out: Pages) -> NDArray[np.uint32]:
+    """Fills the pages of `out` with the vectors of `source`; returns the crc32c of each posting (postings,)."""
+    directory, kept, ids = laid.directory, laid.kept, out.job.ids
     entry_end = np.cumsum(directory.length, dtype=np.int64)
 
     def assemble(run: Run) -> tuple[Array, NDArray[np.uint32]]:
@@ -73,7 +74,7 @@ def write_pages(source: Partition, names: Ids, kept: RecordFile, out: Pages) -> 
         made = np.zeros((last_page - first_page) * PAGE, np.uint8)
         starts = (directory.page[which].astype(np.uint64) - np.uint64(first_page)) * np.uint64(PAGE)
         found = packing.pack(
-            names.of(source.rows_of(distinct))[inverse],
+            ids.of(source.rows_of(distinct))[inverse],
             source.take_stored(distinct)[inverse],
             length,
             starts + directory.offset[which],
@@ -81,7 +82,16 @@ def write_pages(source: Partition, names: Ids, kept: RecordFile, out: Pages) -> 
         )
         return made.reshape(-1, PAGE), found
 
-    return out.fill(assemble, BATCH_BYTES // PAGE)
+    return out.fill(assemble, out.job.sizes.page_bytes // PAGE)
+
+
+def posting_pages(job: Job, work: Workspace, directory: Directory, facts: DTypeLike) -> Pages:
+    """The pages of a build, with those that an earlier process has marked; `facts` is the type of their facts."""
+    checkpoint = work.checkpoint
+    writer = work.writer.create_array(NAME, directory.pages, np.uint8, (PAGE,), state=checkpoint.part("write", "array"))
+    known = work.records("facts", facts, state=checkpoint.part("write", "facts"))
+    batches = Batches(checkpoint, "write", lambda: {"array": work.writer.array_state(NAME), "facts": known.state()})
+    return Pages(job, directory, writer, known, batches)
 
 
 def page_batches(directory: Directory, order: NDArray[np.int64], pages: int) -> Iterator[Run]:
