@@ -58,12 +58,13 @@ def still_valid(calibration: dict[str, Any], difference: float, added: int, coun
     return kept
 
 
-def _nearest(centroids: Centroids, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Squared distance (n,) of each of `x` (n, space.dim) from the centroid nearest to it."""
-    best = np.full(len(x), np.inf, np.float32)
+def _nearest(centroids: Centroids, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared distance (n,) of each of `vectors` (n, space.dim) from the centroid nearest to it."""
+    x = vectors.astype(np.float64)  # far from the origin the sums cancel
+    best = np.full(len(x), np.inf)
     squares = np.einsum("ij,ij->i", x, x)
     for start in range(0, len(centroids), BLOCK):
-        c = centroids.working(slice(start, start + BLOCK))
+        c = centroids.working(slice(start, start + BLOCK)).astype(np.float64)
         part = squares[:, None] + np.einsum("ij,ij->i", c, c) - 2 * (x @ c.T)
         np.minimum(best, part.min(axis=1), out=best)
     return best

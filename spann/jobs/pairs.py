@@ -41,6 +41,9 @@ TASK_CELLS = 32
 DENSE = 1 << 12
 """From so many pairs of two cells on, only a spanning tree of them is kept."""
 
+_CANCELS = 0.001
+"""Of its own squared length: where `AT_ONCE` centroids are within it of a centroid, products cannot order them."""
+
 _ROUNDING = 4e-6
 """Share of squared lengths by which float32 may miss a squared distance, with room."""
 
@@ -98,9 +101,19 @@ class Pairs:
 
     def _task(self, postings: range) -> NDArray[np.void]:
         homes = self.collection.centroid_of[postings.start : postings.stop]
-        nearest = self._sqnorm - 2 * (self._centroids[homes] @ self._centroids.T)
+        nearest = self._near(homes)
         found = [edges for posting, near in zip(postings, nearest, strict=True) for edges in self._cell(posting, near)]
         return forest(np.concatenate([np.empty(0, EDGE), *found]))
+
+    def _near(self, homes: NDArray[np.int64]) -> Floats:
+        """What orders all centroids by their distance from each of `homes`, (homes, centroids)."""
+        nearest: Floats = self._sqnorm - 2 * (self._centroids[homes] @ self._centroids.T)
+        if nearest.shape[1] > AT_ONCE:
+            farthest = np.partition(nearest, AT_ONCE, axis=1)[:, AT_ONCE] + self._sqnorm[homes]
+            for row in np.flatnonzero(farthest < _CANCELS * self._sqnorm[homes]):
+                apart = self._centroids - self._centroids[homes[row]]
+                nearest[row] = np.einsum("ij,ij->i", apart, apart)
+        return nearest
 
     def _cell(self, posting: int, nearest: Floats) -> Iterator[NDArray[np.void]]:
         cell, home = self.cell(posting), int(self.collection.centroid_of[posting])

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 import spann
+from spann.building.centroids import Centroids
+from spann.building.space import Space
+from spann.building.stages import partition
 from spann.building.stages.scan import scan
+from spann.changing import likeness
+from spann.jobs import pairs
 from spann.types import Array, Metric
 from spann.vectors import open_source
 
@@ -102,6 +108,50 @@ def test_the_origin_lies_among_the_vectors() -> None:
         assert np.allclose(origin, mean, rtol=1e-5, atol=1e-5) == lies
         apart = np.median(np.linalg.norm(x - x.mean(axis=0), axis=1))
         assert np.median(np.linalg.norm(x - origin, axis=1)) < (1.01 if lies else 0.5) * apart
+
+
+def sqdistances(a: Array, b: Array) -> Array:
+    return cdist(a.astype(np.float64), b.astype(np.float64), "sqeuclidean")  # by differences
+
+
+@pytest.mark.parametrize("regions", [20, 100], ids=["one level", "two levels"])
+def test_a_region_has_the_vectors_nearest_to_its_centre(regions: int) -> None:
+    """Of groups far from each other too: float32 products put half of their vectors elsewhere."""
+    x = groups(3, 1e5).astype(np.float32)
+    tree = partition._Regions(x, regions, (1,))
+    fine = np.concatenate([np.column_stack([lifted[:, :-1] / -2, lifted[:, -1]]) for lifted in tree._fine])
+    centres, weights = fine[:, :-1], fine[:, -1] - np.square(fine[:, :-1].astype(np.float64)).sum(1)
+    found = tree.find(x)
+    keys = sqdistances(x, centres) + weights
+    if len(tree._fine) > 1:  # of the regions of its coarse one
+        coarse = np.searchsorted(tree._first, np.arange(len(centres)), side="right") - 1
+        keys[coarse != coarse[found][:, None]] = np.inf
+    excess = keys[np.arange(len(x)), found] - keys.min(axis=1)
+    assert np.median(keys.min(axis=1)) > 10
+    assert excess.max() < 1
+
+
+def test_likeness_is_measured_without_cancellation() -> None:
+    x = groups(3, 1e5).astype(np.float32)
+    centroids = Centroids(Space(Metric.L2, DIM, 0.0, np.zeros(DIM, np.float32)), x[:200], None, None, True)
+    np.testing.assert_allclose(likeness._nearest(centroids, x[200:300]), sqdistances(x[200:300], x[:200]).min(1), 1e-4)
+
+
+def test_pairs_are_found_in_groups_far_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other cells are looked at from near to far, so their order must be right."""
+    monkeypatch.setattr(pairs, "AT_ONCE", 16)
+    x = groups(3, 1e5)[:2400]
+    x[1200:] = x[:1200] + np.random.default_rng(6).standard_normal((1200, DIM)) * 0.3
+    x = x.astype(np.float32)
+    far = np.sqrt(sqdistances(x, x))
+    np.fill_diagonal(far, np.inf)
+    radius = 3.0
+    params = spann.BuildParams(posting_size=10, calibration_queries=0)
+    with spann.build(x, tmp_path / "i", params=params) as index:
+        distance = index.duplicates(radius).columns()["distance"]
+    nearest = far.min(axis=1)
+    assert np.isfinite(distance).sum() > 100
+    np.testing.assert_allclose(distance, np.where(nearest <= radius, nearest, np.inf), rtol=1e-4)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])

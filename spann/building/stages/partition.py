@@ -36,6 +36,10 @@ REGION_BALANCE = 0.1
 FLAT = 64
 """Regions that one level of centres tells apart; more have two."""
 
+CANCELS = 0.001
+"""Where centres are nearer to another than the root of this share of their squared length, float32 would keep less than
+13 bits of what they are apart. None are of SIFT or MiniLM; those of groups are that lie far from each other."""
+
 SCATTER_BYTES = 8 << 20
 """Vectors that are sorted by region and written at a time, by one thread: what a region gets of them is one write."""
 
@@ -258,20 +262,28 @@ class _Regions:
         return found
 
 
-def _centres(x: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
-    """Centres (count, dim + 1) of balanced clusters of `x`: -2 c, then |c|^2 and the weight that evens sizes out."""
+def _centres(x: NDArray[np.float32], count: int, seed: int) -> Array:
+    """Centres (count, dim + 1) of balanced clusters of `x`: -2 c, then |c|^2 and the weight that evens sizes out.
+
+    Of float32, or of float64 where products of float32 cannot tell them apart.
+    """
     if count == 1:
         return np.zeros((1, x.shape[1] + 1), np.float32)
     centres, weights = clustering.balanced_kmeans(
         x, count, iterations=REGION_ITERATIONS, balance=REGION_BALANCE, seed=seed
     )
-    return np.column_stack([-2 * centres, np.einsum("ij,ij->i", centres, centres) + weights])
+    wide = centres.astype(np.float64)
+    squares = np.einsum("ij,ij->i", wide, wide)
+    apart = squares[:, None] + squares - 2 * (wide @ wide.T)
+    np.fill_diagonal(apart, np.inf)
+    lifted = np.column_stack([-2 * wide, squares + weights])
+    return lifted if (apart.min(axis=1) < CANCELS * squares).any() else lifted.astype(np.float32)
 
 
-def _nearest(x: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.uint32]:
+def _nearest(x: NDArray[np.float32], centres: Array) -> NDArray[np.uint32]:
     """For each row of `x` the nearest of `centres`. One product gives |c|^2 + w - 2 x.c: two passes over it, for the
     sum and the factor, would take as long again."""
-    lifted = np.ones((len(x), x.shape[1] + 1), np.float32)
+    lifted = np.ones((len(x), x.shape[1] + 1), centres.dtype)
     lifted[:, :-1] = x
     nearest: NDArray[np.uint32] = np.argmin(lifted @ centres.T, axis=1).astype(np.uint32)
     return nearest
