@@ -129,6 +129,11 @@ class CodedPostings:
         rows: Array = content[parts.rows : parts.codes].view(f"<u{self.row_bytes}")
         return rows
 
+    def factors(self, content: Bytes, entries: int, primaries: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """`add` and `scale` (n,) of the entries of a posting."""
+        parts = self.parts(entries, primaries)
+        return content[parts.add : parts.scale].view("<u2"), content[parts.scale : parts.rows].view("<u2")
+
     def codes(self, content: Bytes, entries: int, primaries: int) -> Bytes:
         """The codes (n, bytes) of the entries of a posting."""
         return content[self.parts(entries, primaries).codes :].reshape(entries, -1)

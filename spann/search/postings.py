@@ -13,6 +13,7 @@ from spann.elements import unpack
 from spann.format.collection import Collection
 from spann.format.kinds import Bytes, CodedPostings, ExactPostings
 from spann.format.postings import PAGE, posting_span
+from spann.quantize.factors import Entries
 from spann.search.contract import Resident, first_unusable
 from spann.store.arrays import ShardedArray
 from spann.types import Array, Metric
@@ -156,12 +157,17 @@ class CodeLists(Postings):
             return f"with id {id_} of row {rows[i]} of the exact store, which is not that vector"
         return None
 
-    def codes(self, posting: int) -> Bytes:
-        """The codes (n, bytes) of the entries of a posting, read from disk."""
-        start, end = int(self.start[posting]), int(self.end[posting])
-        content = self._pages.read_rows(start // PAGE, -(-end // PAGE)).reshape(-1)
-        content = content[start % PAGE :][: end - start]
-        return self._kind.codes(content, int(self.length[posting]), int(self.primaries[posting]))
+    def entries(self, posting: int, content: Bytes, some: slice) -> Entries:
+        """The codes of `some` entries of a posting, with what goes with them."""
+        n, primaries = int(self.length[posting]), int(self.primaries[posting])
+        add, scale = self._kind.factors(content, n, primaries)
+        return Entries(
+            self._kind.codes(content, n, primaries)[some], add[some], scale[some], self._kind.header(content)
+        )
+
+    def places(self, posting: int, content: Bytes) -> NDArray[np.int64]:
+        """The rows (n,) of the exact store that the entries of a posting are of."""
+        return np.concatenate([self.marks(posting, content), self.rows(posting, content).astype(np.int64)])
 
 
 class RowSet:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spann._kernels import code_twins
-from spann._kernels.codes import rotate
 from spann.elements import unpack
 from spann.errors import SpannError
+from spann.quantize import Quantizer
+from spann.quantize.factors import prove
 from spann.search.contract import Resident, first_unusable
 from spann.search.engine import Engine
 from spann.search.held import HeldRows
@@ -23,8 +24,11 @@ from spann.types import Array, Metric
 ROWS_AT_A_TIME = 8 << 20
 """Bytes of the exact store that are looked at together."""
 
-DECODED = 200
-"""Postings whose codes are compared with their vectors."""
+DECODED_BYTES = 8 << 20
+"""Numbers of decoded codes, as float64, that are compared with their vectors together."""
+
+GAP_BYTES = 64 << 10
+"""Bytes between two rows of the exact store that are read along rather than passed over."""
 
 LEAST_COSINE = 0.5
 """Between the vectors that codes stand for and those that they are of, on average: it is 0.8 with 1 bit, and 0 with a
@@ -158,9 +162,15 @@ class _Store:
         self._array, self._resident = reader.array("vectors/exact"), resident
         self.largest_sqnorm = 0.0
 
-    def vectors(self, start: int, stop: int) -> Array:
-        """Rows of it, as numbers (n, dim)."""
-        return unpack(self._array.read_rows(start, stop), self._resident.collection.element)
+    def take(self, rows: NDArray[np.int64]) -> Array:
+        """The vectors at `rows` (n,), as numbers (n, dim)."""
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        if last - first == len(rows) and bool((np.diff(rows) == 1).all()):
+            stored = self._array.read_rows(first, last)
+        else:
+            distinct, place = np.unique(rows, return_inverse=True)
+            stored = self._array.take_rows(distinct, gap_bytes=GAP_BYTES)[place]
+        return unpack(stored, self._resident.collection.element)
 
     def check(self) -> Iterator[str]:
         about, resident = self._resident.collection, self._resident
@@ -178,24 +188,30 @@ class _Store:
 
 
 def _check_codes(postings: CodeLists, resident: Resident, store: _Store) -> Iterator[str]:
-    """Of some postings, whether codes stand for the vectors that they are of."""
+    """Reads all pages again: whether codes follow from the vectors that they are of."""
     about = resident.collection
-    some = np.flatnonzero(postings.primaries)
-    chosen = some[np.linspace(0, len(some) - 1, min(DECODED, len(some))).astype(np.int64)]
     assert resident.signs is not None
-    sum_of_cosines, count = 0.0, 0
-    for p in chosen.tolist():
-        first, n = int(postings.first_row[p]), int(postings.primaries[p])
-        x = store.vectors(first, first + n).astype(np.float32)
-        if about.metric is Metric.COSINE:
-            x /= np.sqrt(_sqnorms(x))[:, None]
-        residual = rotate(np.ascontiguousarray(x - resident.vectors[postings.centroid(p)]), resident.signs)
-        u = code_twins.unpack(postings.codes(p)[:n], about.padded_dim, about.code_bits) - (2**about.code_bits - 1) / 2
-        lengths = np.sqrt(_sqnorms(residual) * _sqnorms(u))
-        product = np.einsum("ij,ij->i", residual, u, dtype=np.float64)
-        sum_of_cosines += float(np.sum(product[lengths > 0] / lengths[lengths > 0]))
-        count += int((lengths > 0).sum())
-    if count and sum_of_cosines / count < LEAST_COSINE:
+    assert resident.origin is not None
+    quantizer = Quantizer(about.dim, about.code_bits, about.metric, resident.origin, resident.signs)
+    step = max(1, DECODED_BYTES // (8 * about.padded_dim))
+    cosines, counted = 0.0, 0
+    for _, run, _ in postings.runs():
+        for p, content in run:
+            centroid = resident.vectors[postings.centroid(p)].astype(np.float32)
+            places = postings.places(p, content)
+            for start in range(0, len(places), step):
+                some = slice(start, start + step)
+                x = store.take(places[some]).astype(np.float32)
+                if about.metric is Metric.COSINE:
+                    x /= np.sqrt(_sqnorms(x))[:, None]
+                found = prove(quantizer, x, centroid, postings.entries(p, content, some))
+                if found.wrong >= 0:
+                    yield (
+                        f"posting {p}: `{found.what}` of entry {start + found.wrong} does not follow from its vector, "
+                        "its code, the origin and the rotation"
+                    )
+                cosines, counted = cosines + found.cosines, counted + found.counted
+    if counted and cosines / counted < LEAST_COSINE:
         yield "codes do not stand for the vectors of the exact store: the rotation, or they, are others"
 
 

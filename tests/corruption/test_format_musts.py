@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import spann
+from spann._kernels.codes import code_bytes
 from spann.errors import FormatError, SpannError
 from spann.format.layout import ArrayLayout
 from tests.fuzzing import indexes
@@ -30,6 +31,7 @@ def forgeries(tmp_path_factory) -> Callable[[str], Forgery]:
         "ip": {"metric": "ip", "dtype": "float32", "code_bits": 4, "appended": True},
         "classic": {"metric": "cosine", "dtype": "float32", "code_bits": 0, "chained": True, "replicas": 3},
         "classic-ip": {"metric": "ip", "dtype": "int8", "code_bits": 0},
+        "cosine": {"metric": "cosine", "dtype": "float32", "code_bits": 3},
         "bits": {"metric": "hamming", "dtype": "bool", "code_bits": 0},
     }
 
@@ -97,6 +99,8 @@ def posting(change: Callable[[dict[str, np.ndarray[Any, Any]], Forgery], None], 
             at += n * size
         if coded:
             fields["rows"] = data[at : at + 4 * (n - k)].view("<u4")
+            size = code_bytes(f.about["dim"], f.about["code_bits"])
+            fields["codes"] = data[at + 4 * (n - k) :][: n * size].reshape(n, size)
         else:
             width = f.arrays["centroids/vectors"].itemsize * f.arrays["centroids/vectors"].shape[1]
             fields["vectors"] = data[at : at + n * width].reshape(n, width)
@@ -109,6 +113,15 @@ def posting(change: Callable[[dict[str, np.ndarray[Any, Any]], Forgery], None], 
         f.arrays["postings/pages"] = sound
 
     return apply
+
+
+def factor(name: str) -> Callable[[dict[str, Any], Forgery], None]:
+    """Another factor of the last entry of a posting."""
+
+    def change(fields: dict[str, Any], f: Forgery) -> None:
+        fields[name][-1] ^= 1 << 14
+
+    return change
 
 
 def both(*changes: Change) -> Change:
@@ -305,7 +318,17 @@ CONTENT: list[tuple[str, Change, str]] = [
     ("codes", array("postings/pages", lambda v: np.vstack([v, np.eye(1, 4096, 17, dtype=np.uint8)])), "are not 0"),
     ("codes", array("vectors/exact", put(np.nan, (3, 3))), "row 3 of vectors/exact is not finite"),
     ("codes", array("vectors/exact_crc32c", put(0)), "page 0 of vectors/exact"),
-    ("codes", array("quantizer/signs", lambda v: ~v[::-1].copy() ^ 0x5A), "codes do not stand for"),
+    ("codes", array("quantizer/signs", lambda v: ~v[::-1].copy() ^ 0x5A), "does not follow"),
+    *(
+        (kind, array("quantizer/origin", lambda v: v + np.float32(0.01)), "`add` of entry")
+        for kind in ("codes", "cosine")
+    ),
+    ("cosine", array("quantizer/origin", lambda v: v * 0), "`add` of entry"),
+    *((kind, posting(factor(name)), f"`{name}` of entry") for kind in ("codes", "ip") for name in ("add", "scale")),
+    ("codes", posting(factor("add"), replicas=True), "`add` of entry"),
+    ("codes", posting(lambda p, f: put(p["header"][4] / 2, 4)(p["header"]), replicas=True), "`error` of entry"),
+    ("ip", posting(lambda p, f: put(p["codes"][::-1].copy(), slice(None))(p["codes"])), "does not follow"),
+    ("codes", posting(lambda p, f: put(p["codes"][-1] ^ 255, -1)(p["codes"]), replicas=True), "does not follow"),
 ]
 
 

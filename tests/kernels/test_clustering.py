@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spann._kernels import twins
 from spann._kernels.clustering import Floats, Tree, balanced_kmeans, closure, cluster
 from spann._kernels.distances import simd_levels
 from spann.errors import InputError
 from spann.types import Array
+from tests.kernels import twins
 
 SLACK = 1.25
 

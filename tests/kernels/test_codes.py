@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from spann._kernels import code_twins as twins
 from spann._kernels import codes as kernels
 from spann._kernels.distances import simd_levels
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array
+from tests.kernels import code_twins as twins
 
 DIMS = (1, 2, 31, 32, 33, 96, 100, 128, 200, 384, 960, 1536)
 BITS = pytest.mark.parametrize("bits", kernels.CODE_BITS)

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from spann._kernels import twins
 from spann._kernels.distances import SIMD_LEVELS, dot_tile, gather, measure, score, simd_level, simd_levels
 from spann.elements import STORED_TYPES, memory_dtype, pack, unpack
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array, Metric
+from tests.kernels import twins
 
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 384, 960, 4096)
 RANGES = {"uint8": (0, 255), "int8": (-128, 127)}

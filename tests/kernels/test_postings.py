@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spann._kernels import twins
 from spann._kernels.checksum import crc32c
 from spann._kernels.postings import CodedLists, arrange, pack_coded
 from spann.errors import InputError
+from tests.kernels import twins
 
 
 def lists(length, primaries, id_type="<u4", row_type="<u4", code_bytes=5, seed=0):

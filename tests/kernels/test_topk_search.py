@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spann._kernels import _search, twins
+from spann._kernels import _search
 from spann._kernels.checksum import crc32c
 from spann._kernels.distances import element_number, metric_number
 from spann._kernels.io import BACKENDS, backends
 from spann.types import ELEMENT_TYPES, QUERY_STATS, Array, Metric
+from tests.kernels import twins
 
 PAGE = 4096
 OK, READ_SHORT, DAMAGED = _search.OK, _search.READ_SHORT, _search.DAMAGED

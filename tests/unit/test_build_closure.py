@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import spann
-from spann._kernels import twins
 from spann.building.sizes import Sizes
 from spann.building.stages.balance import ROUNDS, SPARE
 from spann.building.stages.layout import TAIL_CUT
@@ -17,6 +16,7 @@ from spann.store.reader import IndexReader
 from spann.testing import clustered
 from spann.types import Metric
 from tests import builds
+from tests.kernels import twins
 
 
 def memberships(decode, path):

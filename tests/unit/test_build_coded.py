@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 import spann
-from spann._kernels import code_twins
 from spann._kernels.checksum import crc32c
 from spann.building.centroids import HALF_ERROR, HALF_RANGE
 from spann.building.pipeline import build_index
@@ -23,6 +22,7 @@ from spann.store.reader import IndexReader
 from spann.testing import clustered
 from spann.types import Metric
 from spann.vectors import as_ids, open_source
+from tests.kernels import code_twins
 
 METRICS = ("l2", "cosine", "ip")
 DTYPES = ("uint8", "int8", "float16", "float32")

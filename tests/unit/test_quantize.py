@@ -10,11 +10,12 @@ import faiss
 import numpy as np
 import pytest
 
-from spann._kernels import code_twins
 from spann._kernels.codes import CODE_BITS
 from spann.errors import InputError
 from spann.quantize import Codes, Quantizer
+from spann.quantize.factors import Entries, prove
 from spann.types import MAX_DIM, Array, Metric
+from tests.kernels import code_twins
 
 BITS = pytest.mark.parametrize("bits", CODE_BITS)
 METRICS = pytest.mark.parametrize("metric", [Metric.L2, Metric.IP], ids=lambda m: m.value)
@@ -250,3 +251,45 @@ def test_unusable_arguments_are_refused() -> None:
         quantizer.prepare(ONE)
     with pytest.raises(InputError, match="2 postings of 2 vectors do not fit 1 codes"):
         quantizer.estimate(ONE[0], ONE[0, :2], codes, np.array([1, 1]))
+
+
+def entries_of(codes: Codes, posting: int, lengths: Array) -> Entries:
+    ends = np.cumsum(lengths)
+    some = slice(ends[posting] - lengths[posting], ends[posting])
+    return Entries(codes.codes[some], codes.add[some], codes.scale[some], codes.headers[posting])
+
+
+@BITS
+@pytest.mark.parametrize("metric", list(Metric)[:3], ids=lambda m: m.value)
+@pytest.mark.parametrize("dim", [3, 100])
+def test_codes_follow_from_their_vectors(bits: int, metric: Metric, dim: int) -> None:
+    """Of postings near the origin and far from it, short and long vectors; what is changed no longer does."""
+    rng = np.random.default_rng(bits + dim)
+    lengths = np.array([40, 1, 30, 30, 20])
+    centroids = rng.standard_normal((5, dim)) * np.array([[1], [1], [1e4], [1e-3], [1]])
+    width = np.repeat([1, 1, 0.1, 1e-6, 0], lengths)[:, None]
+    x = (np.repeat(centroids, lengths, axis=0) + rng.standard_normal((lengths.sum(), dim)) * width).astype(np.float32)
+    centroids = centroids.astype(np.float32)
+    if metric is Metric.COSINE:
+        x, centroids = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, centroids))
+    quantizer = Quantizer.make(dim, bits, metric, origin_of(metric, x))
+    codes = quantizer.encode(x, centroids, lengths)
+    other = None if metric is Metric.IP else dataclasses.replace(quantizer, origin=quantizer.origin + np.float32(50))
+    ends = np.cumsum(lengths)
+    for p, end in enumerate(ends):
+        entries, mine = entries_of(codes, p, lengths), x[end - lengths[p] : end]
+        assert prove(quantizer, mine, centroids[p], entries).wrong == -1
+        header = entries.header * np.float32([1, 1, 1, 1, 0.5])
+        if lengths[p] < 2 or not header[4]:
+            continue
+        assert prove(quantizer, mine, centroids[p], dataclasses.replace(entries, header=header)).what == "error"
+        for name in ("add", "scale"):
+            changed = getattr(entries, name).copy()
+            changed[-1] ^= 1 << 14
+            found = prove(quantizer, mine, centroids[p], dataclasses.replace(entries, **{name: changed}))
+            assert (found.what, found.wrong) == (name, lengths[p] - 1)
+        flipped = dataclasses.replace(entries, codes=~entries.codes)
+        assert prove(quantizer, mine, centroids[p], flipped).cosines < 0
+        assert prove(quantizer, mine[::-1].copy(), centroids[p], entries).wrong >= 0
+        if other is not None and not codes.far[p]:
+            assert prove(other, mine, centroids[p], entries).what == "add"

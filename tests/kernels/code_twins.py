@@ -1,7 +1,7 @@
 """The code kernels once more in numpy, slow and plain: what ext/c/kernels/codes.c is tested against, bit for bit.
 
 All floats are float32, products are rounded before they are added, and sums over dimensions run as in
-`spann._kernels.twins`: element i goes to lane i % 16, the lanes are folded pairwise, those 8, 4, 2 and 1 apart.
+tests/kernels/twins.py: element i goes to lane i % 16, the lanes are folded pairwise, those 8, 4, 2 and 1 apart.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from spann._kernels.codes import FAR, padded_dim
 from spann._kernels.postings import HEADER
+from spann.quantize.fields import places, planes
+from spann.quantize.fields import unpack as unpack
 from spann.types import Array
 
-CHUNK = 32
 TINY = np.finfo(np.float32).tiny
 STEPS = 16
 REFINEMENTS = 4
@@ -28,21 +29,6 @@ Bytes = NDArray[np.uint8]
 f32 = np.float32
 
 
-def planes(bits: int) -> tuple[tuple[int, int], ...]:
-    """(bits, shift) of the planes of a code row."""
-    return ((2, 0), (1, 2)) if bits == 3 else ((bits, 0),)
-
-
-def places(padded: int, bits: int) -> NDArray[np.int64]:
-    """(padded,) dimension that each field of a plane holds, in order of byte and then of bit."""
-    size, each = padded * bits // 8, 8 // bits
-    out = np.empty((size, each), np.int64)
-    for at in range(0, size, CHUNK):
-        n = min(CHUNK, size - at)
-        out[at : at + n] = at * each + np.arange(each) * n + np.arange(n)[:, None]
-    return out.reshape(-1)
-
-
 def pack(values: Bytes, bits: int) -> Bytes:
     """Code rows of values (n, padded) in [0, 2^bits - 1]."""
     rows = []
@@ -50,17 +36,6 @@ def pack(values: Bytes, bits: int) -> Bytes:
         fields = (values[:, places(values.shape[1], b)] >> shift & (1 << b) - 1).reshape(len(values), -1, 8 // b)
         rows.append((fields << np.arange(0, 8, b)).sum(2).astype(np.uint8))
     return np.ascontiguousarray(np.concatenate(rows, 1))
-
-
-def unpack(codes: Bytes, padded: int, bits: int) -> Bytes:
-    """Values (n, padded) of code rows."""
-    values, start = np.zeros((len(codes), padded), np.uint8), 0
-    for b, shift in planes(bits):
-        row = codes[:, start : start + padded * b // 8]
-        start += row.shape[1]
-        fields = row[:, :, None] >> np.arange(0, 8, b, dtype=np.uint8) & (1 << b) - 1
-        values[:, places(padded, b)] |= (fields.reshape(len(codes), -1) << shift).astype(np.uint8)
-    return values
 
 
 def rotate(x: Floats, signs: Bytes) -> Floats:
