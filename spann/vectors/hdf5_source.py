@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from spann.system import check_room, open_regular
 from spann.types import Array, Metric
 from spann.vectors import paging
 from spann.vectors.containers import foreign
+from spann.vectors.hdf5_chunks import Rows
 from spann.vectors.id_list import IdList, check_id_type, find_part
 from spann.vectors.sources import VectorSource, check_dim, given_dtype, usable_rows
 
@@ -85,7 +85,7 @@ def _whole(node: h5py.Dataset, origin: str) -> Array:
     with foreign(f"{origin} cannot be read"):
         check_stored(node, len(node), origin)
         check_room(node.size * node.dtype.itemsize, origin)
-        return np.asarray(node[()])
+        return Rows(node, origin).read(0, len(node))
 
 
 def read_hdf5_ids(path: Path, dataset: str, name: str) -> IdList:
@@ -103,7 +103,7 @@ def read_hdf5_ids(path: Path, dataset: str, name: str) -> IdList:
             check_id_type(node.dtype, origin)
             check_stored(node, len(node), origin)
             check_room(node.size * node.dtype.itemsize, origin)
-            return IdList(np.asarray(node[()]), origin)
+            return IdList(Rows(node, origin).read(0, len(node)), origin)
 
 
 def _open(path: Path, name: str) -> h5py.File:
@@ -171,7 +171,8 @@ class Hdf5Source(VectorSource):
         super().__init__(name, usable_rows(name, announced=rows, present=rows, max_rows=max_rows), dim, dtype)
         with foreign(f"{name} has chunks that cannot be listed"):
             check_stored(node, self.count, name)
-        self._node, self._file, self._lock = node, file, threading.Lock()
+            self._rows = Rows(node, name)
+        self._file, self._lock = file, threading.Lock()
 
     def close(self) -> None:
         """Closes the file, if this source opened it."""
@@ -179,7 +180,8 @@ class Hdf5Source(VectorSource):
             self._file.close()
 
     def _read(self, start: int, stop: int) -> Array:
-        return self._fetch(lambda: self._node[start:stop], f"rows {start} to {stop}")
+        with foreign(f"rows {start} to {stop} of {self.name} cannot be decoded"), self._lock:
+            return np.ascontiguousarray(self._rows.read(start, stop))
 
     def _take(self, rows: NDArray[np.int64]) -> Array:
         # h5py picks rows one by one, at 30 us each: whole stretches are read where rows lie close.
@@ -199,7 +201,3 @@ class Hdf5Source(VectorSource):
                     out[order[i]] = self._read(int(ascending[i]), int(ascending[i]) + 1)[0]
             at = stop
         return out
-
-    def _fetch(self, select: Callable[[], Any], what: str) -> Array:
-        with foreign(f"{what} of {self.name} cannot be decoded"), self._lock:
-            return np.ascontiguousarray(select())
