@@ -49,28 +49,29 @@ from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResul
 from spann.vectors import GivenIds, VectorSource, as_queries, ids_for, metric_of, open_queries, open_source
 
 Vectors = Any
-"""What vectors can be given as: whatever `spann.open_source` takes, and what it returns."""
+"""Vectors: whatever `spann.open_source` takes, or a source that it returned."""
 
 Queries = Array | Sequence[Any] | str | Path
-"""What queries can be given as: numbers in an array or in lists, what becomes an array, or the path of a file."""
+"""Queries: numbers in an array or in lists, anything that becomes an array, or the path of a file."""
 
 log = logging.getLogger(__name__)
 
 DEFAULT_TARGET = 0.95
-"""Recall that a search aims at where nothing else is said."""
+"""Recall that a search aims at by default."""
 
 
 class Index(JobMethods):
-    """An open index. Any number of threads may search it at once, also after a fork. Made by `open_index` or `build`.
+    """An open index, made by `spann.open` or `spann.build`. Any number of threads may search it at once, also after a
+    fork.
 
-    Pickled, it is its path and how it was opened: whoever unpickles it opens the index that is there then.
+    A pickle holds the path and the options. Unpickling opens the index that is then at the path.
     """
 
     def __init__(self, reader: IndexReader, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
         self._reader, self._engine, self._options = reader, engine, dict(options or {})
         found = reader.attributes.get("calibration")
         self.calibration: Calibration | None = None if found is None else Calibration.from_json(found)
-        self._doubted: set[str] = set()  # what was said of the calibration
+        self._doubted: set[str] = set()  # warnings already given
         self.path: Path = reader.path
         self.count: int = engine.count
         self.dim: int = engine.dim
@@ -91,31 +92,31 @@ class Index(JobMethods):
         in_flight: int | None = None,
         order: str = "auto",
     ) -> SearchResult:
-        """The `k` nearest vectors of each query.
+        """Finds the `k` nearest vectors of each query.
 
-        How much is read follows from `target_recall`, the share of true neighbours wanted (see `params_for`), or is
-        said by `params`; without either, the target is 0.95 where the index is calibrated.
+        `target_recall`, the wanted share of the true neighbours, decides how much is read (see `params_for`); or
+        `params` does. Without either, the target is 0.95 if the index is calibrated.
 
         `queries` is (nq, dim), or (dim,) for one query: an array, lists, a tensor on the CPU, a column of lists, or the
-        path of a file. Numbers become those of the index: float64 is rounded to float32, and for an index of integers
-        they must be whole. Queries of binary vectors are bool, 0 and 1, or 8 bits in each uint8, (nq, dim / 8).
+        path of a file. Numbers take the type of the index: float64 is rounded to float32, and an index of integers
+        needs whole numbers. Queries of binary vectors are bool, 0 and 1, or 8 bits in each uint8, (nq, dim / 8).
 
         Distances are in the metric's own unit: Euclidean for l2 (not squared), 1 - cos for cosine, the inner product
-        for ip, bits for hamming. With `radius`, only vectors at most so far away count (under ip: of product at least
-        `radius`), with `inner` only those farther than that (under ip: of smaller product), as in `search_range`. Fewer
-        than k vectors come back only where there are fewer: then id -1 and distance inf (-inf for ip) in the places
-        left over. No queries, (0, dim), have an empty result.
+        for ip, bits for hamming. `radius` keeps only vectors at most so far away; under ip, with a product of at least
+        `radius`. `inner` keeps only vectors farther than that; under ip, with a smaller product. Fewer than k vectors
+        come back only if there are fewer. The places left over have id -1 and distance inf (-inf for ip). No queries,
+        (0, dim), have an empty result.
 
-        `threads` defaults to the processors this process may use; each works on `in_flight` queries at once (by default
-        8, where there are as many), so that the disk is busy while it computes: 1 gives the lowest latency, more the
-        highest throughput. `order` is how a batch is worked off: "query", "posting" (each posting and page read once
-        for all queries that want it; same results), or "auto" by the size of the batch.
+        `threads` defaults to the processors that this process may use. Each works on `in_flight` queries at once, 8 by
+        default, so that the disk is busy while it computes. 1 gives the lowest latency, more the highest throughput.
+        `order` "query" searches query by query. "posting" reads each posting and page once for all queries that want
+        it, with the same results. "auto" decides by the size of the batch.
 
-        Where the calibration has not seen that recall, the search does the best it knows, and a `RecallWarning` says
-        so, once for each sentence it has to say of this index.
+        If no measured setting reached that recall, the search uses the best it knows. A `RecallWarning` says so, once
+        for each index and message.
 
-        Raises `InputError` for queries or parameters that cannot be used, `CorruptionError` when a posting's checksum
-        does not match, `StorageError` when the system refuses a read.
+        Raises `InputError` for unusable queries or parameters, `CorruptionError` if a checksum does not match, and
+        `StorageError` if the system refuses a read.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -152,8 +153,8 @@ class Index(JobMethods):
         return search_within(search, self._batch(queries), k, within, self.count)
 
     async def search_async(self, queries: Queries, k: int = 10, **options: Any) -> SearchResult:
-        """`search` on a thread of its own, so that the event loop of a server goes on. Where the task is cancelled, the
-        thread ends as well.
+        """Runs `search` on another thread, so that the event loop of a server stays free. Cancelling the task ends the
+        thread.
 
         >>> import asyncio
         >>> import numpy as np, spann
@@ -162,12 +163,12 @@ class Index(JobMethods):
         >>> asyncio.run(index.search_async(np.float32([7.1]), k=2)).ids.tolist()
         [[7, 8]]
         """
-        import asyncio  # 4 MB that a search itself has no use for
+        import asyncio  # 4 MB that a search itself does not need
 
         stop = Stop()
         try:
             return await asyncio.to_thread(self._search, queries, k, stop=stop, **options)
-        finally:  # the thread goes on where the task was cancelled
+        finally:  # without this, the thread would continue after the task was cancelled
             stop.set()
 
     def search_range(
@@ -180,12 +181,11 @@ class Index(JobMethods):
         target_recall: float | None = None,
         threads: int | None = None,
     ) -> RangeResult:
-        """All vectors at most `radius` from each query, in the metric's own unit; under ip, of product at least
-        `radius`. Under l2 it is a Euclidean distance: where faiss or hnswlib, which square distances, have 0.09, the
-        radius here is 0.3. `inner` leaves out those that are not farther (under ip: not of smaller product), as copies
-        are.
+        """Finds all vectors at most `radius` from each query, in the metric's own unit; under ip, with a product of at
+        least `radius`. Under l2 it is the Euclidean distance: 0.3 here is 0.09 in faiss and hnswlib, which square it.
+        `inner` leaves out vectors that are not farther, such as copies; under ip, those without a smaller product.
 
-        Other arguments and errors are those of `search`. At most a million for each query.
+        A query may find a million vectors. Other arguments and errors are those of `search`.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -204,7 +204,7 @@ class Index(JobMethods):
             target = DEFAULT_TARGET if target_recall is None else target_recall
             setting, efforts = range_effort(self.calibration, target, min(self.count, MAX_K), setting)
 
-        copies = self._reader.attributes["entries"] / self.count  # each takes the place of a candidate
+        copies = self._reader.attributes["entries"] / self.count  # each copy takes the place of a candidate
 
         def search(some: Array, k: int) -> SearchResult:
             roomy = setting.with_(rerank=max(setting.rerank or 1, math.ceil(RANGE_CANDIDATES * copies * k)))
@@ -221,8 +221,8 @@ class Index(JobMethods):
         params: SearchParams | None = None,
         target_recall: float | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Array]]:
-        """Neighbours of one query (dim,), nearest first, as (ids, distances) of `batch` at a time, for as long as more
-        are wanted; the last may be fewer. One that only a wider search finds may be nearer than some before it.
+        """Yields neighbours of one query (dim,), nearest first, as (ids, distances), `batch` at a time. Take as many as
+        you want; the last batch may be smaller. A wider search may find a vector that is nearer than some before it.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -245,8 +245,8 @@ class Index(JobMethods):
     def explain(
         self, query: Queries, k: int = 10, params: SearchParams | None = None, *, target_recall: float | None = None
     ) -> Explanation:
-        """What a search for one query (dim,) does: postings considered, scored and read, why it stopped, reads and
-        times of its stages, and what the calibration predicted. Prints as a table; `to_json` for programs.
+        """Explains a search for one query (dim,): postings considered, scored and read; why it stopped; reads and times
+        of its stages; and the prediction of the calibration. Prints as a table; `to_json` is for programs.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -270,10 +270,10 @@ class Index(JobMethods):
         )
 
     def params_for(self, target_recall: float, k: int = 10) -> SearchParams:
-        """The cheapest parameters that found at least `target_recall` of the true `k` neighbours of queries like those
-        of the calibration: the lower end of a confidence interval does.
+        """The cheapest parameters that found at least `target_recall` of the true `k` neighbours of the calibration's
+        queries. The lower end of a confidence interval counts.
 
-        Raises `InputError` where the index has no calibration, or no setting reached that.
+        Raises `InputError` if the index has no calibration, or if no setting reached that recall.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -293,7 +293,7 @@ class Index(JobMethods):
 
     def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:
         if target_recall is not None and params is not None:
-            raise InputError("params and target_recall were both given: the target decides the params")
+            raise InputError("params and target_recall were both given; the target decides the params")
         if target_recall is not None and self.calibration is None:
             return self.params_for(target_recall, k)
         if params is not None and not isinstance(params, SearchParams):
@@ -310,7 +310,7 @@ class Index(JobMethods):
 
     @property
     def open_memory_bytes(self) -> int:
-        """Bytes that the open index keeps in memory: centroids, graph and directory, and the codes that are pinned."""
+        """Bytes that the open index keeps in memory: centroids, graph, directory and pinned codes."""
         return self._engine.open_memory_bytes
 
     def info(self) -> dict[str, Any]:
@@ -400,14 +400,13 @@ class Index(JobMethods):
 
 
 def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str = "auto", check: bool = True) -> Index:
-    """Opens the index at `path`; what stays in memory is read and verified now.
+    """Opens the index at `path`. Everything that stays in memory is read and verified now.
 
-    `io` is "direct" (O_DIRECT: the page cache is neither used nor filled), "buffered", or "auto": direct when what
-    searches read is larger than the memory available. `memory_budget` limits what is kept in memory, in bytes or as
-    "44MB": centroids, graph and directory always, then as many codes as fit; "auto" is half of the memory available,
-    "none" keeps only what must be. Results do not depend on it. `check=False` skips the checksum of what is read (docs/
-    BENCHMARKS.md has its cost). Raises `MissingError`, `FormatError`, `CorruptionError`, and `InputError` for a budget
-    that is too small.
+    `io` "direct" bypasses the page cache (O_DIRECT), "buffered" uses it. "auto" is direct if searches read more than
+    the memory available. `memory_budget` limits the memory of the index, in bytes or as "44MB". Centroids, graph and
+    directory are always in memory; then come as many codes as fit. "auto" is half of the memory available, "none" keeps
+    no codes. Results do not depend on it. `check=False` skips checksums of reads (docs/BENCHMARKS.md has their cost).
+    Raises `MissingError`, `FormatError`, `CorruptionError`, and `InputError` if the budget is too small.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -420,7 +419,8 @@ def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str =
 
 
 def _open_built(path: str | Path, memory_limit: int | str | None, memory_budget: int | str | None) -> Index:
-    """The index that a build has made, within what its `memory_limit` leaves unless a `memory_budget` is given."""
+    """Opens the index that a build has made, within the rest of its `memory_limit` unless a `memory_budget` is
+    given."""
     limit = _limit(memory_limit)
     budget = MemoryBudget.parse("auto" if memory_budget is None else memory_budget)
     if memory_budget is None and limit is not None:
@@ -429,7 +429,7 @@ def _open_built(path: str | Path, memory_limit: int | str | None, memory_budget:
 
 
 def _outside() -> int:
-    """How many calls up, from who asks, the caller of this package is."""
+    """The number of calls between this function's caller and the first caller outside this package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "spann":
         frame, level = frame.f_back, level + 1
@@ -457,8 +457,8 @@ def _reopen(path: Path, options: dict[str, Any]) -> Index:
 def _opened(
     vectors: Vectors, open_vectors: Callable[..., VectorSource] = open_source, beside: Path | None = None
 ) -> Iterator[VectorSource]:
-    """The source of `vectors`, closed in the end unless it was one. Streams are kept on the disk of the index `beside`
-    which they are to be."""
+    """Yields the source of `vectors`, and closes it unless it was a source already. Streams are kept in a file beside
+    the index, at `beside`."""
     if isinstance(vectors, VectorSource):
         yield vectors
         return
@@ -482,20 +482,20 @@ def build(
 ) -> Index:
     """Builds an index of `vectors` (count, dim) at `path` and opens it.
 
-    `vectors` is an array or what becomes one, the path of a file or a folder, a list of paths, a table or a frame,
-    or an iterator of batches: whatever `spann.open_source` takes. Under the metric
-    hamming they are binary: uint8 rows of 8 bits in each (`numpy.packbits`), or an array of bool. `metric` is l2 unless
-    the file says otherwise, as HDF5 of ann-benchmarks does. `ids` (count,), all
-    different and not negative, name the vectors in results. They are an array, the name of a column of `vectors`,
-    or the path of a file, ``FILE#COLUMN`` for one column of it (see `spann.vectors.read_ids`); by default the column
-    "id" where there is one, else, and with False, an id is the row number. An existing index is
-    replaced only with `overwrite`, and only once the new one is complete. `memory_limit`, in bytes or as "1GiB" (by
-    default half of the memory available), bounds the resident memory of the process, with the index that is
-    returned: it has as many codes in memory as that leaves room for, or as `memory_budget` says (see `open`). What
-    cannot fit there or on the disk is refused before it starts: see `plan`. `progress` is True for bars on a terminal
-    or in a notebook, or a function that is called with stage, done and total. A build that was interrupted goes on
-    where the same call finds it, and ends with the same bytes; `restart` begins anew. Raises `InputError`,
-    `ExistsError`, `MissingError`, `StorageError`.
+    `vectors` is whatever `spann.open_source` takes: an array, the path of a file or a folder, a list of paths, a table
+    or a frame, or an iterator of batches. The metric hamming needs binary vectors: uint8 with 8 bits in each
+    (`numpy.packbits`), or bool. `metric` is l2 unless the file names another, as HDF5 of ann-benchmarks does.
+
+    `ids` (count,) name the vectors in results; they are different and not negative. They are an array, the name of a
+    column of `vectors`, or the path of a file, ``FILE#COLUMN`` for one column (see `spann.vectors.read_ids`). The
+    default is the column "id", if there is one. Otherwise, and with False, an id is the row number.
+
+    An existing index is replaced only with `overwrite`, and only once the new one is complete. `memory_limit` bounds
+    the resident memory of the process, in bytes or as "1GiB"; the default is half of the memory available. The index
+    that is returned keeps within it, or within `memory_budget` (see `open`). A build that cannot fit, in memory or on
+    the disk, is refused before it starts (see `plan`). `progress` is True for bars on a terminal or in a notebook, or a
+    function of stage, done and total. The same call resumes an interrupted build, and ends with the same bytes;
+    `restart` begins anew. Raises `InputError`, `ExistsError`, `MissingError`, `StorageError`.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -527,7 +527,7 @@ def build(
             progress=shown.enter_context(reporting(progress, **told)),
         )
     if not built:
-        warnings.warn(f"{path}: was built of these vectors already, in the same way", RepeatWarning, stacklevel=2)
+        warnings.warn(f"{path}: the same vectors were built already, in the same way", RepeatWarning, stacklevel=2)
     return _open_built(path, memory_limit, memory_budget)
 
 
@@ -543,13 +543,12 @@ def append(
     progress: Progress | bool | None = None,
     memory_budget: int | str | None = None,
 ) -> Index:
-    """Adds `vectors` (count, dim) to the index at `path`, in a new generation of it, and opens that.
+    """Adds `vectors` (count, dim) to the index at `path`, as a new generation of it, and opens that.
 
-    They must be of the index's dtype and dimension. `ids` (count,), none of them in the index yet, are needed where it
-    was built with ids; elsewhere rows are numbered on. Whoever has the index open goes on searching the generation that
-    was opened. Whole or not at all; an append that was interrupted goes on where the same call finds it, and vectors
-    that were appended already, with the same ids, are not added a second time: a `RepeatWarning` says so, unless
-    `again` asks for it. The other arguments and errors are those of `build`.
+    They must have the index's dtype and dimension. An index with ids needs `ids` (count,), none of them in the index
+    yet; otherwise row numbers continue. Readers keep the generation that they opened. An append happens whole or not at
+    all; the same call resumes an interrupted one. Vectors that were appended before, with the same ids, are not added a
+    second time unless `again`; a `RepeatWarning` says so. Other arguments and errors are those of `build`.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -596,12 +595,12 @@ def calibrate(
     progress: Progress | bool | None = None,
     memory_budget: int | str = "auto",
 ) -> Index:
-    """Calibrates the index at `path` anew, in a new generation of it, and opens that.
+    """Calibrates the index at `path` anew, as a new generation of it, and opens that.
 
-    With `queries` (nq, dim), at most `count` (by default 2000) of them, the calibration holds for queries like those;
-    without, for queries like the collection's own vectors. `base` gives the vectors of the collection where the index
-    keeps them in postings only (no codes). `memory_budget` is that of the index that is returned, as for `open`. Raises
-    `InputError`, also where a build or an append is unfinished, unless `restart` gives that up, and as `append` does.
+    With `queries` (nq, dim), at most `count` of them (2000 by default), the calibration holds for queries of that kind.
+    Without, it holds for queries like the collection's own vectors. An index without codes also needs the vectors of
+    the collection as `base`. `memory_budget` is that of the index that is returned, as for `open`. Raises the errors of
+    `append`, and `InputError` while a build or an append is unfinished, unless `restart` discards it.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -641,8 +640,8 @@ def plan(
     threads: int | None = None,
     memory_limit: int | str | None = None,
 ) -> Plan:
-    """What `build` with the same arguments would take, from the counts of `vectors` alone: disk, temporary disk,
-    memory, time, and memory of the open index. Raises `InputError` where the memory limit cannot do.
+    """Predicts what `build` with the same arguments takes: disk, temporary disk, memory, time, and memory of the open
+    index. It reads counts only, no vectors. Raises `InputError` if the memory limit is too small.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -671,9 +670,9 @@ def _limit(value: int | str | None) -> int | None:
 
 
 def verify(path: str | Path, progress: Progress | bool | None = None) -> list[Problem]:
-    """Everything that is wrong with the index at `path`, by reading all of it; empty when nothing is.
+    """Reads the whole index at `path` and returns every problem; an empty list if there is none.
 
-    Raises `MissingError` when there is no index, `FormatError` when it cannot be read at all.
+    Raises `MissingError` if there is no index, and `FormatError` if it cannot be read at all.
 
     >>> import numpy as np, spann
     >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]

@@ -269,9 +269,9 @@ def dedup(
 ) -> None:
     """Group the vectors in INDEX that lie within R of each other, directly or through others of the group.
 
-    A row of the output is a vector, in the order of ids. Its columns are: id, group (the id of the kept vector), keep
-    (whether this is the kept vector), nearest (the nearest other vector) and distance; both are null if none is within
-    R.
+    A row of the output is a vector, in the order of ids. Its columns are id, group (the id of the kept vector), keep
+    (whether this is the kept vector), nearest (the nearest other vector) and distance. The last two are null if no
+    other vector is within R.
     """
     options = JobOptions.take(given)
     if is_folder(output):

@@ -3,9 +3,9 @@
 A cell holds the vectors of one posting. Let x be in the cell of centroid p, y in the cell of q, and take the plane
 halfway between p and q. If both vectors are more than half of the radius from the plane, each on its own side, they are
 more than the radius apart. So x is compared with the whole cell of q only if x is beyond the plane, or within half of
-the radius of it; and y likewise. Of two vectors within the radius, at least one is. This holds whatever cell a vector
-was put in. Only the list of centroids is cut short: it goes from near to far, until `AT_ONCE` in a row have no vector
-near their plane (docs/decisions/0025).
+the radius of it; and y likewise. If two vectors are within the radius, at least one of them is. This holds whatever
+cell a vector was put in. Only the list of centroids is cut short: it goes from near to far, until `AT_ONCE` in a row
+have no vector near their plane (docs/decisions/0025).
 
 Distances of candidates come from one product of matrices, around the centroid. Undecided pairs, and the distances
 returned, are computed in double precision.

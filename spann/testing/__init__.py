@@ -1,4 +1,4 @@
-"""A kit for tests of programs that use spann: realistic data, a model that is right by being simple, failing disks."""
+"""A kit for tests of programs that use spann: realistic data, an exact model that is simple, and failing disks."""
 
 from spann.testing.data import clustered
 from spann.testing.faults import FaultyDisk, PowerCut, PowerCutDisk, ShortDisk, die_at

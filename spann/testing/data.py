@@ -1,4 +1,4 @@
-"""Data that is hard in the ways real embeddings are, and the same for everyone with the same seed."""
+"""Data that is as hard as real embeddings, and the same for everyone with the same seed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from spann.errors import InputError
 from spann.types import Array, element_type
 
 _SHAPES = 16
-"""Different covariances; clusters share them, for a covariance per cluster would cost more than the data."""
+"""Different covariances. Clusters share them, because a covariance for each cluster would take more memory than the
+data."""
 
 _SPREAD = 3.5
-"""Standard deviations from the mean that the range of an integer type covers; what lies beyond is clipped."""
+"""Standard deviations from the mean that the range of an integer type covers. Values beyond are clipped."""
 
 
 def clustered(n: int, dim: int, queries: int, seed: int = 0, dtype: DTypeLike = np.float32) -> tuple[Array, Array]:
     """`n` vectors and `queries` more from the same distribution: (n, dim) and (queries, dim) arrays of `dtype`.
 
-    A mixture of overlapping Gaussians as embeddings form them: cluster sizes follow a power law, every cluster is
-    stretched along few directions (the intrinsic dimension is about a third of `dim`, at most 24), and clusters differ
-    in width. Integer types take the values scaled to their range and clipped. The rows are in random order. Takes
-    float32 copies of the data as memory. Raises `InputError` for numbers below 1 (`queries`: 0) or another `dtype`.
+    They are a mixture of overlapping Gaussians, like embeddings. Cluster sizes follow a power law, and clusters differ
+    in width. Each is stretched along few directions: about a third of `dim`, at most 24. Integer types take the values
+    scaled to their range and clipped. The rows are in random order. Takes float32 copies of the data as memory. Raises
+    `InputError` for numbers below 1 (`queries`: 0) or another `dtype`.
     """
     kind = element_type(dtype, "clustered data")
     if n < 1 or dim < 1 or queries < 0:

@@ -1,4 +1,4 @@
-"""File systems that fail: what to put in place of `spann.store.files.system` to see what a program does then."""
+"""File systems that fail. Put one in place of `spann.store.files.system` to see what a program does then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 
 class FaultyDisk:
-    """The operating system, of which call number `after` (from 0) of `name`, and every later one, fails with `code`."""
+    """An operating system that fails. From call number `after` of `name` on, counted from 0, every call fails with
+    `code`."""
 
     def __init__(self, name: str, after: int, code: int = errno.ENOSPC) -> None:
         self.name, self.left, self.code = name, after, code
@@ -34,7 +35,7 @@ class FaultyDisk:
 
 
 class ShortDisk:
-    """The operating system, which reads and writes at most `most` bytes a call, as it may."""
+    """An operating system that reads and writes at most `most` bytes a call, as real ones may."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -53,24 +54,24 @@ class ShortDisk:
 
 
 class PowerCut(BaseException):
-    """The power is gone: nothing that the program does from now on reaches the disk."""
+    """The power is gone. From now on nothing that the program does reaches the disk."""
 
 
 class PowerCutDisk:
-    """The operating system until `after` calls that change something; from then on each raises `PowerCut`.
+    """An operating system whose power is cut: after `after` calls that change something, each raises `PowerCut`.
 
-    Then `restart` leaves on the disk what a power cut may leave: of what was not made durable some is gone and some is
-    there. A file that was written since its last fsync has what it had then, or that with a part of what came later,
-    torn anywhere; one whose directory was not fsynced since it was made may not be there at all. Renames and removals
-    count as durable, which file systems with a journal keep in order.
+    `restart` then leaves the disk in a state that a power cut may leave: some changes that were not durable are gone. A
+    file written since its last fsync has its content of then, perhaps with a part of the later writes, torn anywhere. A
+    new file may be missing if its directory had no fsync since. Renames and removals count as durable, because file
+    systems with a journal keep them in order.
     """
 
     def __init__(self, after: int, seed: int = 0) -> None:
         self.left = after
         self.calls = 0
         self._random = random.Random(seed)
-        self._durable: dict[str, bytes] = {}  # of files that changed since: what they held at their last fsync
-        self._new: set[str] = set()  # made in a directory that was not fsynced since
+        self._durable: dict[str, bytes] = {}  # changed files, with their content at the last fsync
+        self._new: set[str] = set()  # files made in a directory without an fsync since
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -133,7 +134,7 @@ class PowerCutDisk:
         self._change()
 
     def restart(self) -> None:
-        """Leaves the disk as the cut may have left it."""
+        """Puts the disk in a state that the cut may have left."""
         for name, durable in self._durable.items():
             path = Path(name)
             if not path.exists():
@@ -161,10 +162,10 @@ _CHANGES = ("mkdir", "link", "write", "pwrite", "ftruncate", "unlink", "rmdir", 
 
 
 def die_at(change: int) -> Callable[[], int]:
-    """Ends this process as `kill -9` does, in place of its call number `change` (from 0) that changes files.
+    """Ends this process as `kill -9` does, at its call number `change` (from 0) that changes files.
 
-    For a process of its own, since it replaces functions of the module `os`; fsync does nothing from then on. Returns
-    what tells the number of changes so far."""
+    Use it in a process of its own, because it replaces functions of the module `os`. fsync does nothing from then on.
+    Returns a function that tells the number of changes so far."""
     count = 0
 
     def at(function: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The perfect model: what a search should return, computed in the plainest way."""
+"""An exact model: what a search should return, computed in the plainest way."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def exact_neighbours(
     """The k nearest rows of `base` (n, dim) for each of `queries` (nq, dim): ids int64 and distances float64 (nq, k).
 
     Distances are in the metric's own unit, as a search returns them: Euclidean for l2, 1 - cos for cosine, the inner
-    product for ip, bits for hamming (of bool, or of uint8 with 8 bits in each); equal ones in the order of row numbers.
-    One query at a time in float64, so memory is that of a float64 copy of `base`. Raises `InputError` for a k outside 1
-    to n.
+    product for ip, bits for hamming. Binary vectors are bool, or uint8 with 8 bits in each. Equal distances come in the
+    order of row numbers. It computes one query at a time in float64, and takes the memory of a float64 copy of `base`.
+    Raises `InputError` for a k outside 1 to n.
     """
     metric = Metric.parse(metric)
     if not 1 <= k <= len(base):

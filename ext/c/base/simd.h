@@ -4,7 +4,7 @@
 
 typedef enum { SPANN_SCALAR = 0, SPANN_AVX2 = 1, SPANN_AVX512 = 2 } spann_simd;
 
-/* The present level, or -1 if SPANN_SIMD names an unknown level or one that this processor lacks. Each call reads
+/* The present level, or -1 if SPANN_SIMD names a level that is unknown or that this processor lacks. Each call reads
  * SPANN_SIMD (one call per batch), so a test can try all levels in one process. */
 int spann_simd_level(void);
 
