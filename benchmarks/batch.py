@@ -2,9 +2,9 @@
 
     python benchmarks/batch.py INDEX BASE [--queries 100000] [-o batch.json]
 
-INDEX is an index of the vectors in BASE; the queries are rows of BASE drawn at random, each with every element moved by
-up to `--noise`, so that no query is a vector of the collection. Both orders search the same batch in turn, with what
-`--memory-budget` pins; answers must be the same.
+INDEX is an index of the vectors in BASE. The queries are random rows of BASE, with every element moved by up to
+`--noise`, so that no query is a vector of the collection. Both orders search the same batch in turn, with
+`--memory-budget` for codes. Answers must be the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spann.vectors import open_source, sample_rows
 
 
 def queries_near(base: Path, count: int, noise: int, seed: int = 7) -> np.ndarray:
-    """(count, dim) of the base's type: its rows, moved a little."""
+    """Queries (count, dim) of the base's type: its rows, moved a little."""
     with open_source(base) as source:
         rows = source.take(sample_rows(source.count, count, seed))
     moved = rows.astype(np.float32) + np.random.default_rng(seed).integers(-noise, noise + 1, rows.shape)
@@ -34,7 +34,7 @@ def queries_near(base: Path, count: int, noise: int, seed: int = 7) -> np.ndarra
 
 
 def measure(index: spann.Index, queries: np.ndarray, params: spann.SearchParams, order: str, threads: int) -> Any:
-    """(result, figures) of one search of the whole batch."""
+    """Searches the whole batch once. Returns (result, figures)."""
     start = time.perf_counter()
     result = index.search(queries, 10, params, threads=threads, order=order)
     seconds = time.perf_counter() - start

@@ -1,10 +1,10 @@
-"""Measures a classic index (exact vectors in the postings) on 1M SIFT vectors against what SPTAG-SPANN reaches.
+"""Measures a classic index (exact vectors in the postings) on 1M SIFT vectors against the figures of SPTAG-SPANN.
 
     python benchmarks/classic.py DATA -o classic.json
 
 DATA holds base.u8bin, query.u8bin and truth.ibin (exact neighbours, squared L2). Takes about 15 minutes and 6 GB of
-disk in a temporary directory beside DATA. Builds run as commands of their own, so wall time and peak memory are
-those of a whole process. Prints the table of docs/BENCHMARKS.md; exit status 1 if a target is missed.
+disk in a temporary directory beside DATA. Builds run as commands of their own, so wall time and peak memory are those
+of a whole process. Prints the table of docs/BENCHMARKS.md. The exit status is 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def differing_files(a: Path, b: Path) -> int:
 
 
 def orders(base: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows of the base in other orders than the file's."""
+    """Row numbers of the base in other orders than the file's."""
     norms = np.concatenate(
         [np.square(base[i : i + 100_000].astype(np.int64)).sum(1) for i in range(0, len(base), 100_000)]
     )
@@ -84,7 +84,7 @@ def orders(base: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def measure(data: Path, work: Path) -> dict[str, Any]:
-    """Every figure of the table, and what else one wants to know beside it."""
+    """Every figure of the table, and related figures."""
     base_file = data / "base.u8bin"
     count, dim = np.fromfile(base_file, np.uint32, 2).tolist()
     out: dict[str, Any] = {"count": count, "dim": dim}
@@ -119,7 +119,8 @@ def measure(data: Path, work: Path) -> dict[str, Any]:
 
 
 def checksum_cost(index: Path, data: Path) -> dict[str, float]:
-    """Median of the ratio of search time with and without checksums, everything cached, one thread, alternating."""
+    """The ratio of search times with and without checksums: the median, with everything cached, on one thread, in
+    turn."""
     queries = np.fromfile(data / "query.u8bin", np.uint8)[8:].reshape(-1, 128)
     params = spann.SearchParams(max_postings=32)
     ratios = []
@@ -135,7 +136,7 @@ def checksum_cost(index: Path, data: Path) -> dict[str, float]:
 
 
 def rows(out: dict[str, Any]) -> dict[str, float]:
-    """The table's figures, by name."""
+    """The figures of the table, by name."""
     run = {r["settings"]["max_postings"]: r for r in out["runs"]["buffered"] if r["settings"]["threads"] == 2}
     length = out["info"]["posting_length"]
     baseline = run[32]["recall"]

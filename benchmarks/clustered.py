@@ -1,11 +1,11 @@
-"""Makes a collection of clusters, as recommendation and de-duplication have them, with queries and true neighbours.
+"""Makes a collection of clusters, like those of recommendation and deduplication, with queries and true neighbours.
 
     python benchmarks/clustered.py DIR [--rows 200000] [--dim 96] [--seed 0]
 
-Clusters have sizes of a power law, spreads that differ by a factor of four, and a quarter of the dimensions to spread
-in, directions of their own; one vector in fifty is far from all of them, and one in a hundred is nearly a copy of
-another.
-Queries are drawn as the collection is. Writes base.fbin, query.fbin (4000) and truth.ibin (100 neighbours, l2).
+Sizes of clusters follow a power law, and their spreads differ by a factor of four. Each spreads in directions of its
+own, a quarter of the dimensions. One vector in fifty is far from all clusters, and one in a hundred is nearly a copy of
+another. Queries come from the same distribution. Writes base.fbin, query.fbin (4000) and truth.ibin (100 neighbours,
+l2).
 """
 
 from __future__ import annotations

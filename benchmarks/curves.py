@@ -19,10 +19,10 @@ from benchmarks.compare.report import at_recall, sweep
 Series = dict[str, Any]
 
 TARGET = 0.95
-"""Recall at which the series of a peer are compared, and which the table shows."""
+"""Recall at which series are compared, and which the table shows."""
 
 SHOWN = 0.78
-"""Least recall that the plot shows."""
+"""The least recall that the plot shows."""
 
 COLOURS = {"spann": "#0b7285", "diskann": "#e8590c", "faiss": "#7048e8", "lance": "#868e96"}
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def series_of(result: dict[str, Any]) -> list[Series]:
-    """The series that were measured, each with the number of vectors."""
+    """The measured series, each with the number of vectors."""
     return [{**s, "count": result["data"]["count"]} for s in result["series"] if "points" in s]
 
 
@@ -79,7 +79,7 @@ def table(series: list[Series]) -> str:
 
 
 def draw(result: dict[str, Any], series: list[Series], path: Path) -> None:
-    """Write the plot to `path`: the same result gives the same file."""
+    """Writes the plot to `path`. The same result gives the same file."""
     import matplotlib
 
     matplotlib.rcParams.update({"svg.hashsalt": "spann", "svg.fonttype": "none", "font.size": 11})

@@ -1,9 +1,10 @@
-"""How much more a graph in memory has to compare for the same recall as a collection grows: a yardstick for scaling.py.
+"""How the comparisons of a graph in memory grow with a collection, at the same recall: a yardstick for scaling.py.
 
     python benchmarks/hnsw.py DATA [DATA ...] [-o hnsw.json]
 
-DATA as for `benchmarks.compare`, with uint8 vectors. usearch (in an environment of its own) builds an HNSW graph over
-all exact vectors, 16 links a node, and searches it with one thread. Its memory is all vectors and 128 bytes each.
+DATA is that of `benchmarks.compare`, with uint8 vectors. usearch, in an environment of its own, builds an HNSW graph
+over all exact vectors, with 16 links a node. It searches with one thread. Its memory is all vectors, and 128 bytes for
+each.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ RECALLS = (0.95, 0.98)
 
 
 def signed(vectors: np.ndarray) -> np.ndarray:
-    """The same moved by -128, which changes no distance, for usearch has no uint8."""
+    """The vectors moved by -128, because usearch has no uint8. This changes no distance."""
     return (vectors.astype(np.int16) - 128).astype(np.int8)
 
 
 def measure(data: Path, threads: int) -> dict[str, Any]:
-    """Comparisons and processor time a query, for each beam and at RECALLS."""
+    """Comparisons and processor time of a query, for each beam and at RECALLS."""
     dim = int(np.fromfile(data / "base.u8bin", np.int32, 2)[1])
     base = np.memmap(data / "base.u8bin", np.uint8, "r", 8).reshape(-1, dim)
     queries = signed(np.fromfile(data / "query.u8bin", np.uint8)[8:].reshape(-1, dim))
@@ -56,7 +57,7 @@ def measure(data: Path, threads: int) -> dict[str, Any]:
 
 
 def at_recall(points: list[dict[str, float]], recall: float) -> dict[str, float] | None:
-    """Interpolated between the beams around it."""
+    """Values at a recall, interpolated between the beams around it."""
     for low, high in itertools.pairwise(points):
         if low["recall"] <= recall <= high["recall"]:
             share = (recall - low["recall"]) / (high["recall"] - low["recall"])

@@ -5,10 +5,10 @@
     python benchmarks/jobs.py dedup BASE [--near 50000 --copies 100000]
 
 INDEX is an index of the vectors in BASE (uint8 or float32, metric l2). Each prints JSON, or writes it with `-o`.
-`search` compares with `index.search` of the same queries in memory, as many at a time as a part has, and kills and
-resumes as many times as asked. `graph` compares with libraries that lie in environments of their own, at equal recall:
-of pynndescent as it is, of hnswlib with the smallest `ef` that reaches the recall of ours. `dedup` plants near-copies
-at known radii and copies of one vector, builds, and counts what is found.
+`search` compares with `index.search` of the same queries in memory, one part at a time. It also kills and resumes the
+job, `--kills` times. `graph` compares with libraries in environments of their own, at equal recall. pynndescent runs as
+it is, hnswlib with the smallest `ef` that reaches our recall. `dedup` plants near-copies at known radii and copies of
+one vector, builds, and counts the pairs found.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ print(json.dumps(out))
 
 
 def run(*args: object, python: str = sys.executable) -> tuple[str, dict[str, float]]:
-    """Standard output of a command of `python`, and what it took."""
+    """Runs a command of `python`. Returns its standard output, and its time and memory."""
     start = time.perf_counter()
     with subprocess.Popen([python, *map(str, args)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -105,7 +105,7 @@ def run(*args: object, python: str = sys.executable) -> tuple[str, dict[str, flo
 
 
 def write_queries(base: Path, folder: Path, count: int, parts: int) -> list[Path]:
-    """Rows of the base, each moved a little, as Parquet files."""
+    """Writes rows of the base, each moved a little, as Parquet files."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -175,7 +175,7 @@ def measure_search(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def truth_of(base: Path, k: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Some rows and the rows of their k nearest others."""
+    """Some rows, and the rows of their k nearest others."""
     with open_source(base) as source:
         sample = np.sort(np.random.default_rng(1).choice(source.count, count, replace=False))
         ids, _ = exact_search(source, source.take(sample), k + 1, Metric.L2, threads=2)
@@ -253,7 +253,7 @@ def measure_dedup(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--scratch", type=Path, help="where files of some GB may lie for a while")
+    parser.add_argument("--scratch", type=Path, help="directory for temporary files of some GB")
     jobs = parser.add_subparsers(required=True)
     search = jobs.add_parser("search")
     search.add_argument("index", type=Path)

@@ -1,11 +1,11 @@
-"""Which rule should end a query's list of postings? Postings scored for the same recall, rule by rule.
+"""Compares rules that end a query's list of postings: the postings scored for the same recall, rule by rule.
 
     python benchmarks/pruning.py INDEX DATA
 
-INDEX has codes and no replicas; DATA as for `benchmarks.compare`, its truth with 100 neighbours. But for the last rule,
-which is the one that searches use, nothing is searched: from the distances of queries to all centroids, and the posting
-that holds each true neighbour, follows what a rule would have scored and found. Learned rules are fitted to every other
-query, and all are judged by the rest.
+INDEX has codes and no replicas. DATA is that of `benchmarks.compare`, with 100 neighbours in its truth. The last rule
+is that of searches, and is searched with. The other rules need no search: the distances of queries from all centroids,
+and the posting of each true neighbour, tell what a rule would have scored and found. Learned rules are fitted to every
+other query. All rules are judged by the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COUNTS = (24, 32, 40, 50, 60, 70, 80, 90, 100, 120, 150, 200, 260, 330)
 
 
 def posting_of_ids(reader: IndexReader) -> np.ndarray:
-    """The posting that has each id, (count,)."""
+    """The posting that holds each id, (count,)."""
     about = reader.attributes
     page, offset, length, primaries = (
         reader.read(f"postings/directory/{name}") for name in ("page", "offset", "length", "primaries")
@@ -47,8 +47,8 @@ def posting_of_ids(reader: IndexReader) -> np.ndarray:
 
 
 class Queries:
-    """``sqdist`` (nq, SEEN) to the nearest centroids; ``rank`` (nq, k) of those that hold the true neighbours, whose
-    squared distances are ``near``."""
+    """``sqdist`` (nq, SEEN) are squared distances to the nearest centroids. ``rank`` (nq, k) are the places of the
+    centroids that hold the true neighbours. ``near`` are the squared distances of these neighbours."""
 
     def __init__(self, index: Path, data: Path) -> None:
         reader = IndexReader.open(index)
@@ -67,14 +67,14 @@ class Queries:
         self.test = np.arange(len(x)) % 2 == 1
 
     def found(self) -> np.ndarray:
-        """(nq, SEEN) how many of the true K are in each posting."""
+        """The number of the true K in each posting, (nq, SEEN)."""
         out = np.zeros(self.sqdist.shape, np.float32)
         for i, ranks in enumerate(self.rank[:, :K]):
             np.add.at(out[i], ranks[ranks < SEEN], 1)
         return out
 
     def kth(self) -> np.ndarray:
-        """Squared distance of the K-th of those found in the first `SEEDS` postings, (nq, 1)."""
+        """Squared distance of the K-th vector found in the first `SEEDS` postings, (nq, 1)."""
         out = np.empty((len(self.near), 1))
         for i, near in enumerate(self.near):
             seen = near[self.rank[i] < SEEDS]
@@ -83,7 +83,7 @@ class Queries:
 
 
 def curve(score: np.ndarray, found: np.ndarray, test: np.ndarray) -> list[float]:
-    """Postings for each of `TARGETS`, where those of the highest scores are taken; always the first few."""
+    """Postings taken for each of `TARGETS`, by the highest scores; the first few are always taken."""
     score, found = score[test], found[test]
     ordered = np.sort(score.ravel())[::-1]
     points = []
@@ -109,7 +109,7 @@ def logistic(features: np.ndarray, found: np.ndarray, fit: np.ndarray) -> np.nda
 
 
 def patience(queries: Queries, wait: int) -> tuple[float, float]:
-    """(recall, postings) of stopping `wait` postings after the last that improved the K best."""
+    """(recall, postings) if a query stops `wait` postings after the last that improved the K best."""
     scored, hits = [], []
     for ranks, near in zip(queries.rank[queries.test], queries.near[queries.test], strict=True):
         best: list[float] = []
@@ -126,7 +126,7 @@ def patience(queries: Queries, wait: int) -> tuple[float, float]:
 
 
 def used(index: Path, data: Path) -> tuple[list[float], list[float]]:
-    """(recalls, postings) of searches that prune by shapes, re-ranking all that may be a neighbour."""
+    """(recalls, postings) of searches that prune by shapes, and re-rank all possible neighbours."""
     points = []
     with (
         spann.open(index, memory_budget=1 << 40) as opened,

@@ -1,10 +1,10 @@
-"""Measures how builds and searches grow: time, memory and disk against their prediction, and resuming after a kill.
+"""Measures how builds and searches grow: time, memory and disk against the prediction, and resuming after a kill.
 
     python benchmarks/scaling.py DATA [DATA ...] [--memory-limit 1GiB] [-o scaling.json]
 
 Each DATA is a directory with base.u8bin or base.fbin, query.* and truth.ibin (squared distances), as for
-`benchmarks.compare`; one may be of the same collection as another, but larger. Every build is a process of its own. The
-resumed one is killed (SIGKILL) after half of the time that the undisturbed build took, and given again.
+`benchmarks.compare`. They may be larger and smaller parts of one collection. Every build is a process of its own. One
+more build is killed (SIGKILL) after half of the time of the undisturbed build, and given again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from spann.vectors import open_source, read_truth
 
 TARGETS = (0.95, 0.98)
 ASKED = (0.88, 0.91, 0.935, 0.955, 0.97, 0.985, 0.992)
-"""Recalls that the calibrated index is asked for: the sweep that costs are interpolated on."""
+"""Recalls that the calibrated index is asked for. Costs are interpolated between them."""
 
 
 def tree_bytes(path: Path) -> int:
-    """Bytes of all files below `path` at this moment, whatever vanishes meanwhile."""
+    """Bytes of all files below `path` at this moment. Files may vanish meanwhile."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
@@ -46,7 +46,8 @@ def tree_bytes(path: Path) -> int:
 def run_build(
     base: Path, index: Path, limit: str | None, threads: int, kill_after: float | None = None
 ) -> dict[str, Any]:
-    """One build in a process of its own: seconds, of each stage too, peak resident memory, peak of temporary files."""
+    """Runs one build in a process of its own. Returns its seconds, also of each stage, and the peaks of resident memory
+    and of temporary files."""
     command = [sys.executable, "-m", "spann.cli", "build", str(base), str(index), "--progress", "json", "--json"]
     command += ["--threads", str(threads), *(["--memory-limit", limit] if limit else [])]
     start, stages, peak, temporary = time.perf_counter(), {}, 0, 0
@@ -89,7 +90,7 @@ def at_recall(points: list[dict[str, float]], target: float) -> dict[str, float]
 
 
 def search(data: Path, base: Path, index: Path, threads: int) -> dict[str, Any]:
-    """Cold searches with all codes in memory: costs at the target recalls."""
+    """Searches from disk with all codes in memory. Returns the costs at the target recalls."""
     points = []
     with (
         spann.open(index, io="direct", memory_budget=1 << 40) as opened,
@@ -114,7 +115,7 @@ def search(data: Path, base: Path, index: Path, threads: int) -> dict[str, Any]:
 
 
 def measure(data: Path, work: Path, limit: str | None, threads: int, resume: bool) -> dict[str, Any]:
-    """Everything about the collection in `data`."""
+    """All figures of the collection in `data`."""
     base = next(path for path in (data / "base.u8bin", data / "base.fbin") if path.exists())
     planned = spann.plan(base, memory_limit=limit, threads=threads)
     index = work / "scaling.spann"

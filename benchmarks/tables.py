@@ -24,7 +24,7 @@ Result = dict[str, Any]
 
 
 def fill(text: str) -> str:
-    """A document with every table in it made anew. Raises `KeyError` for an unknown name."""
+    """The document with every table made anew. Raises `KeyError` for an unknown name."""
     known = tables()
     return PLACE.sub(lambda place: f"{place[1]}{known[place[2]]()}{place[3]}", text)
 
@@ -149,7 +149,7 @@ def classic_runs() -> str:
 
 
 def measured() -> list[Result]:
-    """Collections that were built and searched, by size."""
+    """Results of collections that were built and searched, by size."""
     found: list[Result] = [*load("scaling")["results"], *load("scaling-30m")["results"]]
     return sorted(found, key=lambda out: out["count"])
 
@@ -168,7 +168,7 @@ def scaling() -> str:
 
 
 def builds() -> str:
-    """Measured, with the predictions in brackets; without them for the result of an earlier plan."""
+    """Measured builds, with the predictions in brackets. A result of an earlier plan has none."""
     header = ["vectors", "build, s", "index, MB", "temporary, MB", "peak RSS, MiB", "open, B a vector"]
     rows = []
     for out in measured():

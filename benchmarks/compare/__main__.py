@@ -3,10 +3,10 @@
     python -m benchmarks.compare DATA -o OUT.json
 
 DATA holds base.u8bin or base.fbin, query.* and truth.ibin (squared Euclidean distances). Each peer runs in processes
-and an environment of its own. Indexes are kept in the work directory and serve again where their settings are the same
-(spann's only while its source is the same); searches are always run anew, in rounds that alternate between the peers,
-so that a slow spell of the machine falls on all of them. Writes OUT.json, OUT.md and OUT-*.png. What fails is reported
-as failed, and the exit status is then 1.
+and an environment of its own. Indexes stay in the work directory, and serve again if their settings are the same;
+spann's only while its source is the same. Searches always run anew, in rounds that alternate between the peers, so that
+a slow spell of the machine falls on all. Writes OUT.json, OUT.md and OUT-*.png. A failure is reported, and makes the
+exit status 1.
 """
 
 from __future__ import annotations
@@ -47,19 +47,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--memory-limit", type=float, default=16, metavar="MIB",
-        help="for the page cache and all else of a search from disk, beyond the memory that the open index takes for "
-        "itself; default: 16",
+        help="for the page cache and the rest of a search from disk, beyond the memory of the open index; "
+        "default: 16",
     )  # fmt: skip
-    parser.add_argument("--timeout", type=float, default=7200, metavar="S", help="of one build or round; default: 7200")
+    parser.add_argument(
+        "--timeout", type=float, default=7200, metavar="S", help="limit of one build or round; default: 7200"
+    )
     parser.add_argument("--build-only", action="store_true")
-    parser.add_argument("--rebuild", action="store_true", help="build again what could serve")
-    parser.add_argument("--keep-spann", action="store_true", help="use spann's index although its source has changed")
+    parser.add_argument("--rebuild", action="store_true", help="build every index anew")
+    parser.add_argument("--keep-spann", action="store_true", help="use spann's index even if its source has changed")
     return parser.parse_args()
 
 
 def main() -> None:
     args = _arguments()
-    # Ended from outside, it still ends its child and removes the groups.
+    # If ended from outside, it still ends its child and removes the groups.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     data = Data.open(args.data.resolve())
     unknown = [name for name in args.peers.split(",") if name not in PEERS]
@@ -93,8 +95,8 @@ def main() -> None:
 
 
 def _build_all(chosen: list[Series], results: list[Result], data: Data, options: Options) -> dict[str, Path]:
-    """Directories of the indexes by name of series; a failure goes to the series' result. `--rebuild` builds each
-    index once, however many series share it."""
+    """Directories of the indexes, by the name of the series. A failure goes into the result of the series. `--rebuild`
+    builds each index once, even if several series share it."""
     indexes: dict[str, Path] = {}
     known: dict[str, tuple[Path, Result] | str] = {}
     for series, result in zip(chosen, results, strict=True):

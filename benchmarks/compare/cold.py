@@ -1,7 +1,7 @@
-"""Groups of processes (cgroups, version 1) that bound a peer's memory and count its reads, where the system has them.
+"""Groups of processes (cgroups, version 1) that bound a peer's memory and count its reads, if the system has them.
 
-Without them a comparison runs as well, and says so: then the page cache is bounded by nothing but the machine, which
-favours whoever reads through it.
+Without them a comparison still runs, and says so. Then only the machine bounds the page cache, which favours peers that
+read through it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Groups:
-    """Directories of the groups made for one child, and where the tree of those that count begins."""
+    """Directories of the groups made for one child, and the root of the tree of groups that count reads."""
 
     memory: str | None = None
     counter: str | None = None
@@ -25,13 +25,13 @@ class Groups:
 
 @contextlib.contextmanager
 def groups(on: Path) -> Iterator[Groups]:
-    """Groups below this process's own, so that limits on it hold for the child too; removed at the end.
+    """Makes groups below this process's own, so that its limits hold for the child too. Removes them at the end.
 
-    `on` lies on the device whose reads are counted.
+    Reads of the device of `on` are counted.
     """
     memory, counter = _make("memory"), _make("blkio")
     if counter is not None:
-        # The kernel counts only where there is a limit: one that no device reaches.
+        # The kernel counts only under a limit, so set a limit that no device reaches.
         device = os.stat(on).st_dev
         try:
             limit = f"{os.major(device)}:{os.minor(device)} 1000000000"
@@ -49,7 +49,7 @@ def groups(on: Path) -> Iterator[Groups]:
 
 
 def limits() -> dict[str, bool]:
-    """What this system offers, for the report."""
+    """The means that this system offers, for the report."""
     memory, counter = _make("memory"), _make("blkio")
     for group in (memory, counter):
         if group is not None:
@@ -82,7 +82,7 @@ def _memberships() -> list[list[str]]:
 
 
 def _root(controller: str) -> Path | None:
-    """Where the controller is mounted; None without version 1."""
+    """The directory of the controller; None without version 1."""
     for line in Path("/proc/mounts").read_text().splitlines():
         _, place, kind, options, *_ = line.split()
         if kind == "cgroup" and controller in options.split(","):
@@ -95,5 +95,5 @@ def _remove(group: Path) -> None:
         try:
             group.rmdir()
             return
-        except OSError:  # the child's last thread is still on its way out
+        except OSError:  # the last thread of the child has not ended yet
             time.sleep(0.1)

@@ -15,12 +15,12 @@ Array = NDArray[Any]
 _DTYPES = {".u8bin": "uint8", ".fbin": "float32"}
 
 TIE = 1e-5
-"""As in `spann.measuring.recall`: a vector as near as the true k-th counts, within the rounding of float32 sums."""
+"""A vector as near as the true k-th counts, within the rounding of float32 sums, as in `spann.measuring.recall`."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Files of one collection; distances are Euclidean (of unit vectors, so that the order is that of the cosine)."""
+    """Files of one collection. Distances are Euclidean; for vectors of length 1 their order is that of the cosine."""
 
     base: Path
     queries: Path
@@ -29,11 +29,12 @@ class Data:
     dim: int
     true_ids: Array
     true_distances: Array
-    """(nq, k') squared."""
+    """Squared distances (nq, k')."""
 
     @classmethod
     def open(cls, directory: Path) -> Data:
-        """Find base.*, query.* and truth.ibin in `directory`; `SystemExit` says what is wrong."""
+        """Finds base.*, query.* and truth.ibin in `directory`. Raises `SystemExit` with the reason if they are
+        unusable."""
         base = next((f for s in _DTYPES if (f := directory / f"base{s}").is_file()), None)
         if base is None:
             raise SystemExit(f"{directory}: neither base.u8bin nor base.fbin")
@@ -56,17 +57,17 @@ class Data:
         return self.dim * np.dtype(self.dtype).itemsize
 
     def fingerprint(self) -> str:
-        """Changes when the base does: its shape, and rows from all of it."""
+        """A text that changes with the base: of its shape, and of rows from all of it."""
         rows = self._rows(self.base)
         digest = hashlib.sha256(f"{self.count} {self.dim} {self.dtype}".encode())
         digest.update(np.ascontiguousarray(rows[:: max(1, self.count // 1000)]).tobytes())
         return digest.hexdigest()[:12]
 
     def recall(self, ids: Array, k: int) -> float:
-        """Share of the true k nearest that were found; ids (nq, at least k), -1 for none.
+        """The share of the true k nearest that was found. ids are (nq, at least k), -1 for none.
 
-        Distances are computed here from the raw vectors, in float64, not taken from whoever is measured. An id counts
-        once: among the true k, or as near as the true k-th.
+        Distances are computed here from the raw vectors, in float64, not taken from the peer. An id counts once: if it
+        is among the true k, or as near as the true k-th.
         """
         base, queries = self._rows(self.base), self._rows(self.queries)
         found = 0

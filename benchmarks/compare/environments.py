@@ -1,5 +1,5 @@
-"""A virtual environment for each group of peers, so that none decides another's versions. pip's own settings decide
-where the packages come from."""
+"""A virtual environment for each group of peers, so that no peer decides the versions of another. The settings of pip
+decide where packages come from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ PACKAGES = {
 
 
 def python(name: str | None, directory: Path) -> str:
-    """The interpreter of the environment `name` (None: the one running), made and filled if it does not exist."""
+    """The interpreter of the environment `name`, which is made if it does not exist. None means the running
+    interpreter."""
     if name is None:
         return sys.executable
     home = directory / name

@@ -2,8 +2,9 @@
 
     python -m benchmarks.compare.prepare EMBEDDINGS.npy OUT
 
-The last 2,000 rows become queries, the rest the base; float32, of unit length, so that the order by Euclidean distance
-is the order by cosine. Writes base.fbin, query.fbin and truth.ibin: the exact 100 nearest with squared distances.
+The last 2,000 rows become queries, the others the base. All become float32 of unit length, so that the order by
+Euclidean distance is the order by cosine. Writes base.fbin, query.fbin and truth.ibin: the exact 100 nearest with
+squared distances.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ def unit(rows: Array) -> Array:
 
 
 def truth(base: Array, queries: Array, k: int) -> tuple[Array, Array]:
-    """Ids and squared distances of the exact nearest; chosen by float32 products, ordered by float64 differences."""
+    """Ids and squared distances of the exact nearest. float32 products choose them, float64 differences order them."""
     ids, distances = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
     for start in range(0, len(queries), _BLOCK):
         block = queries[start : start + _BLOCK]
-        # Some more than k: rounding of the products may misplace those near the end.
+        # A few more than k, because rounding of the products may misplace those near the end.
         near = np.argpartition(-(block @ base.T), k + 20, axis=1)[:, : k + 20]
         for row, candidates in enumerate(near):
             exact = np.square(base[candidates].astype(np.float64) - block[row].astype(np.float64)).sum(1)

@@ -179,7 +179,7 @@ def _number(value: float) -> str:
 
 
 def plots(out: Result, stem: Path) -> list[Path]:
-    """Draw `stem`-*.png."""
+    """Draws the plots `stem`-*.png."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Builds and searches: each in a process of its own, whose failure is a result like any other."""
+"""Runs each build and search in a process of its own. A failure is a result like any other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Result = dict[str, Any]
 
 
 class Failed(Exception):
-    """A child that did not deliver; the message is what the report says."""
+    """A child failed. The report shows the message."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Options:
 
 
 def build(series: Series, data: Data, options: Options) -> tuple[Path, Result]:
-    """The directory of the series' index and what building it took; an index built before with the same settings
+    """The directory of the series' index, and the cost of its build. An index built before with the same settings
     serves again."""
     key = {"data": data.fingerprint(), "peer": series.peer, "settings": series.build}
     if series.peer == "spann" and not options.keep_spann:
@@ -68,8 +68,8 @@ def build(series: Series, data: Data, options: Options) -> tuple[Path, Result]:
 
 
 def search(series: Series, data: Data, index: Path, options: Options) -> Result:
-    """One round of a series: every point once."""
-    # With the process's number, for another comparison may use the same directory of work.
+    """Runs one round of a series: every point once."""
+    # With the number of the process, because another comparison may use the same work directory.
     home = options.work / "searches" / f"{hashlib.sha256(series.name.encode()).hexdigest()[:12]}-{os.getpid()}"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -95,7 +95,7 @@ def search(series: Series, data: Data, index: Path, options: Options) -> Result:
 
 
 def median(rounds: list[Result]) -> Result:
-    """One result from those of several rounds: the median of every time, and of all else the last round's."""
+    """Merges the results of several rounds: the median of every time, and the last round's value of all else."""
     last = rounds[-1]
     for number, point in enumerate(last["points"]):
         same = [r["points"][number] for r in rounds]
@@ -114,7 +114,7 @@ def _about(data: Data, index: Path) -> Result:
 
 
 def _child(series: Series, job: Result, home: Path, options: Options, bounds: Groups | None = None) -> Result:
-    """Run the peer's script on `job`; its result with wall and CPU time and peak memory of the process."""
+    """Runs the peer's script on `job`. Returns its result with wall time, CPU time and peak memory of the process."""
     peer, bounds = PEERS[series.peer], bounds or Groups()
     file, output = home / "job.json", home / "output.txt"
     job |= {"result": str((home / "result.json").resolve()), "group": bounds.memory}
@@ -124,7 +124,7 @@ def _child(series: Series, job: Result, home: Path, options: Options, bounds: Gr
         interpreter = environments.python(peer.environment, options.environments)
     except RuntimeError as error:
         raise Failed(f"no environment: {error}") from None
-    # Threads of faiss's OpenMP that spin while they wait take the processors from everyone else.
+    # Threads of faiss's OpenMP that spin while they wait would take the processors from the others.
     environ = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"} | peer.environ
     environ.pop("PYTHONPATH", None)
     if peer.environment is None:
@@ -155,7 +155,7 @@ def _child(series: Series, job: Result, home: Path, options: Options, bounds: Gr
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> tuple[int, Any]:
-    """Exit status and usage; polled, because only `wait4` tells the usage and it knows no timeout."""
+    """Exit status and usage. It polls, because only `wait4` tells the usage, and has no timeout."""
     deadline = time.monotonic() + timeout
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -191,7 +191,7 @@ def _spann_package() -> Path:
 
 
 def _spann_source() -> str:
-    """Changes when spann does: an index of an earlier one shows nothing."""
+    """A text that changes with spann's source, because an index of earlier source shows nothing."""
     digest = hashlib.sha256()
     root = _spann_package()
     for file in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".so")):
@@ -200,7 +200,7 @@ def _spann_source() -> str:
 
 
 def _forget_older(indexes: Path, key: Result) -> None:
-    """Remove the indexes that another state of spann's source built with these settings."""
+    """Removes the indexes that other source of spann built with these settings."""
     for about in indexes.glob("spann-*/about.json"):
         other = json.loads(about.read_text())["key"]
         if {**other, "source": None} == {**key, "source": None}:

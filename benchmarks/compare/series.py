@@ -1,7 +1,7 @@
-"""What is compared, as data: for each series how it is built, opened and searched, over its range of recall.
+"""The series to compare, as data: how each is built, opened and searched, over its range of recall.
 
-Memory of all series on disk is held near the same budget for each vector, so that what is compared is what a peer makes
-of it; where a peer cannot use as much, or needs more, the table shows it.
+All series on disk have about the same budget of memory for each vector, so the comparison shows what a peer makes of
+it. The table shows if a peer uses less or needs more.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ _RERANKED = "re-ranked from disk by this harness through the page cache, which f
 
 @dataclass(frozen=True)
 class Series:
-    """One line of the plots. `build` decides which index; series with the same one share it."""
+    """One line of the plots. Series with the same `build` share an index."""
 
     name: str
     peer: str
     build: Settings
     open: Settings
     points: list[Settings]
-    """From the least to the most recall."""
+    """Settings of the sweep, from the least to the most recall."""
     cold: bool = True
-    """Search from disk: page cache emptied, memory limited. Else everything is in memory."""
+    """Whether it searches from disk, with an empty page cache and limited memory. Otherwise everything is in memory."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A program to compare: its script in `peers`, its environment (None: this one), and its series for some data."""
+    """A program to compare: its script in `peers`, its environment (None means this one), and its series for the
+    data."""
 
     script: str
     environment: str | None
@@ -43,13 +44,13 @@ class Peer:
 
 
 def budget(data: Data) -> int:
-    """Bytes of memory for each vector, what spann takes with all codes in it: a third of a SIFT vector, of longer ones
-    two bits a dimension and a little."""
+    """Bytes of memory for each vector: those of spann with all codes in memory. That is a third of a SIFT vector; for
+    longer vectors, two bits a dimension and a little."""
     return 46 if data.dim <= 128 else 20 + data.dim // 4
 
 
 def spann(data: Data) -> list[Series]:
-    # What a calibration chose for recalls of 0.8 to 0.995.
+    # Settings that a calibration chose for recalls of 0.8 to 0.995.
     settings = [(36, 0.15, 0.014), (52, 0.15, 0.026), (81, 0.16, 0.063), (120, 0.3, 0.086), (154, 0.5, 0.104),
                 (187, 0.8, 0.118), (215, 1.1, 0.128), (290, 1.5, 0.145), (524, 1.5, 0.17)]  # fmt: skip
     if data.dim > 128:
@@ -70,7 +71,7 @@ def spann(data: Data) -> list[Series]:
 
 
 def pairs_from_disk(data: Data) -> list[tuple[int, float]]:
-    """(postings, error bound) where each posting is a read."""
+    """(postings, error bound) of searches that read each posting."""
     return [(6, 0.5), (9, 0.5), (12, 0.5), (16, 0.5), (21, 0.5), (28, 0.5), (40, 0.5), (64, 0.8)]
 
 
@@ -83,7 +84,7 @@ def diskann(data: Data) -> list[Series]:
         nodes = max(0, budget(data) - pq) * data.count // (data.row_bytes + 4 * (64 + 1))
         for cached in (0, nodes):
             name = f"DiskANN PQ{pq}" + (f" + {cached} nodes cached" if cached else "")
-            # By the account of its documents; what it takes besides, for finding those nodes, the table shows.
+            # By the account of its documents. The table shows the memory that finding those nodes takes besides.
             note = f"cache sized to {budget(data)} bytes per vector together with the codes" if cached else ""
             out.append(Series(name, "diskann", build, {"beam_width": 4, "cached_nodes": cached}, points, note=note))
     return out
@@ -110,7 +111,7 @@ def faiss(data: Data) -> list[Series]:
 def lance(data: Data) -> list[Series]:
     small = data.count < 500_000
     lists = 256 if small else 1024
-    # Few: with 16 MiB of page cache a query takes some 100 ms here.
+    # Few points, because a query takes some 100 ms with 16 MiB of page cache.
     pairs = [(8, 4), (16, 6), (32, 8), (64, 12)]
     points = [{"nprobes": nprobes, "refine": refine} for nprobes, refine in pairs]
     pq = 32 if data.dim <= 128 else 96
@@ -119,8 +120,8 @@ def lance(data: Data) -> list[Series]:
         (f"PQ{pq}", "IVF_PQ", {"num_partitions": lists, "num_sub_vectors": pq}),
         ("RQ", "IVF_RQ", {"num_partitions": lists, "num_bits": 1}),
     ):
-        # Room for all codes by the cache's own generous account: with less it evicts some while there is memory, and
-        # reads them again for every query. What it really takes is measured.
+        # Room for all codes, by the generous account of the cache. With less it evicts codes while memory is left, and
+        # reads them again for every query. The memory is measured.
         opened = {"cache_bytes_per_vector": 2048, "clients": True}
         out.append(Series(f"LanceDB IVF {name}", "lance", {"type": kind, "options": options}, opened, points))
     return out

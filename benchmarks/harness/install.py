@@ -1,7 +1,7 @@
 """Puts the wrappers of spann into a checkout of a benchmark: `python install.py HARNESS CHECKOUT`.
 
-HARNESS is ann-benchmarks, big-ann-benchmarks or VectorDBBench. The first two find what lies in the right folder; the
-last has a list of its clients, to which spann is added.
+HARNESS is ann-benchmarks, big-ann-benchmarks or VectorDBBench. The first two find wrappers in the right folder. The
+last has a list of clients, and spann is added to it.
 """
 
 import re
@@ -53,7 +53,7 @@ def vectordbbench(checkout):
 
 
 def _insert(text, after, lines):
-    """`text` with `lines` after the first place that `after` matches."""
+    """`text` with `lines` inserted after the first match of `after`."""
     found = re.search(after, text, re.MULTILINE)
     if found is None:
         raise SystemExit(f"this version of VectorDBBench has no {after!r}, behind which spann would go")
@@ -65,7 +65,7 @@ HARNESSES = {
     "big-ann-benchmarks": (big_ann, "benchmark/algorithms"),
     "VectorDBBench": (vectordbbench, "vectordb_bench/backend/clients"),
 }
-"""How each is installed, and a folder by which a checkout of it is known."""
+"""How each harness is installed, and a folder that its checkout has."""
 
 
 def install(harness, checkout):
@@ -73,7 +73,7 @@ def install(harness, checkout):
         raise SystemExit(f"harness {harness!r} is unknown; there are {', '.join(HARNESSES)}")
     how, folder = HARNESSES[harness]
     if not (checkout / folder).is_dir():
-        raise SystemExit(f"{checkout} is no checkout of {harness}: it has no {folder}")
+        raise SystemExit(f"{checkout} is not a checkout of {harness}: it has no {folder}")
     how(checkout)
 
 

@@ -149,7 +149,7 @@ def test_installing_again_changes_nothing(clients, installer, tmp_path):
 
 
 def test_what_is_no_checkout_is_refused(installer, tmp_path):
-    with pytest.raises(SystemExit, match="is no checkout of ann-benchmarks: it has no ann_benchmarks/algorithms"):
+    with pytest.raises(SystemExit, match="is not a checkout of ann-benchmarks: it has no ann_benchmarks/algorithms"):
         installer.install("ann-benchmarks", tmp_path)
     with pytest.raises(SystemExit, match="harness 'other' is unknown; there are ann-benchmarks, "):
         installer.install("other", tmp_path)

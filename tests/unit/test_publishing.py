@@ -249,7 +249,7 @@ def test_what_was_appended_is_not_appended_again(tmp_path, content, named):
 
 def test_what_was_built_is_not_built_again(built, content):
     before = content(built)
-    with pytest.warns(RepeatWarning, match="built of these vectors already"):
+    with pytest.warns(RepeatWarning, match="the same vectors were built already"):
         spann.build(BASE[:600], built, params=PARAMS).close()
     assert content(built) == before
     for vectors, params in ((BASE[1:601], PARAMS), (BASE[:600], PARAMS.with_(seed=5))):

@@ -1,10 +1,10 @@
-"""What the peers' scripts share: the job they are given, and how a search is measured.
+"""Shared by the scripts of the peers: their job, and the measurement of a search.
 
-It needs the standard library and numpy only, for it runs in every environment. A peer's script is run as
-`python PEER.py JOB.json` and writes the file that the job names as `result`; what its library prints does not matter.
-Job of a build: `phase`, `base`, `dtype`, `count`, `dim`, `index` (a directory, empty), `settings`, `threads`. Job of a
-search: also `queries`, `k`, `open`, `points`, `cold`, `room` (bytes), `ids` (stem of the files of results), `group`
-(memory cgroup or null), `counter` (blkio cgroup or null) and `counter_root`.
+It needs only the standard library and numpy, because it runs in every environment. A script runs as `python PEER.py
+JOB.json`, and writes the file that the job names as `result`. Output of its library does not matter. Job of a build:
+`phase`, `base`, `dtype`, `count`, `dim`, `index` (a directory, empty), `settings`, `threads`. Job of a search: also
+`queries`, `k`, `open`, `points`, `cold`, `room` (bytes), `ids` (stem of the files of results), `group` (memory cgroup
+or null), `counter` (blkio cgroup or null) and `counter_root`.
 """
 
 from __future__ import annotations
@@ -29,34 +29,35 @@ Job = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
 _SETTLE = 256
-"""Queries at the deepest setting before the memory limit is set: enough that every thread has allocated its buffers."""
+"""Queries at the deepest setting before the memory limit is set, so that every thread has allocated its buffers."""
 
 _COUNTED = 100
-"""Queries of the pass that counts reads; apart from the timed ones, because counting takes time in the kernel."""
+"""Queries of the pass that counts reads. It is apart from the timed passes, because counting takes time in the
+kernel."""
 
 
 _PASS_S = 4.0
-"""Seconds that a pass with one thread should take at most."""
+"""The most seconds that a pass with one thread should take."""
 
 _FEWEST = 100
-"""Queries of a timed pass at least."""
+"""The least number of queries of a timed pass."""
 
 _BATCH_S = 15.0
 _BATCH_FEWEST = 400
-"""The pass with all threads takes as many of the queries, this many at least, as should keep it busy for so long."""
+"""The least number of queries of the pass with all threads, which otherwise takes as many as fill that time."""
 
 
 class Searcher(Protocol):
     """An open index of a peer."""
 
     own_batch: bool
-    """Whether `batch` on one thread is anything else than a loop over `one`."""
+    """Whether `batch` on one thread is more than a loop over `one`."""
 
     memory_bytes: int | None
-    """What the index keeps in memory by its own account."""
+    """Bytes that the index keeps in memory, by its own account."""
 
     disk_files: Sequence[Path]
-    """Files that a search reads beyond those in the index's directory."""
+    """Files that a search reads outside the directory of the index."""
 
     def one(self, query: Array, point: dict[str, Any]) -> Array:
         """Ids (k,) for one query (dim,)."""
@@ -74,7 +75,7 @@ class Searcher(Protocol):
 def main(
     build: Callable[[Job], None], open_index: Callable[[Job], Searcher], versions: Callable[[], dict[str, str]]
 ) -> None:
-    """Do the job named on the command line; exit status 1 and the error in the result if it fails."""
+    """Does the job named on the command line. A failure gives exit status 1, and the error in the result."""
     job: Job = json.loads(Path(sys.argv[1]).read_text())
     out: dict[str, Any] = {"versions": versions() | {"numpy": np.__version__, "python": sys.version.split()[0]}}
     try:
@@ -88,7 +89,7 @@ def main(
         traceback.print_exc()
         out["error"] = f"{type(error).__name__}: {error}"
     Path(job["result"]).write_text(json.dumps(out))
-    # Some of the libraries wait for threads of theirs at the end, or crash there; the result is complete.
+    # Some libraries wait for their threads at the end, or crash there. The result is already complete.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1 if "error" in out else 0)
@@ -101,7 +102,7 @@ def read_bin(path: str, dtype: str) -> Array:
 
 
 def by_threads(search: Callable[[Array], Array], queries: Array, threads: int) -> Array:
-    """Ids of all queries by clients that each have one query under way, for libraries without a batch of their own."""
+    """Ids of all queries, for libraries without a batch: each thread searches one query at a time."""
     if threads == 1:
         return np.stack([search(query) for query in queries])
     with ThreadPoolExecutor(threads) as pool:
@@ -110,7 +111,7 @@ def by_threads(search: Callable[[Array], Array], queries: Array, threads: int) -
 
 
 def padded(ids: Array, k: int) -> Array:
-    """Exactly k ids, -1 where there are fewer."""
+    """Exactly k ids, -1 if there are fewer."""
     out = np.full(k, -1, np.int64)
     out[: min(k, len(ids))] = ids[:k]
     return out
@@ -119,8 +120,8 @@ def padded(ids: Array, k: int) -> Array:
 def _search(job: Job, open_index: Callable[[Job], Searcher]) -> dict[str, Any]:
     queries = np.ascontiguousarray(read_bin(job["queries"], job["dtype"]))
     before = _memory()
-    # Joined only now: what Python and the libraries took before stays charged elsewhere, so the group holds the index,
-    # the buffers of searches and the page cache of what is read from here on.
+    # Joined only now: earlier memory of Python and the libraries stays charged elsewhere. So the group holds the index,
+    # the buffers of searches, and the page cache of later reads.
     if job["group"]:
         _lock_code()
         _join(job["group"])
@@ -154,7 +155,7 @@ def _search(job: Job, open_index: Callable[[Job], Searcher]) -> dict[str, Any]:
 
 
 def _point(job: Job, searcher: Searcher, queries: Array, files: list[Path], number: int) -> dict[str, Any]:
-    """Everything measured at one setting. Each pass starts without pages of the index in the page cache if `cold`."""
+    """Measures one setting. If `cold`, each pass starts without pages of the index in the page cache."""
     point, threads, cold = job["points"][number], job["threads"], job["cold"]
     out: dict[str, Any] = {"settings": point}
 
@@ -167,7 +168,7 @@ def _point(job: Job, searcher: Searcher, queries: Array, files: list[Path], numb
         searcher.batch(queries[:_COUNTED], point, 1)
     out["reads"] = counts
 
-    # From the middle of the queries, so that a pass does not start with those that the pass before has just read.
+    # From the middle of the queries, so that a pass does not start with queries that the pass before has just read.
     latencies, few = [], queries[len(queries) // 2 :][: max(_FEWEST, len(queries) // 4)]
     forget()
     cpu = _cpu()
@@ -205,13 +206,13 @@ def _point(job: Job, searcher: Searcher, queries: Array, files: list[Path], numb
 
 
 def drop_caches() -> None:
-    """Empty the page cache of the machine; without the right to, nothing."""
+    """Empties the page cache of the machine, if that is allowed."""
     with contextlib.suppress(OSError):
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def evict(files: list[Path]) -> None:
-    """Empty the page cache of these files only: exact, quick, and no nuisance to other processes."""
+    """Empties the page cache of these files only. This is exact and quick, and does not disturb other processes."""
     for file in files:
         fd = os.open(file, os.O_RDONLY)
         try:
@@ -221,7 +222,7 @@ def evict(files: list[Path]) -> None:
 
 
 def resident(files: list[Path]) -> int:
-    """Bytes of these files that the page cache holds: what another process maps, no eviction takes from it."""
+    """Bytes of these files in the page cache. Pages that another process maps cannot be evicted."""
     mincore, page, held = ctypes.CDLL(None, use_errno=True).mincore, mmap.PAGESIZE, 0
     for file in files:
         size = file.stat().st_size
@@ -235,8 +236,8 @@ def resident(files: list[Path]) -> int:
 
 
 def _lock_code() -> None:
-    """Locks the program and its libraries in memory. Their pages are page cache too: in the room that is left for the
-    index, LanceDB's, of 200 MB, pushed each other out and were read again at 600 MB/s without end."""
+    """Locks the program and its libraries in memory, because their pages are page cache too. Without it, the 200 MB of
+    LanceDB pushed each other out of the room for the index, and were read again at 600 MB/s."""
     libc = ctypes.CDLL(None, use_errno=True)
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, permissions, *rest = line.split()
@@ -250,7 +251,7 @@ def _join(group: str) -> None:
 
 
 def _limit(group: str, room: int, files: list[Path]) -> dict[str, int]:
-    """Limit the group to the memory it has for itself and `room` for everything else, page cache foremost."""
+    """Limits the group to its own memory, and `room` for everything else, mainly the page cache."""
     stat = dict(line.split() for line in Path(group, "memory.stat").read_text().splitlines())
     own = int(stat["rss"]) + int(stat.get("shmem", 0))
     limit = own + room
@@ -259,14 +260,14 @@ def _limit(group: str, room: int, files: list[Path]) -> dict[str, int]:
         try:
             Path(group, "memory.limit_in_bytes").write_text(str(limit))
             return {"own": own, "room": room, "limit": limit}
-        except OSError:  # busy: pages that are still being reclaimed
+        except OSError:  # busy: pages are still being reclaimed
             time.sleep(0.1)
     raise RuntimeError(f"the memory group does not shrink to {limit} bytes")
 
 
 @contextlib.contextmanager
 def _counting(job: Job, queries: int) -> Iterator[dict[str, float]]:
-    """Reads and bytes per query that this process causes within the block; reads only where cgroups count them."""
+    """Counts reads and bytes per query of this process within the block. Reads need cgroups that count them."""
     out: dict[str, float] = {}
     group = job["counter"]
     home = None

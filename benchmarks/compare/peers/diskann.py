@@ -20,7 +20,7 @@ def build(job: Job) -> None:
         index_directory=job["index"],
         complexity=settings["complexity"],
         graph_degree=settings["graph_degree"],
-        # It takes floor(budget / count) bytes of code for each vector; a hair more, against rounding.
+        # It takes floor(budget / count) bytes of code for each vector, so give a little more, against rounding.
         search_memory_maximum=(settings["pq_bytes"] + 0.01) * job["count"] / 2**30,
         build_memory_maximum=settings["build_memory_gib"],
         num_threads=job["threads"],

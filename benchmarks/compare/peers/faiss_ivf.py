@@ -1,8 +1,8 @@
 """faiss: inverted lists of codes in memory, candidates re-ranked from the raw vectors on disk.
 
-faiss has no re-ranking from disk that bypasses the page cache, so that part is ours and as good as the page cache lets
-it be: the pages of all candidates are asked for at once (`POSIX_FADV_WILLNEED`), then read row by row without
-read-ahead. The memory cgroup bounds what the page cache keeps.
+faiss has no re-ranking from disk that bypasses the page cache, so this script does it, as well as the page cache
+allows. It asks for the pages of all candidates at once (`POSIX_FADV_WILLNEED`), then reads row by row without
+read-ahead. The memory cgroup bounds the page cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _BLOCK = 50_000
 _PR_SET_PDEATHSIG = 1
 
 _BATCH = 50
-"""Queries that faiss gets at once: what it allocates for each list and query of a batch must fit the memory limit."""
+"""Queries that faiss gets at once. It allocates for each list and query of a batch, and that must fit the memory
+limit."""
 
 
 def build(job: Job) -> None:
@@ -75,14 +76,14 @@ class _Opened:
         if threads == 1:
             return np.concatenate([self.some(block, point) for block in blocks])
         if self._pool is None:
-            # Processes, for Python's lock would stop one client wherever the other asks the system for a row. They
-            # share the index's memory, being forks; before any thread of OpenMP, which do not survive that.
+            # Processes, because Python's lock would stop one client while the other asks the system for a row. They are
+            # forks, so they share the index's memory. Forked before any thread of OpenMP, which would not survive it.
             context = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(threads, context, initializer=_follow, initargs=(self,))
         return np.concatenate(list(self._pool.map(_some, blocks, [point] * len(blocks))))
 
     def some(self, queries: Array, point: dict[str, Any]) -> Array:
-        """Candidates of all queries at once, then one query after the other."""
+        """Finds the candidates of all queries at once, then re-ranks one query after the other."""
         candidates = self._candidates(queries, point)
         return np.stack([self._rerank(q.astype(np.float32), c) for q, c in zip(queries, candidates, strict=True)])
 
@@ -110,7 +111,7 @@ def _lists(index: Any) -> Any:
 
 
 _followed: _Opened
-"""In a process of the pool, the index that it was forked from."""
+"""The index that a process of the pool was forked with."""
 
 
 def _follow(opened: _Opened) -> None:

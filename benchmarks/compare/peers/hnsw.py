@@ -1,4 +1,4 @@
-"""hnswlib: graph and vectors in memory, the upper bound that an index on disk is held against."""
+"""hnswlib: graph and vectors in memory, the upper bound for an index on disk."""
 
 from __future__ import annotations
 

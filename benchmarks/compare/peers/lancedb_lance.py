@@ -56,7 +56,7 @@ class _Opened:
         out = np.full((len(queries), self._k), -1, np.int64)
         table = self._ask(queries.astype(np.float32), point)
         owner, ids = table["query_index"].to_numpy(), table["_rowid"].to_numpy()
-        first = np.searchsorted(owner, owner)  # rows of a query stand together, nearest first
+        first = np.searchsorted(owner, owner)  # rows of a query are together, nearest first
         out[owner, np.arange(len(owner)) - first] = ids
         return out
 

@@ -1,4 +1,4 @@
-"""spann itself. The settings of a series go to its parameter classes by name, so new ones need nothing here."""
+"""spann itself. Settings of a series go to its parameter classes by name, so new ones need no change here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Opened:
         return result.ids
 
     def own_stats(self) -> dict[str, float]:
-        """Every number that spann counts: postings, pages, bytes, nanoseconds of each stage."""
+        """Every statistic of spann: postings, pages, bytes, nanoseconds of each stage."""
         return {name: float(np.mean(self._stats[name])) for name in self._stats.dtype.names}
 
 

@@ -62,7 +62,8 @@ class Spann(BaseANN):
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _setting(self, n):
-        """What a target means for n neighbours, looked up once for all queries; without a calibration the default."""
+        """The parameters of the target for n neighbours, looked up once for all queries. Without a calibration, the
+        default."""
         if n not in self._settings:
             calibrated = self._index.calibration is not None
             self._settings[n] = self._index.params_for(self._target, n) if calibrated else spann.SearchParams()

@@ -86,7 +86,7 @@ class Spann(BaseANN):
 
 
 def _vectors(ds):
-    """The base vectors as a memory map. Names of files do not tell their type here: the data set does."""
+    """The base vectors as a memory map. The data set tells their type; names of files do not."""
     path = ds.get_dataset_fn()
     count, dim = (int(value) for value in np.fromfile(path, np.uint32, 2))
     return np.memmap(path, ds.dtype, "r", offset=8, shape=(count, dim))[: ds.nb]

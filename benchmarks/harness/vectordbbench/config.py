@@ -1,4 +1,4 @@
-"""What VectorDBBench is told of spann: where the index lies, and what a search aims at."""
+"""The settings of spann in VectorDBBench: where the index lies, and which recall a search aims at."""
 
 from ..api import DBConfig, EmptyDBCaseConfig, MetricType
 

@@ -11,7 +11,7 @@ from ..api import VectorDB
 
 
 class Spann(VectorDB):
-    """Copied into other processes and threads: what is open lives only within `init`."""
+    """VectorDBBench copies it into other processes and threads, so an index is open only within `init`."""
 
     name = "Spann"
     thread_safe = True
@@ -52,7 +52,7 @@ class Spann(VectorDB):
         self._open()
 
     def search_embedding(self, query, k=100, **kwargs):
-        if k not in self._params:  # of a small collection there is no calibration: the default then
+        if k not in self._params:  # a small collection has no calibration: use the default
             calibrated = self._index.calibration is not None
             self._params[k] = self._index.params_for(k=k, **self._case.search_param()) if calibrated else None
         query = np.asarray(query, np.float32)
