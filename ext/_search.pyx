@@ -171,6 +171,56 @@ cdef class NativeIndex:
         self.kept += [ids, add, scale, rows, codes, headers]
 
 
+cdef class Live:
+    """Which stored vectors count in the searches whose `Params` have it: `count`, at least 1. Of `length` entries in
+    each posting (postings,), as many may count. Its arrays never change."""
+
+    cdef spann_live live
+    cdef list kept
+
+    def __cinit__(self):
+        memset(&self.live, 0, sizeof(spann_live))
+
+    def __init__(self, uint64_t count, const uint16_t[::1] length):
+        self.live.count = count
+        self.live.length = &length[0]
+        self.kept = [length]
+
+    @property
+    def count(self):
+        return self.live.count
+
+    def set_rows(self, const unsigned char[::1] rows):
+        """With codes: the bits of the rows of the exact store, and `LIVE_SLACK` bytes."""
+        self.live.rows = &rows[0]
+        self.kept.append(rows)
+
+    def set_dead(self, const int64_t[::1] ids):
+        """Without codes: the ids that do not count."""
+        cdef uint64_t size = 16, place
+        cdef Py_ssize_t i
+        cdef uint64_t[::1] table
+        while size < 2 * <uint64_t> ids.shape[0]:
+            size *= 2
+        found = bytearray(size * sizeof(uint64_t))
+        table = memoryview(found).cast("Q")
+        for i in range(ids.shape[0]):
+            place = spann_live_place(<uint64_t> ids[i], size - 1)
+            while table[place]:
+                place = (place + 1) & (size - 1)
+            table[place] = <uint64_t> ids[i] + 1
+        self.live.dead = &table[0]
+        self.live.dead_mask = size - 1
+        self.kept.append(table)
+
+    def is_dead(self, uint64_t id):
+        """Without codes: whether an id does not count."""
+        return spann_is_dead(&self.live, id) != 0
+
+
+LIVE_SLACK = SPANN_LIVE_SLACK
+
+
 cdef class Stop:
     """Ends the searches whose `Params` hold it. Any thread may set it; searches look every few microseconds."""
 
@@ -189,6 +239,7 @@ cdef class Params:
     cdef spann_search_params params
     cdef spann_effort *effort
     cdef readonly Stop stop
+    cdef readonly Live live
 
     def __cinit__(self):
         self.effort = NULL
@@ -198,7 +249,7 @@ cdef class Params:
 
     def __init__(self, *, uint32_t k, uint32_t max_postings, uint32_t navigate, float epsilon2, uint32_t rerank,
                  float error_bound, float radius, uint32_t join, uint32_t in_flight, uint32_t depth, int backend,
-                 bint direct, bint check, Stop stop not None):
+                 bint direct, bint check, Stop stop not None, Live live):
         self.params.k = k
         self.params.max_postings = max_postings
         self.params.navigate = navigate
@@ -213,6 +264,8 @@ cdef class Params:
         self.params.direct = direct
         self.params.check = check
         self.params.stop = &stop.wanted
+        self.params.live = &live.live if live is not None else NULL
+        self.live = live
         self.stop = stop
         self.params.effort = NULL
         self.params.efforts = 0

@@ -71,6 +71,18 @@ cdef extern from "search/kind.h" nogil:
     const spann_kind spann_exact_postings
     const spann_kind spann_coded_postings
 
+cdef extern from "search/live.h" nogil:
+    enum:
+        SPANN_LIVE_SLACK
+    ctypedef struct spann_live:
+        uint64_t count
+        const uint16_t *length
+        const unsigned char *rows
+        const uint64_t *dead
+        uint64_t dead_mask
+    uint64_t spann_live_place(uint64_t, uint64_t)
+    int spann_is_dead(const spann_live *, uint64_t)
+
 cdef extern from "search/request.h" nogil:
     ctypedef struct spann_effort:
         double count
@@ -92,6 +104,7 @@ cdef extern from "search/request.h" nogil:
         int32_t backend
         int32_t direct
         int32_t check
+        const spann_live *live
         const int32_t *stop
     ctypedef struct spann_query_stats:
         uint64_t bytes_read

@@ -84,8 +84,18 @@ class NativeIndex:
 class Stop:
     def set(self) -> None: ...
 
+LIVE_SLACK: int
+
+class Live:
+    count: int
+    def __init__(self, count: int, length: NDArray[np.uint16]) -> None: ...
+    def set_rows(self, rows: NDArray[np.uint8]) -> None: ...
+    def set_dead(self, ids: NDArray[np.int64]) -> None: ...
+    def is_dead(self, id: int) -> bool: ...
+
 class Params:
     stop: Stop
+    live: Live | None
     max_postings: int
     efforts: int
     def __init__(
@@ -105,6 +115,7 @@ class Params:
         direct: bool,
         check: bool,
         stop: Stop,
+        live: Live | None,
     ) -> None: ...
     def set_in_flight(self, queries: int) -> None: ...
     def set_efforts(self, efforts: list[tuple[float, int, float]]) -> None: ...

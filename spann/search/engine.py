@@ -21,6 +21,7 @@ from spann.config import SearchParams, thread_count, whole
 from spann.elements import in_memory, memory_dtype, pack
 from spann.errors import CorruptionError, InputError, MissingError, StorageError
 from spann.format.postings import PAGE
+from spann.search.alive import Alive
 from spann.search.budget import MemoryBudget
 from spann.search.contract import Resident
 from spann.search.decision import SearchDecision
@@ -102,6 +103,12 @@ class _Output:
         n = len(queries)
         return cls(queries, np.empty((n, k), np.int64), np.empty((n, k), np.float32), np.zeros(n, QUERY_STATS))
 
+    def nothing(self, metric: Metric) -> SearchResult:
+        """The result of a search that finds nothing."""
+        self.ids[:] = -1
+        self.distances[:] = -np.inf if metric is Metric.IP else np.inf
+        return SearchResult(self.ids, self.distances, self.stats)
+
     @property
     def raw_stats(self) -> NDArray[np.uint8]:
         return self.stats.view(np.uint8).reshape(len(self.stats), QUERY_STATS.itemsize)
@@ -173,11 +180,13 @@ class Engine:
         in_flight: int | None = None,
         order: str = "auto",
         stop: Stop | None = None,
+        alive: Alive | None = None,
     ) -> SearchResult:
         """Neighbours of `queries` (nq, dim), of the index's dtype; see `Index.search`. What is beyond the `radius` is
         not looked for, but may come; with `efforts`, of rising count and no fewer postings, a query scores what the
         one says that is for as many vectors as it sees within the radius, instead of what `params` say. Another thread
-        may `stop` it; then it raises `StoppedError`."""
+        may `stop` it; then it raises `StoppedError`. `alive` says which vectors count; without it, those that the index
+        says do."""
         k = whole(k, "k", 1, MAX_K)
         if in_flight is not None:
             in_flight = whole(in_flight, "in_flight", 1, MAX_IN_FLIGHT)
@@ -192,7 +201,10 @@ class Engine:
         decided = SearchDecision.of(params, self.arrays.kind, k)
         count = len(self.arrays.length)
         postings = min(decided.max_postings, count)
-        native = self._native(decided, postings, math.inf if radius is None else radius, stop or Stop())
+        alive = self.arrays.alive if alive is None else alive
+        if alive is not None and alive.count == 0:
+            return _Output.of(rows, k).nothing(self.metric)
+        native = self._native(decided, postings, math.inf if radius is None else radius, stop or Stop(), alive)
         native.set_efforts([(e.count, min(e.max_postings, count), e.epsilon2) for e in efforts])
         most = max([postings, *(min(e.max_postings, count) for e in efforts)])
         brief = len(rows) * (most * self._posting_pages + k) <= BRIEF_PAGES
@@ -246,7 +258,9 @@ class Engine:
         self._on_threads(work, native, workers, len(rows) <= NEAREST_ROWS)
         return out.astype(np.int64)
 
-    def _native(self, decided: SearchDecision, postings: int, radius: float, stop: Stop) -> _search.Params:
+    def _native(
+        self, decided: SearchDecision, postings: int, radius: float, stop: Stop, alive: Alive | None = None
+    ) -> _search.Params:
         return _search.Params(
             k=decided.k,
             max_postings=postings,
@@ -262,6 +276,7 @@ class Engine:
             direct=self.direct,
             check=self.check,
             stop=stop,
+            live=None if alive is None else alive.native,
         )
 
     def _divide(

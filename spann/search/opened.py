@@ -12,7 +12,9 @@ from spann._kernels.distances import element_number, metric_number
 from spann._kernels.postings import HEADER_BYTES, SLACK
 from spann.errors import CorruptionError
 from spann.format.kinds import CodedPostings, PostingKind
+from spann.format.live import Bits, all_live
 from spann.format.postings import PAGE, posting_span
+from spann.search.alive import Alive, AliveIds, AliveRows, dead_ids
 from spann.search.budget import MemoryBudget, pinned_bytes
 from spann.search.contract import Resident
 from spann.store.reader import IndexReader
@@ -43,9 +45,19 @@ class OpenArrays:
     primaries: NDArray[np.uint16]
     appended: int
     kind: PostingKind
+    first_row: NDArray[np.uint64]
+    """(postings + 1,) where the primaries of each posting begin."""
+    alive: Alive | None = None
+    """The vectors that count as the index has them; None: all."""
     pinned_postings: int = 0
     codes_bytes: int = 0
     memory: dict[str, int] = field(default_factory=dict)
+
+    def all_alive(self, count: int) -> Alive:
+        """All `count` stored vectors, to leave some out."""
+        if self.kind.is_reranked:
+            return AliveRows.of(all_live(count), self.length, self.primaries, self.first_row)
+        return AliveIds(np.empty(0, np.int64), self.length, count)
 
 
 def attach(resident: Resident, reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
@@ -85,25 +97,35 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
         resident.pages.shard_rows,
         files.postings,
     )
-    opened = OpenArrays(native, length, primaries, len(owner), kind, memory=memory)
+    opened = OpenArrays(native, length, primaries, len(owner), kind, _starts(primaries), memory=memory)
+    if resident.live is not None and about.live < about.count:
+        opened.alive = _alive(resident, resident.live, opened, reader)
+        memory["live"] = opened.alive.nbytes
     if resident.shapes is not None:
         shapes = np.concatenate([resident.shapes.reshape(-1), np.zeros(SLACK, np.uint8)])
         native.set_shapes(about.directions, about.shape_record.itemsize, shapes)
         memory["shapes"] = shapes.nbytes
     if isinstance(kind, CodedPostings):
-        first_row = first_entry = _starts(primaries)
+        first_row = first_entry = opened.first_row
         if about.entries > about.count:
             first_entry = _starts(length)
         _set_codes(native, resident, files, first_row, first_entry, memory)
         sizes = pinned_bytes(first_row, first_entry, kind.record.primary, kind.row_bytes)
         opened.codes_bytes = int(sizes[-1]) + SLACK
         opened.pinned_postings = budget.pinned_postings(sum(memory.values()), sizes, where)
-        memory["codes"] = (
-            _pin(reader, kind, opened, first_row, first_entry, page, offset) if opened.pinned_postings else 0
-        )
+        memory["codes"] = 0
+        if opened.pinned_postings:
+            memory["codes"] = _pin(reader, kind, opened, first_row, first_entry, page, offset)
     else:
         budget.pinned_postings(sum(memory.values()), np.zeros(1, np.int64), where)
     return opened
+
+
+def _alive(resident: Resident, bits: Bits, opened: OpenArrays, reader: IndexReader) -> Alive:
+    if opened.kind.is_reranked:
+        return AliveRows.of(bits, opened.length, opened.primaries, opened.first_row)
+    dead = dead_ids(resident, reader.array("postings/pages"), bits)
+    return AliveIds(dead, opened.length, resident.collection.live)
 
 
 def _starts(counts: NDArray[np.uint16]) -> NDArray[np.uint64]:

@@ -12,6 +12,9 @@
 #include <malloc.h>
 #endif
 
+/* For a function with an argument that some callers fix: each such caller gets a loop of its own, without the tests. */
+#define SPANN_SPECIALISED static inline __attribute__((always_inline))
+
 /* Room for `needed` elements of `size` bytes; contents are kept. 0, or -1 if memory ran out. */
 static inline int spann_reserve(void **array, size_t *capacity, size_t needed, size_t size) {
     if (needed <= *capacity) return 0;

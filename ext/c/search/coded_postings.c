@@ -87,18 +87,41 @@ static float error_unit(const spann_context *c, float noise, const spann_visit *
     return c->params->error_bound * (fabsf(error) * sqrtf(fmaxf(sqdist, 0)) + noise);
 }
 
-static int propose(spann_context *c, spann_query *q, const spann_visit *visit, const entries *e) {
+/* Bit i is set if entry at + i of a posting may count. Those after the primaries are asked one by one. */
+static inline uint32_t live_entries(const unsigned char *live, const entries *e, size_t at) {
+    if (at >= e->primaries) return UINT32_MAX;
+    uint32_t set = spann_live_rows(live, e->first_row + at);
+    return e->primaries - at < SPANN_BLOCK ? set | UINT32_MAX << (e->primaries - at) : set;
+}
+
+/* Primaries that count and have estimates within `reach`. Replicas are left out, so that each vector counts once. */
+static uint64_t count_within(const spann_context *c, const entries *e, float reach) {
+    uint64_t within = 0;
+    if (c->live == NULL) {
+        for (size_t i = 0; i < e->primaries; i++) within += c->scores[i] <= reach;
+        return within;
+    }
+    for (size_t at = 0; at < e->primaries; at += SPANN_BLOCK) {
+        uint32_t set = spann_within(c->scores, at, e->primaries, reach) & live_entries(c->live->rows, e, at);
+        within += (uint64_t)__builtin_popcount(set);
+    }
+    return within;
+}
+
+/* `live`: the bits of the rows that count, or NULL. */
+SPANN_SPECIALISED int propose_live(spann_context *c, spann_query *q, const spann_visit *visit, const entries *e,
+                                   const unsigned char *live) {
     const spann_index *index = c->index;
     spann_selection *best = &q->candidates;
     float unit = error_unit(c, e->noise, visit, e->header.error);
     /* No entry with an estimate above this can be within the radius. */
     float most = q->reach + unit * (e->header.s_low + e->header.s_step * UINT16_MAX);
-    /* Primaries only, so that each vector counts once. */
-    if (c->params->efforts)
-        for (size_t i = 0; i < e->primaries; i++) q->within += c->scores[i] <= q->reach;
+    if (c->params->efforts) q->within += count_within(c, e, q->reach);
     for (size_t at = 0; at < e->n; at += SPANN_BLOCK) {
         float limit = best->limit < most ? best->limit : most;
-        for (uint32_t set = spann_within(c->scores, at, e->n, limit); set; set &= set - 1) {
+        uint32_t set = spann_within(c->scores, at, e->n, limit);
+        if (live && set) set &= live_entries(live, e, at);
+        for (; set; set &= set - 1) {
             size_t i = at + (size_t)__builtin_ctz(set);
             float value = c->scores[i];
             uint64_t row = e->first_row + i, id = 0;
@@ -106,6 +129,7 @@ static int propose(spann_context *c, spann_query *q, const spann_visit *visit, c
                 id = spann_read_id(e->ids, index->id_bytes, i);
                 row = spann_read_id(e->replica_rows, index->row_bytes, i - e->primaries);
                 if (row >= index->count) return spann_fail(c, SPANN_DAMAGED, 0, visit->posting, 0);
+                if (live && !spann_live_row(live, row)) continue;
             }
             uint16_t scale;
             memcpy(&scale, e->scale + 2 * i, 2);
@@ -115,6 +139,11 @@ static int propose(spann_context *c, spann_query *q, const spann_visit *visit, c
     }
     q->stats->estimates += (uint32_t)e->n;
     return SPANN_OK;
+}
+
+/* Makes candidates of the estimates in c->scores. A status. */
+static int propose(spann_context *c, spann_query *q, const spann_visit *visit, const entries *e) {
+    return c->live ? propose_live(c, q, visit, e, c->live->rows) : propose_live(c, q, visit, e, NULL);
 }
 
 static int score(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content) {

@@ -35,7 +35,7 @@ static int begin(spann_context *c, spann_query *q) {
 
 static int score(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content) {
     size_t n = c->index->posting_length[visit->posting];
-    return spann_score_rows(c, q, content + spann_vectors_begin(c->index->id_bytes, n), n, content);
+    return spann_score_vectors(c, q, content + spann_vectors_begin(c->index->id_bytes, n), n, content);
 }
 
 static int keep(spann_context *c, uint32_t posting, const unsigned char *content, unsigned char **kept) {

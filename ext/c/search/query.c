@@ -8,7 +8,7 @@
 
 int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_query_stats *stats) {
     const spann_index *index = c->index;
-    size_t k = c->params->k < index->count ? c->params->k : index->count;
+    size_t count = c->live ? c->live->count : index->count, k = c->params->k < count ? c->params->k : count;
     q->raw = raw;
     q->stats = stats;
     q->attempt = q->effort = 0;
@@ -23,7 +23,7 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
     }
     spann_topk_clear(&q->hits);
     spann_enter_space(c, q);
-    spann_sieve_init(&q->sieve, index, c->kernels, &q->hits, raw, q->norm);
+    spann_sieve_init(&q->sieve, index, c->kernels, c->live, &q->hits, raw, q->norm);
     return spann_query_navigate(c, q);
 }
 

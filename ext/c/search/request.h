@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "search/live.h"
+
 /* What a query may score that has seen `count` vectors within its radius. */
 typedef struct {
     double count;
@@ -30,6 +32,7 @@ typedef struct {
     int32_t backend;     /* of io/io.h */
     int32_t direct;      /* files are O_DIRECT: read whole pages */
     int32_t check;       /* compare checksums */
+    const spann_live *live; /* which vectors count; NULL: all */
     const int32_t *stop; /* not 0 once another thread wants the search to end: it then fails with SPANN_STOPPED */
 } spann_search_params;
 

@@ -149,7 +149,7 @@ int spann_rerank_span(spann_context *c, spann_query *q, const spann_span *span, 
         if (to > last) to = last;
         if (from >= to) continue;
         const unsigned char *vectors = content + ((from - base) * width - begin);
-        int status = spann_score_rows(c, q, vectors, (size_t)(to - from), ids_from(c, q, visit, from));
+        int status = spann_score_rows(c, q, from, vectors, (size_t)(to - from), ids_from(c, q, visit, from));
         if (status) return status;
     }
     for (uint32_t i = span->chosen_from; i < span->chosen_to; i++) {
@@ -157,7 +157,8 @@ int spann_rerank_span(spann_context *c, spann_query *q, const spann_span *span, 
         if (is_known(c, q, chosen->row)) continue;
         unsigned char id[8];
         memcpy(id, &chosen->id, sizeof id);
-        int status = spann_score_rows(c, q, content + ((chosen->row - base) * width - begin), 1, id);
+        const unsigned char *vector = content + ((chosen->row - base) * width - begin);
+        int status = spann_score_rows(c, q, chosen->row, vector, 1, id);
         if (status) return status;
     }
     return SPANN_OK;

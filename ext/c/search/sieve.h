@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "search/index.h"
+#include "search/live.h"
 #include "search/topk.h"
 
 typedef struct {
@@ -17,13 +18,15 @@ typedef struct {
     double shift, factor;      /* a score stands for the distance shift + factor * score */
     double relative, absolute; /* how far the two may differ: a share of that distance, and a constant */
     float limit;               /* scores above it are dismissed */
+    const spann_live *dead;    /* ids that are dismissed; NULL: none */
 } spann_sieve;
 
 /* `norm`: the length of the query; unused under l2. */
 static inline void spann_sieve_init(spann_sieve *s, const spann_index *index, const spann_kernels *kernels,
-                                    spann_topk *hits, const void *query, double norm) {
+                                    const spann_live *live, spann_topk *hits, const void *query, double norm) {
     double error = spann_score_error(index->dim);
     *s = (spann_sieve){.hits = hits, .query = query, .dim = index->dim, .factor = 1, .limit = INFINITY};
+    s->dead = live && live->dead ? live : NULL;
     s->measure = kernels->measure[index->metric][index->dtype];
     if (s->measure == NULL) return;
     s->absolute = (double)index->dim * 0x1p-126;
@@ -59,6 +62,7 @@ static inline void spann_sieve_narrow(spann_sieve *s) {
 /* A row and its score; 0, or -1 if memory ran out. */
 static inline int spann_sieve_offer(spann_sieve *s, float score, const void *row, uint64_t id) {
     if (score > s->limit) return 0;
+    if (s->dead && spann_is_dead(s->dead, id)) return 0;
     double distance = s->measure ? spann_settled(s->measure(s->query, row, s->dim)) : (double)score;
     if (spann_topk_push(s->hits, distance, id)) return -1;
     spann_sieve_narrow(s);

@@ -34,6 +34,8 @@ int spann_context_start(spann_context *c, const spann_search_params *params, spa
     *failure = (spann_failure){0};
     c->failure = failure;
     c->params = params;
+    c->live = params->live;
+    c->live_length = c->live ? c->live->length : index->posting_length;
     c->work_of = NULL;
     c->posting_ids = NULL;
     c->kernels = spann_kernels_get();

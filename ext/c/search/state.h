@@ -31,6 +31,8 @@ typedef struct { /* one read: spans of one file and what lies between */
 struct spann_context {
     const spann_index *index;
     const spann_search_params *params;
+    const spann_live *live;       /* as in params */
+    const uint16_t *live_length; /* (postings) entries that may count */
     const spann_kernels *kernels;
     const spann_code_kernels *codes;
     spann_score_fn score, centroid_score;

@@ -77,29 +77,32 @@ static int add_visit(spann_query *q, uint32_t posting, uint32_t centroid, float 
 }
 
 /* Adds visits to the postings of the centroids found, nearest first, up to `budget` postings. Appended postings come
- * with their centroid and do not count. Stops at centroids farther than `bound`. */
-static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound) {
+ * with their centroid and do not count. Stops at centroids farther than `bound`. *left becomes what is left of the
+ * budget where all centroids found were looked at, and else 0. 0, or -1 if memory ran out. */
+static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound, uint64_t *left) {
     const spann_index *index = c->index;
     const spann_selection *found = &c->navigator.found;
+    *left = 0;
     for (size_t i = 0; i < found->size && budget > 0; i++) {
         float value = found->items[i].value;
         uint32_t centroid = (uint32_t)found->items[i].row;
         if (i + LENGTHS_AHEAD < found->size)
-            spann_prefetch(&index->posting_length[first_posting(index, found->items[i + LENGTHS_AHEAD].row)], 2);
+            spann_prefetch(&c->live_length[first_posting(index, found->items[i + LENGTHS_AHEAD].row)], 2);
         double sqdist = spann_geometric_sqdist(c, q, value);
-        if (sqdist > bound) break;
+        if (sqdist > bound) return 0;
         uint32_t first = first_posting(index, centroid), end = first_posting(index, centroid + 1);
         for (; first < end && budget > 0; first++) {
-            if (index->posting_length[first] == 0) continue;
+            if (c->live_length[first] == 0) continue;
             if (add_visit(q, first, centroid, value, (float)sqdist)) return -1;
             budget--;
         }
         if (index->appended == NULL) continue;
         for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++) {
-            if (index->posting_length[index->appended[j]] == 0) continue;
+            if (c->live_length[index->appended[j]] == 0) continue;
             if (add_visit(q, index->appended[j], centroid, value, (float)sqdist)) return -1;
         }
     }
+    *left = budget;
     return 0;
 }
 
@@ -152,19 +155,26 @@ static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings
     if (q->attempt && limit >= index->centroids) budget = UINT64_MAX;
 
     spann_sieve *sieve = index->centroid_ids ? &q->sieve : NULL;
-    if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, index->kind->compared(c, q), wanted,
-                       limit, sieve, &q->stats->centroid_distances))
-        return -1;
     int prunes = q->attempt == 0 && epsilon2 < INFINITY;
-    double bound = INFINITY;
-    if (prunes && index->directions == 0 && c->navigator.found.size) {
-        const spann_selection *found = &c->navigator.found;
-        size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
-        double reach = 1 + (double)epsilon2;
-        bound = spann_geometric_sqdist(c, q, found->items[rank - 1].value) * reach * reach;
-    }
     size_t before = q->visit_count, kept = before;
-    if (list_postings(c, q, budget, bound)) return -1;
+    for (;;) {
+        if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, index->kind->compared(c, q),
+                           wanted, limit, sieve, &q->stats->centroid_distances))
+            return -1;
+        double bound = INFINITY;
+        if (prunes && index->directions == 0 && c->navigator.found.size) {
+            const spann_selection *found = &c->navigator.found;
+            size_t rank = found->size < PRUNE_RANK ? found->size : PRUNE_RANK;
+            double reach = 1 + (double)epsilon2;
+            bound = spann_geometric_sqdist(c, q, found->items[rank - 1].value) * reach * reach;
+        }
+        uint64_t left;
+        if (list_postings(c, q, budget, bound, &left)) return -1;
+        /* Where whole cells are dead, their neighbours are looked for among twice as many centroids. */
+        if (c->live == NULL || left == 0 || limit >= index->centroids) break;
+        q->visit_count = before;
+        wanted = limit *= 2;
+    }
     if (prunes && index->directions) prune_by_shape(c, q, before, epsilon2);
     if (before == 0) return 0;
     for (size_t i = before; i < q->visit_count; i++)
