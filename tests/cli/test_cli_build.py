@@ -67,7 +67,7 @@ def test_options_win_over_the_file_and_the_file_over_defaults(run: Run, data: Pa
     assert (found["metric"], found["epsilon1"], found["seed"]) == ("l2", 0.25, 5)
 
 
-def test_presets_of_the_package(run: Run, refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
+def test_presets_of_the_package_are_used(run: Run, refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
     args = ("build", data / "base.npy", tmp_path / "a", "-q", "--preset", "balanced-8k")
     assert run(*args, "--posting-size", 99).exit_code == 0
     found = parameters(tmp_path / "a")

@@ -48,7 +48,7 @@ def test_truth_with_ids_fits_an_index_with_ids(run: Run, data: Path, tmp_path: P
     assert json.loads(result.stdout)["runs"][0]["recall"] == 1.0
 
 
-def test_truth_refuses_before_the_work(refused: Refused, data: Path, tmp_path: Path) -> None:
+def test_truth_refuses_bad_arguments_before_it_works(refused: Refused, data: Path, tmp_path: Path) -> None:
     base, queries, ids = data / "base.npy", data / "queries.npy", tmp_path / "ids.npy"
     np.save(ids, np.arange(3))
     for args, message in [
@@ -100,7 +100,7 @@ def test_eval_json_and_plot(run: Run, data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_a_panel_for_speed_and_for_every_cost_there_was() -> None:
+def test_the_plot_has_a_panel_for_speed_and_each_cost() -> None:
     pytest.importorskip("matplotlib")
     cost = {"pages_read": 18.0, "reads": 13.0, "estimates": 9000.0, "distances": 70.0}
 
@@ -189,7 +189,7 @@ def test_demo_cleans_up(run: Run, refused: Refused, tmp_path: Path, monkeypatch:
     assert "exists: --keep needs the name of a new directory" in refused(2, "demo", "--keep", tmp_path)
 
 
-def test_default_preset_says_what_the_code_does() -> None:
+def test_default_preset_equals_the_defaults_of_the_code() -> None:
     file = preset_file("default")
     tables = tomllib.loads(file.read_text())
     assert tables["build"].pop("metric") == "l2"
@@ -200,7 +200,7 @@ def test_default_preset_says_what_the_code_does() -> None:
             assert f"{name} = " in file.read_text()
 
 
-def test_presets_are_the_files_there() -> None:
+def test_presets_are_the_files_of_the_package() -> None:
     assert sorted(PRESETS) == sorted(file.stem for file in preset_file("default").parent.glob("*.toml"))
 
 
@@ -212,7 +212,7 @@ def test_presets_are_valid(name: str) -> None:
     assert SearchParams.preset(name) == SearchParams().with_(**tables["search"])
 
 
-def test_config_prints_a_preset_as_it_is(run: Run, refused: Refused) -> None:
+def test_config_prints_a_preset_unchanged(run: Run, refused: Refused) -> None:
     assert run("config").stdout == preset_file("default").read_text()
     assert run("config", "disk-only").stdout == preset_file("disk-only").read_text()
     assert "'tiny' is not one of" in refused(2, "config", "tiny")

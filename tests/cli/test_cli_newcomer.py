@@ -19,7 +19,7 @@ Refused = Callable[..., str]
 
 
 @pytest.mark.parametrize(("name", "metric"), [("dot", "ip"), ("L2", "l2"), ("Euclidean", "l2"), ("angular", "cosine")])
-def test_metrics_of_other_names(run: Run, data: Path, tmp_path: Path, name: str, metric: str) -> None:
+def test_other_names_of_metrics_are_accepted(run: Run, data: Path, tmp_path: Path, name: str, metric: str) -> None:
     planned = json.loads(run("plan", data / "base.npy", "--metric", name, "--json").stdout)
     assert planned["metric"] == metric
     (tmp_path / "my.toml").write_text(f'[build]\nmetric = "{name}"\n')
@@ -45,7 +45,7 @@ def test_info_tells_what_was_used(run: Run, tmp_path: Path, monkeypatch: pytest.
     assert ["centroids", "default"] in lines
 
 
-def test_an_old_truth_after_an_append_is_told(run: Run, tmp_path: Path) -> None:
+def test_an_outdated_truth_after_an_append_is_reported(run: Run, tmp_path: Path) -> None:
     base, queries = clustered(2000, 16, 30, 1)
     for name, vectors in (("b", base[:1000]), ("m", base[1000:]), ("q", queries)):
         np.save(tmp_path / f"{name}.npy", vectors)
@@ -60,12 +60,12 @@ def test_an_old_truth_after_an_append_is_told(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("eval", index, *args, "--json").stdout)["runs"][0]["unknown"] > 0
 
 
-def test_too_few_queries_to_tune_with(refused: Refused, data: Path) -> None:
+def test_tune_refuses_too_few_queries(refused: Refused, data: Path) -> None:
     message = refused(2, "tune", data / "index.spann", data / "queries.npy", "--base", data / "base.npy", "-q")
     assert "give more, or none, and vectors of the index are taken" in message
 
 
-def test_a_metric_that_makes_no_graph() -> None:
+def test_an_unsuitable_metric_for_a_graph_is_refused() -> None:
     pytest.importorskip("sklearn")
     from spann.neighbors import KNeighborsTransformer
 
@@ -73,7 +73,7 @@ def test_a_metric_that_makes_no_graph() -> None:
         KNeighborsTransformer(metric="manhattan").fit(np.eye(4, dtype=np.float32))
 
 
-def test_pages_of_one_size(data: Path) -> None:
+def test_iterate_yields_batches_of_one_size(data: Path) -> None:
     with spann.open(data / "index.spann") as index:
         pages = [len(ids) for ids, _ in index.iterate(np.load(data / "queries.npy")[0], batch=7)]
     assert set(pages[:-1]) == {7}
@@ -81,6 +81,6 @@ def test_pages_of_one_size(data: Path) -> None:
     assert sum(pages) >= 2900
 
 
-def test_help_tells_that_distances_are_no_squares() -> None:
-    assert "have 0.09, the\n" in (spann.Index.search_range.__doc__ or "")
+def test_help_says_that_distances_are_not_squared() -> None:
+    assert "0.3 here is 0.09 in faiss and hnswlib" in (spann.Index.search_range.__doc__ or "")
     assert "Euclidean for l2 (not squared)" in (spann.Index.search.__doc__ or "")

@@ -30,7 +30,7 @@ def test_a_log_gets_one_line_per_stage() -> None:
     assert log.getvalue() == "spann: cluster: 0.0 s\nspann: write: 0.0 s\n"
 
 
-def test_stages_are_numbered_where_they_are_known() -> None:
+def test_stages_are_numbered_if_their_count_is_known() -> None:
     log = io.StringIO()
     with ProgressBars(log, stages=("scan", "graph", "assign")) as report:
         for stage in ("scan", "assign", "graph"):
@@ -64,7 +64,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.getvalue().rstrip("\x1b[?25h").endswith("\n")
 
 
-def test_the_bar_is_drawn_seldom() -> None:
+def test_the_bar_is_drawn_at_intervals() -> None:
     terminal = Terminal()
     with ProgressBars(terminal) as report:
         for done in range(100_000):
@@ -99,7 +99,7 @@ def test_from_python(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> No
         spann.verify(path, progress=5)  # type: ignore[arg-type]
 
 
-def test_a_function_is_called_as_it_is() -> None:
+def test_a_given_function_is_called_unchanged() -> None:
     def told(stage: str, done: int, total: int) -> None: ...
 
     with reporting(told) as progress:

@@ -52,7 +52,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def test_of_an_index(run: Run, data: Path, tmp_path: Path) -> None:
+def test_report_of_an_index(run: Run, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     result = run("report", data / "index.spann", "-o", out, "-q")
     assert result.exit_code == 0, result.output
@@ -79,7 +79,7 @@ def test_of_an_index(run: Run, data: Path, tmp_path: Path) -> None:
     assert text.count("<svg") == len(info["disk"]) + len(info["open_memory"]) + 1
 
 
-def test_of_searches(run: Run, data: Path, tmp_path: Path) -> None:
+def test_report_of_searches(run: Run, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     args = ("report", data / "index.spann", data / "queries.npy", data / "truth.ibin", "-o", out, "-q")
     assert run(*args).exit_code == 0
@@ -91,7 +91,7 @@ def test_of_searches(run: Run, data: Path, tmp_path: Path) -> None:
     assert recalls[-1] > 0.9
 
 
-def test_at_recalls_that_are_calibrated(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_uses_calibrated_recalls(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spann.cli.report.TARGETS", (0.8, 0.9, 0.999999))
     base, queries = clustered(2500, 32, 30, 1, "uint8")
     np.save(tmp_path / "b.npy", base)
@@ -119,6 +119,8 @@ def test_refuses(refused: Refused, data: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".pdf", b"%PDF"), (".png", b"\x89PNG")])
-def test_drawings_of_other_kinds(run: Run, data: Path, tmp_path: Path, suffix: str, start: bytes) -> None:
+def test_the_suffix_of_a_plot_decides_its_format(
+    run: Run, data: Path, tmp_path: Path, suffix: str, start: bytes
+) -> None:
     assert run("info", data / "index.spann", "--plot", tmp_path / f"p{suffix}").exit_code == 0
     assert (tmp_path / f"p{suffix}").read_bytes().startswith(start)

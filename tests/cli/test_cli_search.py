@@ -242,7 +242,7 @@ def test_targets_need_a_calibration_and_no_settings(refused: Refused, data: Path
     assert "answered on standard output" in refused(2, "search", data / "index.spann", "-", "-o", "x.npz")
 
 
-def test_without_a_place_for_results_the_first_are_shown(run: Run, data: Path, tmp_path: Path) -> None:
+def test_without_an_output_the_first_results_are_shown(run: Run, data: Path, tmp_path: Path) -> None:
     result = run("search", data / "index.spann", data / "queries.npy")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -268,7 +268,7 @@ def test_queries_from_a_pipe_are_answered_there(data: Path) -> None:
     assert [json.loads(line)["query"] for line in result.stdout.splitlines()] == [0, 1]
 
 
-def test_json_lines_as_others_write_them(data: Path) -> None:
+def test_json_lines_of_other_writers_are_read(data: Path) -> None:
     queries = np.load(data / "queries.npy")[:4].tolist()
     lines = [
         {"id": "a0", "embedding": queries[0]}, {"id": 7, "values": queries[1]}, {"emb": queries[2]},

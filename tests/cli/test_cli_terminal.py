@@ -30,7 +30,7 @@ HOSTILE = "\x1b]0;title\x07\x1b[2J\r\n\tindex: ok\x9b\u202e\u2028\x7f"
         ("\udcff", r"\udcff"),
     ],
 )
-def test_only_what_prints_is_left(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert escaped(text) == shown
 
 
@@ -42,7 +42,7 @@ def shown(run: Run, *args: object) -> str:
     return text
 
 
-def test_names_of_files_are_shown_harmless(run: Run, data: Path, tmp_path: Path) -> None:
+def test_names_of_files_are_escaped(run: Run, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / HOSTILE
     folder.mkdir()
     base = folder / "base.npy"
@@ -68,7 +68,7 @@ def test_names_of_files_are_shown_harmless(run: Run, data: Path, tmp_path: Path)
     assert r"\x1b]0;title\x07" in shown(run, "verify", index)
 
 
-def test_warnings_are_lines_as_errors_are(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_are_lines_like_errors(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def warned(*_: object, **__: object) -> None:
         warnings.warn(f"beware {HOSTILE}", UserWarning, stacklevel=1)
 
@@ -99,7 +99,7 @@ def started(command: str, *args: object) -> subprocess.CompletedProcess[str]:
         ('{ "$@"; echo $? >&2; } | true', 0, "141"),
     ],
 )
-def test_outputs_that_cannot_be_written(data: Path, redirected: str, code: int, message: str) -> None:
+def test_unwritable_outputs_are_refused(data: Path, redirected: str, code: int, message: str) -> None:
     result = started(redirected, "search", data / "index.spann", data / "queries.npy", "-o", "-", "-k", 900)
     assert result.returncode == code, result.stderr
     errors = [line for line in result.stderr.splitlines() if "queries in" not in line]
@@ -114,7 +114,7 @@ def test_outputs_that_cannot_be_written(data: Path, redirected: str, code: int, 
         ('head -c 5000000 /dev/zero | "$@"', 2, f"a line of standard input is over {LONGEST_LINE} bytes"),
     ],
 )
-def test_inputs_that_cannot_be_read(data: Path, redirected: str, code: int, message: str) -> None:
+def test_unreadable_inputs_are_refused(data: Path, redirected: str, code: int, message: str) -> None:
     result = started(redirected, "search", data / "index.spann", "-", "-o", "-")
     assert (result.returncode, result.stdout) == (code, "")
     assert result.stderr.startswith(f"spann: error: {message}")
@@ -163,14 +163,14 @@ def test_lines_before_a_bad_one_are_answered(data: Path, run: Run, bad: bytes) -
 
 
 @pytest.mark.parametrize("target", ["0", "1", "2", "-1", "nan", "inf", "0.9,1", "x", ""])
-def test_targets_that_cannot_be(data: Path, refused: Callable[..., str], target: str) -> None:
+def test_impossible_targets_are_refused(data: Path, refused: Callable[..., str], target: str) -> None:
     assert target.split(",")[-1] in refused(2, "tune", data / "index.spann", data / "queries.npy", "--target", target)
     if "," not in target:
         command = ("search", data / "index.spann", data / "queries.npy", "--json", "--target-recall", target)
         assert target in refused(2, *command)
 
 
-def test_an_encoding_that_lacks_letters(data: Path) -> None:
+def test_letters_that_the_encoding_lacks_are_escaped(data: Path) -> None:
     command = [*SPANN, "info", str(data / "index.spann")]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)

@@ -354,13 +354,13 @@ def check(forgeries: Callable[[str], Forgery], kind: str, change: Change, says: 
 
 
 @pytest.mark.parametrize("number", range(len(ATTRIBUTES)))
-def test_entries_of_the_manifest(forgeries, number):
+def test_a_wrong_entry_of_the_manifest_is_refused(forgeries, number):
     kind, change = ATTRIBUTES[number]
     check(forgeries, kind, change, "", opens=False)
 
 
 @pytest.mark.parametrize("number", range(len(ARRAYS)))
-def test_arrays_that_belong_to_an_index(forgeries, number):
+def test_missing_or_foreign_arrays_are_refused(forgeries, number):
     kind, change = ARRAYS[number]
     f = forgeries(kind)
     change(f)
@@ -371,12 +371,12 @@ def test_arrays_that_belong_to_an_index(forgeries, number):
 
 
 @pytest.mark.parametrize("number", range(len(RELIED_ON)))
-def test_what_a_search_relies_on(forgeries, number):
+def test_broken_numbers_of_a_search_are_refused(forgeries, number):
     check(forgeries, *RELIED_ON[number], "", opens=False)
 
 
 @pytest.mark.parametrize(("kind", "change", "says"), CONTENT)
-def test_content(forgeries, kind, change, says):
+def test_wrong_content_is_found_by_verification(forgeries, kind, change, says):
     check(forgeries, kind, change, says, opens=True)
 
 
@@ -414,7 +414,7 @@ def test_files_are_regular_and_on_disk(forgeries, where, what):
     assert problems(f.path)
 
 
-def test_nothing_is_read_of_an_array_of_many_shards_that_are_not_there(forgeries):
+def test_missing_shards_are_found_before_anything_is_read(forgeries):
     f = forgeries("codes")
     layout = ArrayLayout(2**40, (1,), np.dtype("u1"), 1, 1)
     f.put("vectors/exact", np.zeros((2, 1), np.uint8), ArrayLayout(2, (1,), np.dtype("u1"), 1, 1))

@@ -144,7 +144,7 @@ def test_every_byte_of_every_posting_is_checked_when_it_is_read(index):
             assert same((found.ids, found.distances), right)
 
 
-def test_damage_is_met_only_where_it_is_read(index):
+def test_damage_is_reported_only_if_it_is_read(index):
     """The damage of one posting does not stop queries that do not need it."""
     path, queries, _ = index
     with _open(path) as opened:
@@ -200,7 +200,7 @@ def test_a_file_that_has_grown_is_refused(index):
         file.write_bytes(data)
 
 
-def test_a_missing_file_is_told_from_a_damaged_one(index):
+def test_a_missing_file_is_distinguished_from_a_damaged_one(index):
     path, queries, right = index
     needed = set()
     for file in some_files(path, 1):
@@ -248,7 +248,7 @@ def test_a_file_that_does_not_belong_is_reported(index):
     assert same(answer(path, queries), right)
 
 
-def test_invariants_that_no_checksum_holds(tmp_path, monkeypatch):
+def test_broken_invariants_under_right_checksums_are_found(tmp_path, monkeypatch):
     """An index whose bytes are all as written, by a writer that got them wrong."""
     base = clustered(600, 8, 0, 4)[0]
     spann.build(base, tmp_path / "i").close()

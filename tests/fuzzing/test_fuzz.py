@@ -11,7 +11,7 @@ TARGETS = ("contract", "flips", "indexes")
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_nothing_that_is_fed_to_it_surprises_the_program(target):
+def test_damaged_inputs_are_refused_properly(target):
     told: list[str] = []
     found = runner.run(target, 1, executions=200, tell=told.append)
     assert found.executions == 200

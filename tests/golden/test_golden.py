@@ -46,17 +46,17 @@ def expected(golden):
     return json.loads(golden.answers.read_text(encoding="utf-8"))
 
 
-def test_its_files_are_the_ones_that_were_made(golden, path, expected):
+def test_the_index_has_the_stored_bytes(golden, path, expected):
     assert MAKE.checksums(path) == expected["crc32c_of_files"]
     assert golden.packed.read_bytes() == MAKE.pack(path)
     assert sum(p.stat().st_size for p in HERE.iterdir() if p.is_file()) < 100_000
 
 
-def test_it_is_whole(path):
+def test_the_index_verifies(path):
     assert spann.verify(path) == []
 
 
-def test_it_has_all_parts_of_the_format(golden, path):
+def test_the_index_has_all_parts_of_the_format(golden, path):
     classic = ["centroids/ids", "centroids/graph/level1/nodes"]
     codes = ["vectors/exact", "vectors/exact_crc32c", "quantizer/origin", "quantizer/signs"]
     arrays = ["postings/directory/chain", "vectors/ids", *(codes if golden.params.code_bits else classic)]
@@ -64,7 +64,7 @@ def test_it_has_all_parts_of_the_format(golden, path):
 
 
 @pytest.mark.parametrize("io", ["buffered", "auto"])
-def test_its_answers(path, expected, io):
+def test_a_search_gives_the_stored_answers(path, expected, io):
     queries = np.array(expected["queries"], np.uint8)
     with spann.open(path, io=io, memory_budget="none") as index:
         found = MAKE.answers(index, queries)
@@ -73,7 +73,7 @@ def test_its_answers(path, expected, io):
         assert value == expected[name], name
 
 
-def test_its_answers_are_right(expected):
+def test_the_stored_answers_are_right(expected):
     base, ids, queries = MAKE.vectors()
     np.testing.assert_array_equal(queries, expected["queries"])
     order = np.argsort(ids)
@@ -82,7 +82,7 @@ def test_its_answers_are_right(expected):
     np.testing.assert_allclose(distances, expected["distances"], atol=1e-4)
 
 
-def test_codes_say_what_they_said():
+def test_codes_decode_as_the_format_says():
     """Three bits of 90 vectors, as docs/FORMAT.md reads them."""
     golden = next(golden for golden in MAKE.INDEXES if golden.params.code_bits)
     text = (HERE.parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
@@ -103,6 +103,6 @@ def test_codes_say_what_they_said():
     assert wrong / seen < 0.05 * np.square(base - base.mean(axis=0)).sum(axis=1).mean()
 
 
-def test_the_script_does_not_replace_them():
+def test_the_script_does_not_replace_golden_files():
     with pytest.raises(SystemExit, match="frozen"):
         MAKE.main()

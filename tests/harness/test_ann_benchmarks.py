@@ -37,7 +37,7 @@ def constructor(stand_in):
 
 
 @pytest.mark.parametrize(("metric", "own"), [("euclidean", "l2"), ("angular", "cosine"), ("hamming", "hamming")])
-def test_a_run(constructor, metric, own):
+def test_a_run_builds_and_answers(constructor, metric, own):
     base, queries = clustered(1200, 16, 12, 3)
     if metric == "hamming":
         base, queries = base > base.mean(axis=0), queries > base.mean(axis=0)
@@ -73,7 +73,7 @@ def test_more_neighbours_than_vectors(constructor):
     algo.done()
 
 
-def test_the_definitions_name_what_there_is(stand_in):
+def test_the_definitions_name_existing_parts(stand_in):
     yaml = pytest.importorskip("yaml")
     place = stand_in("ann-benchmarks", {"ann_benchmarks/algorithms/base/module.py": BASE})
     found = yaml.safe_load((place / "ann_benchmarks" / "algorithms" / "spann" / "config.yml").read_text())
@@ -88,7 +88,7 @@ def test_the_definitions_name_what_there_is(stand_in):
 
 
 @pytest.mark.parametrize("dataset", ["random-xs-20-euclidean", "random-xs-20-angular", "random-xs-16-hamming"])
-def test_the_real_one(checkout, run_in, dataset):
+def test_the_real_harness_runs(checkout, run_in, dataset):
     import h5py
 
     place = checkout("ANN_BENCHMARKS", "ann-benchmarks")

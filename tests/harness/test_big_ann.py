@@ -126,7 +126,7 @@ def test_the_files_of_an_index(place, base):
     algo.done()
 
 
-def test_the_definitions(place):
+def test_the_definitions_name_existing_parts(place):
     yaml = pytest.importorskip("yaml")
     import json
 
@@ -143,7 +143,7 @@ def test_the_definitions(place):
 
 
 @pytest.mark.parametrize("dataset", ["random-xs", "random-range-xs"])
-def test_the_real_one(checkout, run_in, dataset):
+def test_the_real_harness_runs(checkout, run_in, dataset):
     import h5py
 
     place = checkout("BIG_ANN", "big-ann-benchmarks")

@@ -128,7 +128,7 @@ def test_a_performance_case(clients, tmp_path, metric, own):
     assert not dropped._path.exists()
 
 
-def test_the_command(clients):
+def test_the_command_takes_its_options(clients):
     from click.testing import CliRunner
 
     program = importlib.import_module("vectordb_bench.cli.vectordbbench")
@@ -148,14 +148,14 @@ def test_installing_again_changes_nothing(clients, installer, tmp_path):
     assert known.read_text() == before
 
 
-def test_what_is_no_checkout_is_refused(installer, tmp_path):
+def test_a_folder_that_is_not_a_checkout_is_refused(installer, tmp_path):
     with pytest.raises(SystemExit, match="is not a checkout of ann-benchmarks: it has no ann_benchmarks/algorithms"):
         installer.install("ann-benchmarks", tmp_path)
     with pytest.raises(SystemExit, match="harness 'other' is unknown; there are ann-benchmarks, "):
         installer.install("other", tmp_path)
 
 
-def test_the_real_one(checkout, run_in, tmp_path):
+def test_the_real_harness_runs(checkout, run_in, tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     place = checkout("VECTORDBBENCH", "VectorDBBench")
     base, queries = clustered(3000, 32, 50, 3)

@@ -82,7 +82,7 @@ def test_groups_are_those_of_all_pairs(tmp_path, dtype, metric, bits, replicas):
             )
 
 
-def test_what_is_found_is_told(tmp_path):
+def test_the_report_counts_groups_and_copies(tmp_path):
     line = np.arange(200, dtype=np.float32)[:, None] * 10
     line[1], line[2], line[3], line[11] = 1, 1.5, 0, 101
     with spann.build(line, tmp_path / "i") as index:
@@ -121,7 +121,7 @@ def test_what_is_found_is_told(tmp_path):
         ({"radius": 1.0, "keep": "last"}, "keep is 'last'; it must be one of first, medoid"),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path, arguments, message):
+def test_invalid_arguments_are_refused(tmp_path, arguments, message):
     with (
         spann.build(np.arange(10, dtype=np.float32)[:, None], tmp_path / "i") as index,
         pytest.raises(spann.InputError, match=message),
@@ -129,7 +129,7 @@ def test_what_cannot_be_is_refused(tmp_path, arguments, message):
         index.duplicates(**arguments)
 
 
-def test_products_are_no_likeness(tmp_path):
+def test_inner_products_are_refused(tmp_path):
     with (
         spann.build(clustered(100, 8, 0)[0], tmp_path / "i", metric="ip") as index,
         pytest.raises(spann.InputError, match="under ip a large product does not mean that vectors are alike"),
@@ -137,7 +137,7 @@ def test_products_are_no_likeness(tmp_path):
         index.duplicates(1.0)
 
 
-def test_thousands_of_copies_take_no_longer_than_they_must(tmp_path):
+def test_thousands_of_copies_take_bounded_time(tmp_path):
     base, _ = clustered(12_000, 16, 0, 1)
     base[1000:11_000] = base[3]
     with spann.build(base, tmp_path / "i") as index:
@@ -148,7 +148,7 @@ def test_thousands_of_copies_take_no_longer_than_they_must(tmp_path):
     assert found.report()["largest_group"] == 10_001
 
 
-def test_many_near_ones_are_connected_by_few_pairs(tmp_path, monkeypatch):
+def test_many_near_vectors_are_connected_by_few_pairs(tmp_path, monkeypatch):
     monkeypatch.setattr("spann.jobs.pairs.DENSE", 10)
     monkeypatch.setattr("spann.jobs.groups.MOST_EDGES", 50)
     base, _ = clustered(400, 16, 0, 1)
@@ -175,7 +175,7 @@ def test_a_forest_connects_what_all_edges_do():
     np.testing.assert_array_equal(forest(edges[rng.permutation(len(edges))]), kept)
 
 
-def test_the_command_writes_groups_and_goes_on_where_it_was_killed(tmp_path, done, refused):
+def test_the_command_writes_groups_and_resumes_after_a_kill(tmp_path, done, refused):
     base, _ = clustered(6000, 16, 0, 1)
     base[4000:4500] = base[:500] + np.float32(1e-3)
     spann.build(base, tmp_path / "i").close()

@@ -55,7 +55,7 @@ def test_copies_have_each_other_and_not_themselves(tmp_path):
     assert set(rows[100:180].ravel().tolist()) <= {7, *range(100, 180)}
 
 
-def test_more_neighbours_than_there_are(tmp_path):
+def test_more_neighbours_than_vectors_leave_places_empty(tmp_path):
     with spann.build(np.arange(4, dtype=np.float32)[:, None], tmp_path / "i") as index:
         rows, distances = index.knn_graph(5, mode="arrays")
         assert index.knn_graph(5).nnz == 12
@@ -72,7 +72,7 @@ def test_an_unknown_mode_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_the_graph_on_disk_is_that_in_memory(tmp_path, done, named, monkeypatch):
+def test_the_graph_on_disk_equals_the_graph_in_memory(tmp_path, done, named, monkeypatch):
     monkeypatch.setattr("spann.jobs.graph.SCATTER_BYTES", 12 * 5 * 100)  # several passes
     base, _ = clustered(600, 12, 0, 1)
     ids = np.random.default_rng(0).permutation(600) * 7 if named else None

@@ -77,7 +77,7 @@ def test_damage_is_found_before_it_is_returned(tmp_path, bits, name):
         list(collection.blocks(100))
 
 
-def test_an_index_that_was_replaced_is_not_taken_for_the_one_that_is_open(tmp_path):
+def test_a_replaced_index_is_refused(tmp_path):
     line = np.arange(100, dtype=np.float32)[:, None]
     with spann.build(line, tmp_path / "i") as index:
         spann.append(tmp_path / "i", line + 100).close()
@@ -95,7 +95,7 @@ def test_rows_outside_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("dtype", "metric", "bits", "replicas"), KINDS)
-def test_assign_tells_in_which_posting_a_vector_is(tmp_path, dtype, metric, bits, replicas):
+def test_assign_gives_the_posting_of_each_vector(tmp_path, dtype, metric, bits, replicas):
     index, base, _ = make(tmp_path / "i", dtype, metric, bits, replicas)
     clusters, centroids = index.assign(), index.centroids
     assert clusters.shape == (900,)

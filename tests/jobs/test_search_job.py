@@ -75,7 +75,7 @@ def test_long_layout_has_a_row_for_each_neighbour(place, tmp_path, done):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".ibin", ".jsonl", ".parquet"])
-def test_one_file_out_of_parts_is_that_of_a_search_in_memory(place, tmp_path, done, suffix):
+def test_one_merged_file_equals_a_search_in_memory(place, tmp_path, done, suffix):
     whole, parts = tmp_path / f"whole{suffix}", tmp_path / f"parts{suffix}"
     done("search", place / "index.spann", place / "queries.npy", "-k", 5, "--radius", 1.5, "-o", whole)
     done("search", place / "index.spann", place / "parts", "-k", 5, "--radius", 1.5, "-o", parts, "--part-rows", 50)
@@ -86,7 +86,7 @@ def test_one_file_out_of_parts_is_that_of_a_search_in_memory(place, tmp_path, do
         assert parts.read_bytes() == whole.read_bytes()
 
 
-def test_shards_fill_one_folder_and_the_last_says_so(place, tmp_path, done, content):
+def test_shards_fill_one_folder_and_the_last_completes_it(place, tmp_path, done, content):
     args = ("search", place / "index.spann", place / "queries.npy", "-k", 5, "--part-rows", 40)
     done(*args, "-o", f"{tmp_path}/whole/")
     for number in (2, 3, 1):
@@ -96,7 +96,7 @@ def test_shards_fill_one_folder_and_the_last_says_so(place, tmp_path, done, cont
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-def test_killed_it_goes_on_and_ends_with_the_same_bytes(place, tmp_path, done, content):
+def test_a_killed_job_resumes_and_ends_with_the_same_bytes(place, tmp_path, done, content):
     args = ("search", place / "index.spann", place / "queries.npy", "-k", 200, "--part-rows", 5, "--threads", 1)
     done(*args, "-o", f"{tmp_path}/whole/")
     out = tmp_path / "out"
@@ -114,7 +114,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(place, tmp_path, done, c
     assert content(out) == content(tmp_path / "whole")
 
 
-def test_killed_while_one_file_is_made_it_goes_on(place, tmp_path, done, monkeypatch):
+def test_a_job_killed_while_it_merges_resumes(place, tmp_path, done, monkeypatch):
     args = (
         "search",
         place / "index.spann",
@@ -166,7 +166,7 @@ def test_other_queries_of_the_same_name_and_size_are_another_job(place, tmp_path
     assert "holds the output of another job: its inputs was" in refused(*args)
 
 
-def test_files_that_no_job_has_left_are_not_touched(place, tmp_path, refused):
+def test_files_of_others_are_not_touched(place, tmp_path, refused):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "part-00000.parquet").write_text("mine")
     for more in ((), ("--restart",)):
@@ -185,7 +185,7 @@ def test_files_that_no_job_has_left_are_not_touched(place, tmp_path, refused):
         (("--max-rows", 3, "--layout", "long"), "without --explain and --max-rows"),
     ],
 )
-def test_what_cannot_be_is_refused(place, tmp_path, refused, more, message):
+def test_invalid_arguments_are_refused(place, tmp_path, refused, more, message):
     assert message in refused("search", place / "index.spann", place / "parts", "-o", f"{tmp_path}/out/", *more)
 
 
@@ -214,7 +214,7 @@ def test_a_folder_of_files_of_several_kinds_is_refused(place, tmp_path, refused)
     )
 
 
-def test_progress_counts_the_queries_that_are_left(place, tmp_path, done):
+def test_progress_counts_the_remaining_queries(place, tmp_path, done):
     args = ("search", place / "index.spann", place / "queries.npy", "-o", f"{tmp_path}/out/", "--part-rows", 100)
     lines = [json.loads(line) for line in done(*args, "--progress", "json", "--shard", "1/2").stderr.splitlines()]
     assert (lines[-1]["stage"], lines[-1]["done"], lines[-1]["total"]) == ("search", 141, 141)

@@ -170,7 +170,7 @@ def test_unusable_sizes_are_refused() -> None:
         "np.random.default_rng(162).standard_normal(5000)",
     ],
 )
-def test_vectors_too_near_to_tell_apart_by_their_cost_are_parted_all_the_same(values: str) -> None:
+def test_vectors_whose_costs_round_alike_are_still_split(values: str) -> None:
     """|c|^2 - 2 x.c rounds to one value for both. In a process of its own, which may not come back."""
     code = f"""if True:
         import numpy as np

@@ -87,7 +87,7 @@ def test_estimates_of_many_postings_are_those_of_each(level: str, bits: int) -> 
 
 @BITS
 @pytest.mark.parametrize("dim", [32, 64, 96, 128, 200, 256, 512])
-def test_no_byte_outside_of_what_the_contract_allows_is_read(
+def test_no_byte_outside_the_contract_is_read(
     level: str, dim: int, bits: int, guarded: Callable[[NDArray[Any]], NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows whose size divides 64 have exactly the 64 bytes of the contract behind them, and then a fault."""
@@ -338,7 +338,7 @@ def test_unusable_arguments_of_estimate_are_refused(change: dict[str, Any], mess
         kernels.prepare(X[0], SIGNS, 2).estimate(**arguments)
 
 
-def test_level_that_is_not_to_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     query = kernels.prepare(X[0], SIGNS, 2)
     monkeypatch.setenv("SPANN_SIMD", "sse9")
     codes, two = np.zeros((3, 8), np.uint8), np.zeros(3, np.uint16)

@@ -225,7 +225,7 @@ def test_level_is_the_widest_unless_asked_otherwise(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("asked", ["sse9", "AVX2", *SIMD_LEVELS])
-def test_level_that_is_not_to_be_had_is_refused(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_that_the_processor_lacks_is_refused(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if asked in simd_levels():
         pytest.skip(f"this processor has {asked}")
     monkeypatch.setenv("SPANN_SIMD", asked)

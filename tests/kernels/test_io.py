@@ -68,7 +68,7 @@ def some_reads(seed: int, n: int, longest: int) -> tuple[np.ndarray, np.ndarray]
 
 @pytest.mark.parametrize("least", [1, 5, 64])
 @pytest.mark.parametrize("depth", [1, 3, 32, 300])
-def test_random_reads_are_what_plain_reads_are(backend, path, fd, depth, least):
+def test_random_reads_equal_plain_reads(backend, path, fd, depth, least):
     offsets, lengths = some_reads(depth + least, 300, 20_000)
     check(path, offsets, lengths, *read_many(fd, offsets, lengths, backend=backend, depth=depth, least=least))
 
@@ -79,7 +79,7 @@ def test_thousands_of_reads(backend, path, fd, depth):
     check(path, offsets, lengths, *read_many(fd, offsets, lengths, backend=backend, depth=depth))
 
 
-def test_where_the_file_ends(backend, path, fd):
+def test_reads_at_the_end_of_a_file_are_short(backend, path, fd):
     offsets = np.array([SIZE - 10, SIZE - 10, SIZE - 1, SIZE, SIZE + 1, 2**40, 0, 0, SIZE - 200_000])
     lengths = np.array([10, 11, 4096, 1, 4096, 9, 0, SIZE + 5, 300_000], np.uint32)
     check(path, offsets, lengths, *read_many(fd, offsets, lengths, backend=backend))
@@ -98,7 +98,7 @@ def test_an_empty_list_and_an_empty_file(backend, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [1, 4, 64])
-def test_a_read_that_fails_takes_no_other_with_it(backend, path, fd, tmp_path, depth):
+def test_a_failing_read_leaves_the_others_alone(backend, path, fd, tmp_path, depth):
     directory = os.open(tmp_path, os.O_RDONLY)
     for_writing = os.open(tmp_path / "w", os.O_WRONLY | os.O_CREAT)
     offsets, lengths = some_reads(4, 60, 5_000)

@@ -36,7 +36,7 @@ def lists(length, primaries, id_type="<u4", row_type="<u4", code_bytes=5, seed=0
     ("length", "primaries"),
     [([3], [3]), ([3], [0]), ([4, 0, 7, 1], [2, 0, 7, 0]), ([0, 0], [0, 0]), ([0, 300, 0], [0, 299, 0])],
 )
-def test_lists_of_codes(length, primaries, id_type, row_type):
+def test_lists_of_codes_are_packed_as_documented(length, primaries, id_type, row_type):
     given = lists(length, primaries, id_type, row_type)
     expected = []
     entry = row = 0
@@ -99,7 +99,7 @@ def postings(draw):
 
 @given(postings())
 @settings(max_examples=150, deadline=None)
-def test_the_order_in_pages_is_the_twins(case):
+def test_the_order_in_pages_equals_its_twin(case):
     x, lengths, bounds = case
     expected = twins.arrange(x, lengths, bounds)
     np.testing.assert_array_equal(arrange(x.copy(), lengths, bounds), expected)
@@ -124,7 +124,7 @@ def test_clusters_come_to_lie_on_pages_of_their_own():
     assert (pages == pages[:, :1]).all()
 
 
-def test_what_fits_a_page_stays_as_it_is():
+def test_postings_within_a_page_keep_their_order():
     x = np.random.default_rng(3).standard_normal((60, 4)).astype(np.float32)
     bounds = np.array([20, 40])
     order = arrange(x.copy(), np.array([20, 20, 20]), bounds)
@@ -146,6 +146,6 @@ def test_what_fits_a_page_stays_as_it_is():
         (np.zeros((4, 2), np.float32), [4], [4], "not ascending"),
     ],
 )
-def test_what_cannot_be_arranged(x, lengths, bounds, match):
+def test_invalid_rows_to_arrange_are_refused(x, lengths, bounds, match):
     with pytest.raises(InputError, match=match):
         arrange(x, np.array(lengths, np.int64), np.array(bounds, np.int64))

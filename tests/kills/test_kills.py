@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "kills"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_and_given_again(name: str) -> None:
+def test_commands_killed_and_given_again_end_the_same(name: str) -> None:
     ended = subprocess.run(
         [sys.executable, SCRIPT, name, "--rounds", "2", "--seed", "3"], capture_output=True, text=True, check=False
     )

@@ -52,7 +52,7 @@ def parameters():
     collections(), parameters(), st.sampled_from(["l2", "cosine", "ip", "hamming"]), st.booleans(), st.integers(1, 700)
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_build_verify_search(check_neighbours, collection, params, metric, named, k):
+def test_any_index_builds_verifies_and_finds(check_neighbours, collection, params, metric, named, k):
     base, rng = collection
     if metric == "hamming":  # any bytes are bits
         base = base.view(np.uint8)

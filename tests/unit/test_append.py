@@ -76,7 +76,7 @@ def test_every_vector_is_found(tmp_path, check_neighbours, metric, dtype, kind, 
 
 
 @pytest.mark.parametrize("kind", PARAMS)
-def test_recall_is_that_of_a_build(tmp_path, kind):
+def test_recall_equals_that_of_a_build(tmp_path, kind):
     base, queries = clustered(20_000, 32, 200, 3)
     truth, _ = exact_neighbours(base, queries, 10)
     found = {}
@@ -108,7 +108,7 @@ def test_readers_of_the_old_generation_are_undisturbed(tmp_path):
             assert new.search(BASE[2500:2510], 1).ids.ravel().tolist() == list(range(2500, 2510))
 
 
-def test_far_more_than_there_was(tmp_path, check_neighbours):
+def test_far_more_vectors_than_before_are_appended(tmp_path, check_neighbours):
     spann.build(BASE[:3], tmp_path / "i", params=PARAMS["codes"]).close()
     spann.append(tmp_path / "i", BASE[3:4]).close()
     spann.append(tmp_path / "i", BASE[4:]).close()
@@ -138,7 +138,7 @@ def named(tmp_path):
         (np.full((2, 16), np.nan, np.float32), None, "row 0 column 0 of array is nan"),
     ],
 )
-def test_what_cannot_be_added(built, content, more, ids, message):
+def test_vectors_that_do_not_match_are_refused(built, content, more, ids, message):
     before = content(built)
     with pytest.raises(InputError, match=message):
         spann.append(built, more, ids=ids)
@@ -156,19 +156,19 @@ def test_what_cannot_be_added(built, content, more, ids, message):
         (np.arange(999) + 5000, r"needs \(1000,\) integers"),
     ],
 )
-def test_ids_that_cannot_be(named, content, ids, message):
+def test_invalid_ids_are_refused(named, content, ids, message):
     before = content(named)
     with pytest.raises(InputError, match=message):
         spann.append(named, BASE[FIRST:], ids=ids)
     assert content(named) == before
 
 
-def test_no_index_no_append(tmp_path):
+def test_an_append_needs_an_index(tmp_path):
     with pytest.raises(MissingError, match="no index at"):
         spann.append(tmp_path / "i", BASE)
 
 
-def test_memory_that_cannot_do(built):
+def test_too_little_memory_is_refused(built):
     with pytest.raises(InputError, match=r"memory_limit is 50000000 bytes; appending 1000 vectors .* append less"):
         spann.append(built, BASE[FIRST:], memory_limit="50MB")
 
@@ -190,7 +190,7 @@ def test_damage_is_not_made_part_of_the_next_generation(built, content, name):
 
 
 @pytest.mark.parametrize("stage", ["partition", "cluster", "assign", "layout", "arrange", "write"])
-def test_interrupted_and_gone_on_with(tmp_path, content, stage):
+def test_an_interrupted_append_is_resumed(tmp_path, content, stage):
     for name in ("whole", "i"):
         build(BASE[:FIRST], tmp_path / name, params=PARAMS["codes"])
     append(tmp_path / "whole", BASE[FIRST:])

@@ -112,7 +112,7 @@ def test_postings_are_what_the_closure_rule_says(tmp_path, decode, params):
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
 @pytest.mark.parametrize("replicas", [1, 3, 8])
-def test_what_holds_of_every_index(tmp_path, decode, metric, dtype, replicas):
+def test_every_index_keeps_its_invariants(tmp_path, decode, metric, dtype, replicas):
     base = clustered(2500, 10, 0, 2, dtype)[0]
     base[(base == 0).all(axis=1)] = 1
     params = spann.BuildParams(max_replicas=replicas, posting_size=20)
@@ -175,7 +175,7 @@ def test_balanced_leaves_are_the_postings_without_replicas(tmp_path):
     assert length["max"] <= 2 * length["mean"]
 
 
-def test_the_number_of_centroids_is_what_was_asked(tmp_path):
+def test_the_number_of_centroids_is_as_asked(tmp_path):
     base = clustered(4000, 8, 0, 5)[0]
     for params, wanted in (
         (spann.BuildParams(centroids=0.01), 40),

@@ -200,7 +200,7 @@ def test_codes_tell_the_vectors(tmp_path, metric, dtype, bits):
         (1025, "float32"),
     ],
 )
-def test_every_dimension(tmp_path, dim, dtype):
+def test_every_dimension_is_coded(tmp_path, dim, dtype):
     """Rows that fill pages evenly, cross them, fill one or more than one."""
     base = data(700, dim, 2, dtype)
     index = make(tmp_path / "i", base, code_bits=2, posting_size=40)
@@ -220,7 +220,7 @@ def test_few_vectors(tmp_path, count, replicas):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_closure(tmp_path, metric, dtype):
+def test_replicas_of_codes_follow_closure(tmp_path, metric, dtype):
     """Centroids are vectors of the coded space, each vector is a primary of its nearest, replicas come by distance."""
     base = data(3000, 24, 4, dtype)
     params = {"code_bits": 2, "max_replicas": 6, "posting_size": 40, "centroids": 0.05}
@@ -416,7 +416,7 @@ def _first_on_page(row, size):
     return row * size // PAGE != (row * size - 1) // PAGE or (row - 1) * size // PAGE != row * size // PAGE
 
 
-def test_what_is_refused(tmp_path):
+def test_invalid_parameters_of_codes_are_refused(tmp_path):
     base = data(50, 20, 12, "float32")
     for bits in (5, 6, 7):
         with pytest.raises(spann.InputError, match=f"code_bits is {bits}; it must be one of 0, 1, 2, 3, 4, 8"):

@@ -22,7 +22,7 @@ def test_the_number_of_threads_never_shows(tmp_path, content, metric):
     assert content(tmp_path / "1") == content(tmp_path / "2") == content(tmp_path / "3")
 
 
-def test_nor_does_it_where_every_stage_has_many_blocks(tmp_path, content):
+def test_threads_never_show_even_with_many_blocks(tmp_path, content):
     sizes = Sizes(region_bytes=1 << 15, bucket_bytes=1 << 15, neighborhood_rows=300, page_bytes=1 << 15)
     for threads in (1, 2, 5):
         builds.build(BASE, tmp_path / f"{threads}", threads=threads, sizes=sizes)
@@ -50,7 +50,7 @@ def test_another_seed_is_another_index(tmp_path, content):
     assert one["postings/pages/c/0/0"] != other["postings/pages/c/0/0"]
 
 
-def test_the_container_never_shows(tmp_path, content):
+def test_the_kind_of_source_never_shows(tmp_path, content):
     np.save(tmp_path / "base.npy", BASE)
     header = np.array(BASE.shape, "<u4").tobytes()
     (tmp_path / "base.fbin").write_bytes(header + BASE.tobytes())
@@ -83,7 +83,7 @@ def test_ids_that_are_row_numbers_give_the_same_postings(tmp_path, decode):
         np.testing.assert_array_equal(vectors, other_vectors)
 
 
-def test_the_input_is_left_alone(tmp_path):
+def test_the_input_is_not_changed(tmp_path):
     base = BASE[:500].copy()
     base.setflags(write=False)
     for metric in ("l2", "cosine", "ip"):

@@ -29,7 +29,7 @@ def all_found(path, count, k=None):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
-def test_what_is_not_finite_is_refused_by_row_and_column(tmp_path, bad, metric):
+def test_nonfinite_values_are_refused_by_row_and_column(tmp_path, bad, metric):
     base = np.ones((700, 9), np.float32)
     base[613, 4] = bad
     with pytest.raises(InputError, match=r"row 613 column 4 of array is (nan|-?inf)"):
@@ -79,7 +79,7 @@ def test_vectors_too_short_to_have_a_direction_are_refused_by_row(tmp_path):
         (np.zeros((4, 40_000), np.uint8), "dimension 40000"),
     ],
 )
-def test_arrays_that_are_no_vectors(tmp_path, vectors, match):
+def test_arrays_of_wrong_shape_or_type_are_refused(tmp_path, vectors, match):
     with pytest.raises(InputError, match=match):
         spann.build(vectors, tmp_path / "i")
     assert list(tmp_path.iterdir()) == []
@@ -110,7 +110,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base.npy"]
 
 
-def test_paths_that_lead_nowhere(tmp_path):
+def test_unusable_paths_are_refused(tmp_path):
     with pytest.raises(MissingError, match=r"none\.fbin"):
         spann.build(tmp_path / "none.fbin", tmp_path / "i")
     with pytest.raises(MissingError, match="does not exist"):
@@ -127,7 +127,7 @@ def test_paths_that_lead_nowhere(tmp_path):
         ({"threads": 5000}, "threads is 5000"),
     ],
 )
-def test_arguments_that_cannot_be(tmp_path, more, match):
+def test_invalid_arguments_are_refused(tmp_path, more, match):
     with pytest.raises(InputError, match=match):
         spann.build(np.ones((50, 4), np.float32), tmp_path / "i", **more)
     assert list(tmp_path.iterdir()) == []
@@ -275,7 +275,7 @@ def test_ids_of_any_size_come_back(tmp_path, check_neighbours, decode, base_id):
         (np.ones(5, bool), "bool"),
     ],
 )
-def test_ids_that_cannot_be_used(tmp_path, ids, match):
+def test_unusable_ids_are_refused(tmp_path, ids, match):
     with pytest.raises(InputError, match=match):
         spann.build(np.ones((5, 4), np.float32), tmp_path / "i", ids=ids)
     assert list(tmp_path.iterdir()) == []

@@ -36,7 +36,7 @@ def sizes(draw):
 
 @given(sizes())
 @settings(max_examples=150, deadline=None)
-def test_places(case):
+def test_places_follow_the_rules_of_pages(case):
     size, pages_per_shard = case
     page, offset, pages = place(size, pages_per_shard)
     start = page.astype(np.int64) * PAGE + offset
@@ -76,7 +76,7 @@ def test_a_collection_over_several_windows_and_shards():
     assert pages >= page.max()
 
 
-def test_nothing_to_place():
+def test_empty_postings_take_no_place():
     for size in (np.zeros(0, np.int64), np.zeros(7, np.int64)):
         page, offset, pages = place(size, 64)
         assert (len(page), len(offset), pages) == (len(size), len(size), 0)

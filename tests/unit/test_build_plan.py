@@ -88,7 +88,7 @@ def test_too_little_memory_is_refused_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_would_help_is_said():
+def test_a_refused_plan_says_what_helps():
     with pytest.raises(
         InputError, match=r"100000000 bytes \(100\.0 MB\); .*: the program itself takes \d+\.\d MB of that"
     ):

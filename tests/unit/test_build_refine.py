@@ -45,7 +45,7 @@ def build(path, base, metric="l2", sizes=DEFAULT_SIZES, threads=None, **params):
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
-def test_vectors_are_where_the_nearest_centroid_was(tmp_path, metric):
+def test_vectors_are_in_the_cell_of_the_nearest_centroid(tmp_path, metric):
     """All cells are compared here, so after many passes hardly a vector is nearer to another centroid than its own."""
     base, _ = clustered(4000, 24, 30, 5, np.float32)
     share = {}
@@ -86,7 +86,7 @@ def test_centroids_that_become_equal_are_one(tmp_path):
     assert spann.verify(tmp_path / "i") == []
 
 
-def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
+def test_a_centroid_without_vectors_keeps_an_empty_posting(tmp_path, monkeypatch):
     """It stays where it was, with an empty posting, and searches that meet it find the same as without."""
     nearest, before = refine._nearest, []
 
@@ -108,7 +108,7 @@ def test_a_centroid_that_nothing_is_nearest_to(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found, exact_neighbours(base, queries, 10)[0])
 
 
-def test_whatever_the_threads_and_blocks(tmp_path, content):
+def test_cells_do_not_depend_on_threads_and_blocks(tmp_path, content):
     """Threads do not show in the bytes; and a group's candidates come from a gathering that is large enough."""
     base, _ = clustered(8000, 16, 1, 6, np.uint8)
     build(tmp_path / "a", base)
@@ -118,7 +118,7 @@ def test_whatever_the_threads_and_blocks(tmp_path, content):
     assert content(tmp_path / "a") == content(tmp_path / "c"), "all centroids are candidates here"
 
 
-def test_means_leave_out_those_that_the_calibration_asks_for(tmp_path, monkeypatch):
+def test_means_leave_out_queries_of_the_calibration(tmp_path, monkeypatch):
     base, _ = clustered(3000, 16, 1, 7, np.float32)
     refined, means = pipeline.refine, []
 

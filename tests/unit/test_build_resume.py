@@ -89,7 +89,7 @@ def test_same_bytes_wherever_it_stopped(tmp_path, content, kind, stage, share):
         assert "graph" not in seen
 
 
-def test_stopped_again_and_again(tmp_path, content):
+def test_a_build_stopped_many_times_ends_with_the_same_bytes(tmp_path, content):
     build(BASE, tmp_path / "whole", params=PARAMS["replicas"])
     stops = [("cluster", 0.1), ("cluster", 0.4), ("cluster", 0.8), ("assign", 0.2), ("assign", 0.7), ("arrange", 0.4),
              ("arrange", 0.8), ("write", 0.3), ("write", 0.6), ("write", 1)]  # fmt: skip
@@ -102,7 +102,7 @@ def test_stopped_again_and_again(tmp_path, content):
 
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize("stage", ["cluster", "refine", "arrange", "write"])
-def test_work_is_not_done_again(tmp_path, kind, stage):
+def test_finished_work_is_not_repeated(tmp_path, kind, stage):
     if stage == "arrange" and kind == "classic":
         pytest.skip("vectors in postings are not arranged")
     if stage == "refine" and kind != "codes":
@@ -267,7 +267,7 @@ def test_damaged_arrays_are_found(tmp_path, array, stage):
     assert [p.name for p in tmp_path.iterdir()] == ["i"]
 
 
-def test_what_a_power_cut_leaves(unfinished, content):
+def test_a_build_resumes_after_a_power_cut(unfinished, content):
     """Unsynced data are gone or torn: files longer than the marks say with anything in them, a torn last mark."""
     build(BASE, unfinished.with_name("whole"), params=PARAMS["codes"])
     place = unfinished.with_name("i.building") / "temporary"
@@ -359,7 +359,7 @@ def test_the_checkpoint_ends_at_its_first_bad_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_record_files_go_on(tmp_path):
+def test_record_files_are_continued(tmp_path):
     records = np.arange(100, dtype=np.int32).reshape(50, 2)
     with RecordFile(tmp_path / "f", np.dtype(np.int32), (2,)) as file:
         file.append(records[:20])
@@ -446,7 +446,7 @@ def test_killed_while_files_are_removed(tmp_path, content, removing):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base.npy", "i", "whole"]
 
 
-def test_the_command_names_what_is_kept_and_goes_on(tmp_path):
+def test_the_command_names_the_kept_work_and_resumes(tmp_path):
     np.save(tmp_path / "base.npy", BASE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (

@@ -79,7 +79,7 @@ def test_targets_are_met_by_unseen_queries(calibrated, data, k):
     assert costs[0] < costs[-1] <= index.info()["postings"]
 
 
-def test_without_a_word_the_target_is_095(coded, data):
+def test_the_default_target_is_095(coded, data):
     base, queries = data
     truth, _ = exact_neighbours(base, queries, 10)
     with spann.open(coded) as index:
@@ -95,7 +95,7 @@ def test_easy_queries_read_less(tmp_path, data):
     assert np.percentile(scored, 90) > 1.5 * np.percentile(scored, 10)
 
 
-def test_what_cannot_be_asked_for(coded, data):
+def test_invalid_targets_are_refused(coded, data):
     with spann.open(coded) as index:
         for target in (0, 1, 1.5, -0.1, float("nan")):
             with pytest.raises(InputError, match=r"target_recall is .*; it must be between 0 and 1"):
@@ -256,7 +256,7 @@ def test_tuning_without_codes_needs_the_vectors(tmp_path, data, elsewhere):
         (np.ones((3, 24), np.float32), "holds 3 queries; a calibration needs at least"),
     ],
 )
-def test_queries_that_cannot_be(coded, content, queries, message):
+def test_invalid_queries_are_refused(coded, content, queries, message):
     before = content(coded)
     with pytest.raises(InputError, match=message):
         spann.calibrate(coded, queries)
@@ -335,7 +335,7 @@ def test_copies_are_asked_for_once_and_are_not_their_own_neighbours(tmp_path):
             np.testing.assert_allclose(found.kth[k], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_where_all_are_copies_they_are_asked_as_they_are(tmp_path):
+def test_copies_are_asked_for_if_there_is_nothing_else(tmp_path):
     base = np.repeat(np.eye(4, 8, dtype=np.float32), 1000, axis=0)
     rows = np.arange(0, 4000, 8)
     found = truth_of(open_source(base), base[rows], rows, "l2", tmp_path)
@@ -411,7 +411,7 @@ def test_between_limited_and_unlimited_none_is_limited():
     assert found.epsilon2 == np.inf
 
 
-def test_doubts_are_of_what_was_seen():
+def test_doubts_follow_the_measured_recalls():
     low = calibration(point(0.8, 10), point(0.9, 40, recall=0.93))
     assert low.doubts(0.9, 10) == []
     assert low.doubts(0.92, 10) == []  # only too few queries to promise it
@@ -433,7 +433,7 @@ def out_of_reach(coded, tmp_path):
         yield index
 
 
-def test_a_recall_that_cannot_be_had_is_told_once(out_of_reach, data):
+def test_an_unreachable_recall_is_reported_once(out_of_reach, data):
     index, queries = out_of_reach, data[1][:3]
     with pytest.warns(RecallWarning, match=r"recall 0\.95 for k 10 cannot be had: .* 0\.900"):
         index.search(queries, 10)
@@ -466,7 +466,7 @@ def test_a_recall_that_cannot_be_had_is_told_once(out_of_reach, data):
     ],
     ids=str,
 )
-def test_a_calibration_that_is_damaged(change):
+def test_a_damaged_calibration_is_refused(change):
     document = calibration(point(0.8, 10), point(0.9, 40)).to_json()
     assert Calibration.from_json(document).to_json() == document
     with pytest.raises(FormatError, match="calibration is damaged"):
@@ -477,7 +477,7 @@ def test_a_calibration_that_is_damaged(change):
     ("column", "value"),
     [("max_postings", 0), ("max_postings", 1.5), ("epsilon2", -1), ("low", 2), ("low", None), ("room", 0.5)],
 )
-def test_a_point_that_is_damaged(column, value):
+def test_a_damaged_point_is_refused(column, value):
     document = calibration(point(0.8, 10), point(0.9, 40)).to_json()
     document["curves"]["10"][1][document["columns"].index(column)] = value
     with pytest.raises(FormatError, match="calibration is damaged"):

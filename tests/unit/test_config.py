@@ -45,7 +45,7 @@ def test_both_ends_of_the_range_and_not_beyond(kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), WHOLE + REAL)
 @pytest.mark.parametrize("value", [math.nan, "8", True, [8], 8 + 0j])
-def test_what_is_no_number(kind, name, value):
+def test_values_that_are_not_numbers_are_refused(kind, name, value):
     with pytest.raises(InputError, match=f"{name} is .*; it must be a"):
         kind(**{name: value})
 
@@ -135,7 +135,7 @@ def test_centroids_for_a_collection(given, count, expected):
         ({"code_bits": 4, "max_replicas": 3}, "uint8", 128, "l2", (4, 125, None, 3)),
     ],
 )
-def test_what_is_left_open_is_decided_from_the_vectors(given, dtype, dim, metric, expected):
+def test_open_parameters_are_decided_from_the_vectors(given, dtype, dim, metric, expected):
     decision = BuildParams(seed=3, **given).decide(dtype, dim, Metric(metric), 10**6)
     bits, size, share, replicas = expected
     assert (decision.code_bits, decision.posting_size, decision.max_replicas) == (bits, size, replicas)
@@ -161,7 +161,7 @@ def test_large_collections_are_calibrated_with_fewer_queries(monkeypatch, count,
     assert BuildParams(calibration_queries=7).decide("uint8", 128, Metric.L2, count).calibration_queries == 7
 
 
-def test_bits_that_codes_can_have():
+def test_codes_have_only_known_numbers_of_bits():
     assert [BuildParams(code_bits=bits).code_bits for bits in CODE_BITS] == list(CODE_BITS) == [0, 1, 2, 3, 4, 8]
     for bits in (5, 6, 7):
         with pytest.raises(InputError, match=f"code_bits is {bits}; it must be one of 0, 1, 2, 3, 4, 8"):
@@ -176,7 +176,7 @@ def test_the_bound_is_twice_the_size_and_fits_the_format():
 
 
 @pytest.mark.parametrize("max_postings", [1, 64, 1000, MAX_BEAM // 3, MAX_BEAM // 2, MAX_BEAM, 2**31])
-def test_the_beam(max_postings):
+def test_the_beam_follows_postings_and_kind(max_postings):
     """At least what is read, up to a limit that `navigate` has too; where that is given, it is the beam."""
     for kind in (EXACT, CODED):
         beam = SearchDecision.of(SearchParams(max_postings=max_postings), kind, 10).navigate
@@ -195,7 +195,7 @@ def test_search_defaults_depend_on_codes_and_k():
     assert SearchDecision.of(SearchParams(rerank=7), CODED, 10).rerank == 7
 
 
-def test_a_preset(tmp_path):
+def test_a_preset_gives_parameters(tmp_path):
     file = tmp_path / "a.toml"
     file.write_text('[build]\nposting_size = 64\nmetric = "cosine"\n[search]\nmax_postings = 8\n')
     assert load_toml(file) == {"build": {"posting_size": 64, "metric": "cosine"}, "search": {"max_postings": 8}}
@@ -213,7 +213,7 @@ def test_a_preset(tmp_path):
         ("[build\n", "not a TOML file"),
     ],
 )
-def test_presets_that_are_refused(tmp_path, text, match):
+def test_invalid_presets_are_refused(tmp_path, text, match):
     file = tmp_path / "a.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=match) as caught:
@@ -221,7 +221,7 @@ def test_presets_that_are_refused(tmp_path, text, match):
     assert str(file) in str(caught.value)
 
 
-def test_presets_that_cannot_be_read(tmp_path):
+def test_unreadable_presets_are_refused(tmp_path):
     with pytest.raises(MissingError, match=r"none\.toml"):
         load_toml(tmp_path / "none.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")

@@ -47,7 +47,7 @@ EXAMPLES = examples()
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
-def test_example(name, tmp_path, monkeypatch):
+def test_every_example_runs(name, tmp_path, monkeypatch):
     for library in LIBRARIES.get(name, ()):
         pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_an_example_that_is_wrong_fails(tmp_path, monkeypatch):
     assert doctest.DocTestRunner().run(test, out=lambda text: None).failed == 1
 
 
-def test_what_is_public_has_an_example():
+def test_public_functions_have_an_example():
     public = {name: getattr(spann, name) for name in spann.__all__}
     functions = [found for found in public.values() if inspect.isfunction(found)]
     methods = [spann.Index.search, spann.Index.search_async, spann.Index.search_range, spann.Index.iterate]
@@ -79,5 +79,5 @@ def test_what_is_public_has_an_example():
         assert f"{one.__module__}.{one.__qualname__}" in EXAMPLES, one
 
 
-def test_what_examples_need_is_named_as_they_are():
+def test_examples_name_their_libraries():
     assert set(LIBRARIES) <= set(EXAMPLES)

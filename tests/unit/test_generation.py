@@ -106,7 +106,7 @@ def test_one_change_at_a_time(built):
         pass
 
 
-def test_no_index_no_generation(tmp_path):
+def test_a_generation_needs_an_index(tmp_path):
     with pytest.raises(MissingError, match="no index at"):
         Generation(tmp_path / "i", created_by=PROGRAM)
     assert list(tmp_path.iterdir()) == []

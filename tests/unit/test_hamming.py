@@ -46,7 +46,7 @@ def path(tmp_path_factory):
     return place
 
 
-def test_what_the_index_says_of_itself(path):
+def test_info_describes_a_binary_index(path):
     with spann.open(path) as index:
         assert (index.dim, index.element, index.dtype, index.metric) == (DIM, "bit", np.bool_, Metric.HAMMING)
         info = index.info()
@@ -233,7 +233,7 @@ def test_commands(tmp_path):
     assert json.loads(run("info", index, "--json"))["count"] == COUNT + ASKED
 
 
-def test_what_contradicts_is_refused(tmp_path, path):
+def test_contradictions_are_refused(tmp_path, path):
     coded = spann.BuildParams(code_bits=1)
     for call in (spann.build, lambda *a, **more: spann.plan(a[0], **more)):
         with pytest.raises(InputError, match="code_bits is 1; under hamming it must be 0"):

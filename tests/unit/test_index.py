@@ -33,7 +33,7 @@ def coded(tmp_path_factory):
     return place
 
 
-def test_what_an_index_says_of_itself(path):
+def test_info_describes_the_index(path):
     with spann.open(path) as index:
         assert (index.count, index.dim, index.dtype, index.metric) == (3000, 20, np.float32, spann.Metric.L2)
         assert len(index) == 3000
@@ -52,7 +52,7 @@ def test_what_an_index_says_of_itself(path):
     assert info["replicas_mean"] == info["entries"] / (3000 - info["centroids"])
 
 
-def test_memory_of_an_open_index_is_that_of_its_arrays(path):
+def test_memory_of_an_open_index_is_the_sum_of_its_arrays(path):
     stored = zarr.open_group(str(path), mode="r")
     names = ["centroids/vectors", "centroids/ids", *(f"centroids/graph/{n}" for n in _members(stored, "graph"))]
     names += [f"postings/directory/{n}" for n in ("page", "offset", "length", "crc32c")]
@@ -61,7 +61,7 @@ def test_memory_of_an_open_index_is_that_of_its_arrays(path):
         assert index.info()["open_memory_bytes_per_vector"] == index.open_memory_bytes / 3000
 
 
-def test_memory_of_an_index_of_codes_is_that_of_its_arrays(coded):
+def test_memory_of_an_index_of_codes_is_the_sum_of_its_arrays(coded):
     stored = zarr.open_group(str(coded), mode="r")
     names = ["centroids/vectors", *(f"centroids/graph/{n}" for n in _members(stored, "graph"))]
     names += [f"postings/directory/{n}" for n in ("page", "offset", "length", "primaries", "crc32c")]
@@ -227,7 +227,7 @@ def test_a_directory_that_refers_to_nowhere_is_refused(path, coded, monkeypatch)
         Engine(IndexReader.open(place), io="buffered", check=True).close()
 
 
-def test_there_is_nothing_at_the_path(tmp_path):
+def test_a_missing_index_is_reported(tmp_path):
     for call in (spann.open, spann.verify):
         with pytest.raises(MissingError, match="no index at"):
             call(tmp_path / "none")

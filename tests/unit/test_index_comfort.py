@@ -78,7 +78,7 @@ def test_an_inner_radius_leaves_copies_out(index):
     assert itself.ids[0, 0] not in ring.ids
 
 
-def test_limits_must_leave_something(index):
+def test_contradictory_or_infinite_limits_are_refused(index):
     for limit in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(InputError, match="must be a finite number"):
             index.search_range(QUERIES, limit)
@@ -94,7 +94,7 @@ def test_limits_must_leave_something(index):
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(30, None), (None, 30), (300, 30), (None, 2500), (4, 2)])
-def test_only_what_is_within_the_limits_is_found(index, outer, inner):
+def test_only_vectors_within_the_limits_are_found(index, outer, inner):
     """Those between two ranks of the first query, against a search for everything."""
     every = index.search(QUERIES, len(BASE), EVERYTHING)
     limits = {
@@ -159,7 +159,7 @@ def test_an_explanation_adds_up(index):
     assert index.explain(QUERIES[3], 10, EVERYTHING).stopped == "every posting was scored"
 
 
-def test_pickled_it_opens_again(index):
+def test_a_pickled_index_opens_again(index):
     again = pickle.loads(pickle.dumps(index))
     with again:
         np.testing.assert_array_equal(again.search(QUERIES, 5).ids, index.search(QUERIES, 5).ids)
@@ -199,7 +199,7 @@ def test_many_threads_at_once(index):
     assert not wrong
 
 
-def test_asynchronous(index):
+def test_search_async_returns_the_same(index):
     async def both():
         return await asyncio.gather(*(index.search_async(QUERIES[i : i + 20], 5) for i in (0, 20)))
 

@@ -196,7 +196,7 @@ def test_only_the_holder_of_the_lock_writes(place):
         opened(place).locked(0.05).__enter__()
 
 
-def test_what_no_log_is_stays(tmp_path):
+def test_files_that_are_not_logs_stay(tmp_path):
     (tmp_path / "i.log").mkdir()
     (tmp_path / "i.log" / "mine").write_text("keep")
     with pytest.raises(ExistsError, match="holds 'mine', which no log does"):

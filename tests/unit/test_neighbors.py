@@ -34,7 +34,7 @@ def test_connectivity_of_the_same_samples():
     assert (graph.diagonal() == 1).all()
 
 
-def test_parameters():
+def test_invalid_parameters_are_refused():
     made = KNeighborsTransformer(n_neighbors=3)
     assert made.set_params(n_neighbors=5).get_params()["n_neighbors"] == 5
     with pytest.raises(ValueError, match="Invalid parameter 'k'"):
@@ -71,7 +71,7 @@ def test_the_checks_of_scikit_learn():
     assert {one["check_name"] for one in results if one["status"] == "skipped"} == {"check_array_api_input"}
 
 
-def test_before_fit_and_of_other_features():
+def test_transform_needs_fit_and_the_same_features():
     from sklearn.exceptions import NotFittedError
 
     with pytest.raises(NotFittedError):
@@ -95,7 +95,7 @@ def test_a_fit_closes_the_index_of_the_one_before(tmp_path):
         assert made.transform(BASE[:2]).shape == (2, 300)
 
 
-def test_an_index_of_another_is_not_overwritten(tmp_path):
+def test_an_index_of_another_object_is_not_overwritten(tmp_path):
     path = str(tmp_path / "i")
     KNeighborsTransformer(path=path).fit(BASE[:200])
     with pytest.raises(ExistsError, match="exists"):

@@ -53,7 +53,7 @@ def built(tmp_path):
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("what", ["directory", "index", "empty", "file", "link"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_others_have_of_a_reserved_name_stays(tmp_path, content, suffix, what, killed):
+def test_files_of_others_with_a_reserved_name_stay(tmp_path, content, suffix, what, killed):
     """At any number of calls, and also where a process was killed that had claimed the names."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").write_text("x")
@@ -85,7 +85,7 @@ def test_what_others_have_of_a_reserved_name_stays(tmp_path, content, suffix, wh
 
 
 @pytest.mark.parametrize("name", ["temporary", "vectors", "vectors/exact", "zarr.json", "postings/pages/c"])
-def test_links_in_what_was_left_are_not_followed(tmp_path, content, name):
+def test_links_in_abandoned_directories_are_not_followed(tmp_path, content, name):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").write_text("x")
     place = tmp_path / "i.building" / name
@@ -159,7 +159,7 @@ def test_links_of_other_users_are_not_followed(tmp_path):
 @pytest.mark.parametrize(
     "name", ["notes", "postings/notes", "vectors/exact/c/notes", "vectors/mine/", "quantizer/zarr.bak"]
 )
-def test_nothing_inside_is_removed_that_is_not_of_the_index(built, content, name, how):
+def test_foreign_files_inside_an_index_are_not_removed(built, content, name, how):
     place = built / name
     place.mkdir() if name.endswith("/") else place.write_text("mine")
     before = content(built)
@@ -195,7 +195,7 @@ def _write(path, shift, change):
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_killed_at_every_call(tmp_path, content, monkeypatch, exchange):
+def test_a_change_killed_at_any_call_is_completed(tmp_path, content, monkeypatch, exchange):
     """Old or new is there, the next writer succeeds, and nothing is left over."""
     if not exchange:
         monkeypatch.setattr(files, "_rename_flags", lambda *_: False)
@@ -220,7 +220,7 @@ def test_killed_at_every_call(tmp_path, content, monkeypatch, exchange):
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_what_was_appended_is_not_appended_again(tmp_path, content, named):
+def test_the_same_vectors_are_not_appended_twice(tmp_path, content, named):
     ids = np.arange(900) * 3 if named else None
 
     def some(start, stop):
@@ -247,7 +247,7 @@ def test_what_was_appended_is_not_appended_again(tmp_path, content, named):
     assert len(IndexReader.open(path).attributes["sources"]) == 4
 
 
-def test_what_was_built_is_not_built_again(built, content):
+def test_the_same_build_is_not_repeated(built, content):
     before = content(built)
     with pytest.warns(RepeatWarning, match="the same vectors were built already"):
         spann.build(BASE[:600], built, params=PARAMS).close()
@@ -262,7 +262,7 @@ def test_what_was_built_is_not_built_again(built, content):
 
 @pytest.mark.parametrize("how", ["build", "append", "tune"])
 @pytest.mark.parametrize("first", ["build", "append", "tune"])
-def test_no_command_gives_up_what_another_left_unfinished(built, content, first, how):
+def test_no_command_discards_the_work_of_another(built, content, first, how):
     calls = {
         "build": lambda **more: build(BASE[:800], built, params=PARAMS, overwrite=True, **more),
         "append": lambda **more: append(built, BASE[600:], **more),
@@ -283,7 +283,7 @@ def test_no_command_gives_up_what_another_left_unfinished(built, content, first,
     assert names(built.parent) == ["i"]
 
 
-def test_what_is_complete_but_not_published_is_gone_on_with(built, content, monkeypatch):
+def test_a_complete_but_unpublished_index_is_published(built, content, monkeypatch):
     def stop(self):
         raise Stopped
 
@@ -375,7 +375,7 @@ def test_an_index_opened_by_a_relative_path_stays_the_same(built, tmp_path, monk
     assert len(reader.read("vectors/exact")) == 600
 
 
-def test_two_at_once_are_told_so(built):
+def test_two_changes_at_once_are_refused(built):
     with IndexWriter(built, created_by="test", overwrite=True), warnings.catch_warnings():
         warnings.simplefilter("error")
         calls = (

@@ -141,7 +141,7 @@ def test_rounding_to_16_bits_costs_nothing_that_shows(metric: Metric) -> None:
         assert codes.headers[0, 1] / 2 < share * np.median(bound)
 
 
-def test_many_threads_get_the_same() -> None:
+def test_threads_share_a_quantizer() -> None:
     rng, dim = np.random.default_rng(0), 96
     x = rng.standard_normal((3000, dim)).astype(np.float32)
     centroids, lengths = x[:30] * 0.5, np.full(30, 100)

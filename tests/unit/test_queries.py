@@ -59,13 +59,13 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms(index, expected, form):
+def test_every_form_of_queries_gives_the_same(index, expected, form):
     found = index.search(FORMS[form](), 5)
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_array_equal(found.distances, expected.distances)
 
 
-def test_tables(index, expected):
+def test_columns_of_other_libraries_are_queries(index, expected):
     pandas = pytest.importorskip("pandas")
     pyarrow = pytest.importorskip("pyarrow")
     fixed = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(QUERIES.ravel()), 24)
@@ -78,7 +78,7 @@ def test_a_column_of_polars(index, expected):
     np.testing.assert_array_equal(index.search(polars.Series(QUERIES), 5).ids, expected.ids)
 
 
-def test_a_path(index, expected, tmp_path):
+def test_a_path_of_queries_is_read(index, expected, tmp_path):
     np.save(tmp_path / "q.npy", QUERIES)
     for path in (tmp_path / "q.npy", str(tmp_path / "q.npy")):
         np.testing.assert_array_equal(index.search(path, 5).ids, expected.ids)
@@ -143,7 +143,7 @@ def test_bits(tmp_path):
         (QUERIES[None], r"shape \(1, 7, 24\)"),
     ],
 )
-def test_what_is_refused(index, queries, match):
+def test_unusable_queries_are_refused(index, queries, match):
     for call in (index.search, lambda given: index.search_range(given, 1.0), index.explain):
         with pytest.raises((InputError, MissingError), match=match):
             call(queries)

@@ -30,7 +30,7 @@ def result(request, index):
     return index.search_range(QUERIES, float(near.max()))
 
 
-def test_by_query(result):
+def test_a_result_is_indexed_by_query(result):
     assert len(result) == 4
     columns = result.columns()
     for i in range(4):
@@ -91,7 +91,7 @@ def test_a_library_that_is_missing_is_named(result, monkeypatch):
         result.to_polars()
 
 
-def test_shown_in_brief(index):
+def test_the_repr_is_brief(index):
     found = index.search(np.concatenate([QUERIES] * 25), 7)
     text = repr(found)
     assert text.startswith("SearchResult(100 queries, k=7; query 0: ids [")
@@ -142,6 +142,6 @@ def test_names_of_metrics(tmp_path, name, metric):
         (None, "metric None is unknown"),
     ],
 )
-def test_names_that_are_no_metric(name, match):
+def test_unknown_names_of_metrics_are_refused(name, match):
     with pytest.raises(spann.InputError, match=match):
         spann.Metric.parse(name)

@@ -89,7 +89,7 @@ def scales() -> Array:
 
 @pytest.mark.parametrize("x", [decades(), scales()], ids=["decades", "scales"])
 @pytest.mark.parametrize("bits", [0, 2])
-def test_recalls_are_had_where_lengths_differ_by_decades(tmp_path: Path, x: Array, bits: int) -> None:
+def test_recall_holds_for_lengths_of_many_decades(tmp_path: Path, x: Array, bits: int) -> None:
     """Most vectors of a posting may be as near as codes can tell: more candidates than usual are then re-ranked."""
     base, queries = split(x)
     base = base[:1200]

@@ -35,13 +35,13 @@ def test_sizes(text, expected):
     assert MemoryBudget.parse(text) == MemoryBudget(expected)
 
 
-def test_words():
+def test_budgets_can_be_words():
     assert MemoryBudget.parse("auto").automatic
     assert MemoryBudget.parse("none") == MemoryBudget(None)
 
 
 @pytest.mark.parametrize("text", ["", "much", "-3", 0, -1, True, 1.5, "3 XB", "0", "i", "1.5.2GB"])
-def test_what_is_no_size_is_named(text):
+def test_invalid_size_is_rejected_by_name(text):
     with pytest.raises(spann.InputError, match="memory_budget is"):
         MemoryBudget.parse(text)
 
@@ -56,7 +56,7 @@ def test_postings_that_fit():
     assert MemoryBudget(None, automatic=True).pinned_postings(100, given, "x") == 3
 
 
-def test_available_memory_is_some():
+def test_available_memory_is_positive():
     assert 1 << 20 < available_memory() < 1 << 50
 
 

@@ -73,7 +73,7 @@ def test_recall(tmp_path, bits, metric):
 
 
 @pytest.mark.parametrize("which", ["built", "replicated"])
-def test_what_is_pinned_changes_no_answer(which, request):
+def test_pinning_changes_no_answer(which, request):
     path = request.getfixturevalue(which)
     none = answer(path, memory_budget="none")
     with spann.open(path) as index:
@@ -114,7 +114,7 @@ def test_ways_of_working_give_the_same(which, budget, request, monkeypatch):
         assert_same(answer(path, memory_budget=budget, in_flight=5), plain)
 
 
-def test_an_unknown_way_of_reading_is_named(built, monkeypatch):
+def test_an_unknown_way_of_reading_is_refused_by_name(built, monkeypatch):
     monkeypatch.setenv("SPANN_IO", "magic")
     with pytest.raises(spann.StorageError, match="SPANN_IO is 'magic'"):
         answer(built)
@@ -130,7 +130,7 @@ def test_every_vector_is_found_by_itself(built, replicated, order):
 
 @pytest.mark.parametrize("order", ["query", "posting"])
 @pytest.mark.parametrize("k", [100, 1000, 6000, 7000])
-def test_k_results_are_owed(built, replicated, order, k):
+def test_k_results_come_back(built, replicated, order, k):
     for path in (built, replicated):
         params = spann.SearchParams(max_postings=2, rerank=1, error_bound=0)
         found = answer(path, params, k, QUERIES[:5], order=order)
@@ -231,7 +231,7 @@ def test_a_range_is_the_same_however_it_is_read(request, which, radius):
         assert_same(within(path, radius, **({"memory_budget": "none"} | how)), first)
 
 
-def test_what_cannot_be_within_takes_no_candidates_place(built, radius):
+def test_vectors_beyond_the_radius_take_no_candidates_place(built, radius):
     """Room for as many candidates as there are results is enough, for those beyond the radius are not kept."""
     wanted = exact_neighbours(BASE, QUERIES, 400)[1]
     most = int((wanted <= radius).sum(axis=1).max())

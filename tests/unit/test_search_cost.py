@@ -72,7 +72,7 @@ def test_the_order_of_insertion_hardly_matters(tmp_path, reach, index):
         assert abs(recall(found, reach) - usual) <= 0.02, name
 
 
-def test_counts_of_a_query(built):
+def test_statistics_of_a_query_add_up(built):
     record = Record.of(IndexReader.open(built).attributes).primary
     results = {}
     for io in ("buffered", "direct"):

@@ -110,7 +110,7 @@ def test_a_batch_keeps_within_its_control_group(tmp_path, confined):
     assert len(sums) == 1
 
 
-def test_files_in_the_page_cache_are_no_memory_taken(tmp_path, monkeypatch):
+def test_files_in_the_page_cache_do_not_count_as_memory(tmp_path, monkeypatch):
     group = tmp_path / "group"
     group.mkdir()
     (group / "memory.stat").write_text("anon 5\nactive_file 300\ninactive_file 200\n")
@@ -254,7 +254,7 @@ def line(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", [float, np.float64, np.float32])
-def test_radii_of_every_kind_are_the_same(line, kind):
+def test_every_number_type_is_taken_as_radius(line, kind):
     zero = np.float32([[0]])
     assert line.search_range(zero, kind(0.1)).ids.tolist() == [0]
     assert line.search(zero, 2, radius=kind(0.1)).ids.tolist() == [[0, -1]]
@@ -262,7 +262,7 @@ def test_radii_of_every_kind_are_the_same(line, kind):
     assert line.search_range(zero, 1e300).ids.tolist() == [0, 1, 2]
 
 
-def test_whole_numbers_of_numpy(line):
+def test_whole_numbers_of_numpy_are_taken(line):
     one = np.float32([[0.2]])
     wanted = line.search(one, 2).ids.tolist()
     for kind in (np.int64, np.uint8, np.int32):
@@ -274,7 +274,7 @@ def test_whole_numbers_of_numpy(line):
 
 @pytest.mark.parametrize("value", WRONG)
 @pytest.mark.parametrize("name", ["k", "threads", "in_flight", "radius", "inner", "batch", "range", "explain"])
-def test_what_is_no_number_is_named(line, name, value):
+def test_values_that_are_not_numbers_are_refused_by_name(line, name, value):
     if value is None and name in ("threads", "in_flight", "radius", "inner"):
         return
     one = np.float32([[0.2]])

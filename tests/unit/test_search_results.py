@@ -67,7 +67,7 @@ def test_distances_are_in_the_metrics_unit(tmp_path):
         np.testing.assert_allclose(found.distances[0], distances, rtol=1e-6, atol=1e-7)
 
 
-def test_shapes_and_what_may_be_asked(built):
+def test_shapes_and_types_of_queries(built):
     with spann.open(built) as index:
         one = index.search(QUERIES[0], 7)
         assert one.ids.shape == one.distances.shape == (1, 7)
@@ -98,13 +98,13 @@ def test_shapes_and_what_may_be_asked(built):
         (np.where(np.arange(100)[:, None] == 41, np.float32(np.inf), QUERIES), 5, "row 41 column 0 of queries is inf"),
     ],
 )
-def test_queries_that_cannot_be_searched(built, queries, k, match):
+def test_unusable_queries_are_refused(built, queries, k, match):
     with spann.open(built) as index, pytest.raises(InputError, match=match):
         index.search(queries, k)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 5000])
-def test_threads_that_cannot_be(built, threads):
+def test_invalid_threads_are_refused(built, threads):
     with spann.open(built) as index, pytest.raises(InputError, match=f"threads is {threads}"):
         index.search(QUERIES, 5, threads=threads)
 
@@ -135,7 +135,7 @@ def test_queries_of_extreme_length_are_right_or_refused(tmp_path, check_neighbou
     assert not refused or not 1e-14 < scale < 1e17
 
 
-def test_more_asked_than_there_is(built):
+def test_more_neighbours_than_vectors_are_padded(built):
     with spann.open(built) as index:
         found = index.search(QUERIES[:2], 6005)
     assert (found.ids[:, 6000:] == -1).all()

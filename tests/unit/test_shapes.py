@@ -83,7 +83,7 @@ def expected_twin(reader, queries, metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_what_pruning_goes_by_is_what_the_format_says(tmp_path, metric, bits):
+def test_pruning_uses_the_distances_of_the_format(tmp_path, metric, bits):
     base, queries = stretched(3000), stretched(7, seed=4)
     params = spann.BuildParams(code_bits=bits, posting_size=60, directions=5, calibration_queries=0)
     spann.build(base, tmp_path / "i", metric=metric, params=params).close()
@@ -99,7 +99,7 @@ def test_what_pruning_goes_by_is_what_the_format_says(tmp_path, metric, bits):
     np.testing.assert_allclose(answers[0], wanted, rtol=2e-3, atol=1e-3 * wanted.max())
 
 
-def test_without_shapes_it_is_the_distance_to_centroids(tmp_path):
+def test_without_shapes_pruning_uses_distances_to_centroids(tmp_path):
     base, queries = stretched(2000), stretched(5, seed=4)
     params = spann.BuildParams(code_bits=2, posting_size=60, directions=0, calibration_queries=0)
     spann.build(base, tmp_path / "i", params=params).close()
@@ -173,7 +173,7 @@ def test_appended_postings_have_shapes(tmp_path, check_neighbours):
         assert 10 <= index.search(queries, 10, narrow).stats["postings_scored"].mean() < 80
 
 
-def test_memory_of_shapes_is_told(tmp_path):
+def test_memory_of_shapes_is_counted(tmp_path):
     base = stretched(3000)
     params = spann.BuildParams(code_bits=2, posting_size=60, calibration_queries=0)
     with spann.build(base, tmp_path / "a", params=params) as index:

@@ -9,7 +9,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "scripts" / "soak"
 
 
-def test_a_process_that_does_everything_stays_well():
+def test_a_long_lived_process_does_not_grow():
     command = [sys.executable, str(SCRIPT), "--minutes", "0.05", "--seed", "3", "--patience", "10"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -150,7 +150,7 @@ def test_planned_sizes(rows, row_shape, sizes, expected):
         ("uint8", 1, (), {"shard_bytes": 0}),
     ],
 )
-def test_what_cannot_be_stored_is_refused(tmp_path, dtype, rows, row_shape, sizes):
+def test_unsupported_arrays_are_refused(tmp_path, dtype, rows, row_shape, sizes):
     with pytest.raises(InputError):
         ShardedWriter(tmp_path / "a", dtype, row_shape, rows=rows, **sizes)
     assert not (tmp_path / "a").exists()
@@ -335,7 +335,7 @@ def test_rows_here_and_there(tmp_path, monkeypatch, gap, rows, system):
 
 
 @pytest.mark.parametrize("system", [files.system, ShortDisk(10**9)])
-def test_rows_that_cannot_be_read(tmp_path, monkeypatch, system):
+def test_unreadable_rows_are_refused(tmp_path, monkeypatch, system):
     monkeypatch.setattr(files, "system", system)
     path = tmp_path / "f"
     path.write_bytes(bytes(1000))
@@ -351,7 +351,7 @@ def test_rows_that_cannot_be_read(tmp_path, monkeypatch, system):
 
 @pytest.mark.parametrize("rows", [0, 1, 20, 55, 60, 61, 999, 1000])
 @pytest.mark.parametrize("finished", [False, True])
-def test_an_array_goes_on(tmp_path, content, rows, finished):
+def test_an_array_is_continued(tmp_path, content, rows, finished):
     """20 rows a shard, 2 a chunk."""
     values, sizes = sample("float32", (1000, 5)), {"shard_bytes": 400, "chunk_bytes": 40}
     expected = write(tmp_path / "whole", values, **sizes)
@@ -370,7 +370,7 @@ def test_an_array_goes_on(tmp_path, content, rows, finished):
     assert content(tmp_path / "a") == content(tmp_path / "whole")
 
 
-def test_an_array_that_was_damaged_does_not_go_on(tmp_path):
+def test_a_damaged_array_is_not_continued(tmp_path):
     values, sizes = sample("float32", (1000, 5)), {"shard_bytes": 400, "chunk_bytes": 40}
     with ShardedWriter(tmp_path / "a", np.float32, (5,), rows=1000, **sizes) as writer:
         writer.append(values[:55])

@@ -152,7 +152,7 @@ def test_attributes_of_another_form_are_refused(tmp_path, changes, match):
         IndexReader.open(tmp_path / "i")
 
 
-def test_what_is_no_index_is_told_apart(tmp_path):
+def test_a_directory_that_is_not_an_index_is_refused(tmp_path):
     with pytest.raises(MissingError, match=r"no index at .*/no"):
         IndexReader.open(tmp_path / "no")
     (tmp_path / "dir").mkdir()
@@ -184,7 +184,7 @@ TAKEN_NAMES = ["vectors/exact", "vectors", "vectors/exact/x"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES + TAKEN_NAMES)
-def test_names_that_cannot_be_used(tmp_path, name):
+def test_unusable_names_are_refused(tmp_path, name):
     with IndexWriter(tmp_path / "i", created_by="spann test") as writer:
         writer.write_array("vectors/exact", np.zeros(1))
         with pytest.raises(InputError, match="array name"):
@@ -192,7 +192,7 @@ def test_names_that_cannot_be_used(tmp_path, name):
 
 
 @pytest.mark.parametrize("attributes", [{"checksum": 1}, {"integrity": 1}, {"x": float("nan")}, {"x": object()}])
-def test_attributes_that_cannot_be_kept(tmp_path, attributes):
+def test_unusable_attributes_are_refused(tmp_path, attributes):
     with pytest.raises(InputError):
         build(tmp_path / "i", attributes=attributes)
     assert names(tmp_path) == []
@@ -397,7 +397,7 @@ def _build_and_die(path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_a_killed_build_left_is_cleared(tmp_path):
+def test_leftovers_of_a_killed_build_are_removed(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(tmp_path / "i",))
     process.start()
     process.join()
@@ -406,7 +406,7 @@ def test_what_a_killed_build_left_is_cleared(tmp_path):
     assert names(tmp_path) == ["i"]
 
 
-def test_a_living_build_is_left_alone(tmp_path):
+def test_a_running_build_is_left_alone(tmp_path):
     with IndexWriter(tmp_path / "i", created_by="spann test") as writer:
         writer.write_array("a", np.zeros(5))
         with pytest.raises(ExistsError, match="another process"):
@@ -424,7 +424,7 @@ def test_a_directory_in_the_way_that_no_build_left_is_kept(tmp_path):
     assert content(tmp_path)["i.building/notes"] == b"mine"
 
 
-def test_a_swap_that_was_cut_in_two_is_mended(tmp_path):
+def test_an_interrupted_swap_is_completed(tmp_path):
     build(tmp_path / "i")
     before = content(tmp_path / "i")
     (tmp_path / "i").rename(tmp_path / "i.replaced")

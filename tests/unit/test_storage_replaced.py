@@ -31,7 +31,7 @@ def test_a_reader_stays_with_the_index_that_it_opened(tmp_path):
     assert IndexReader.open(tmp_path / "i").read("group/values")[0] == 2
 
 
-def test_what_fails_while_another_takes_the_place_is_done_again(tmp_path):
+def test_an_open_that_fails_during_a_replacement_is_repeated(tmp_path):
     write(tmp_path / "i", 1)
     seen = []
 
@@ -58,7 +58,7 @@ def test_damage_is_not_looked_at_twice(tmp_path):
     assert len(seen) == 1
 
 
-def test_one_that_is_replaced_all_the_time_is_given_up(tmp_path, monkeypatch):
+def test_an_index_replaced_without_end_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "REPLACED", 3)
     write(tmp_path / "i", 1)
 
@@ -70,7 +70,7 @@ def test_one_that_is_replaced_all_the_time_is_given_up(tmp_path, monkeypatch):
         on_current(tmp_path / "i", work)
 
 
-def test_verifying_and_opening_go_on_with_the_new_one(tmp_path, monkeypatch):
+def test_verifying_and_opening_continue_with_the_new_index(tmp_path, monkeypatch):
     vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
     params = spann.BuildParams(calibration_queries=0)
     spann.build(vectors, tmp_path / "i", params=params).close()

@@ -48,11 +48,11 @@ def test_an_equal_distance_to_the_kth_counts() -> None:
     assert recall_at_k(ids([1, 9]), far([1, 2 * (1 + 2e-5)]), FOUR, 2, Metric.L2) == 0.5
 
 
-def test_an_equal_distance_to_a_nearer_one_does_not() -> None:
+def test_an_equal_distance_to_a_nearer_neighbour_does_not() -> None:
     assert recall_at_k(ids([1, 9]), far([1, 1]), FOUR, 2, Metric.L2) == 0.5
 
 
-def test_a_distance_nearer_than_the_truth_is_no_tie() -> None:
+def test_a_distance_below_the_truth_is_not_a_tie() -> None:
     assert recall_at_k(ids([1, 9, 8]), far([1, 0.1, 0.2]), FOUR, 3, Metric.L2) == pytest.approx(1 / 3)
 
 

@@ -26,7 +26,7 @@ METRICS = [metric for metric in Metric if metric is not Metric.HAMMING]
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", ELEMENT_TYPES)
 @pytest.mark.parametrize("threads", [1, 3])
-def test_equals_the_model(metric: Metric, dtype: str, threads: int) -> None:
+def test_exact_search_equals_the_model(metric: Metric, dtype: str, threads: int) -> None:
     base, queries = clustered(700, 20, 30, 1, dtype)
     ids, distances = exact_search(rows_of(base), queries, 9, metric, threads=threads, block_rows=64)
     expected, far = exact_neighbours(base, queries, 9, metric)
@@ -75,7 +75,7 @@ def test_parts_within_what_others_have_are_together_the_whole(metric: Metric, dt
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_nothing_within(metric: Metric) -> None:
+def test_nothing_within_the_limit_leaves_places_empty(metric: Metric) -> None:
     base, queries = clustered(300, 4, 5, 2)
     nearer = np.full(5, np.inf if metric is Metric.IP else 0, np.float32)
     ids, distances = exact_search(rows_of(base), queries, 3, metric, within=nearer)
