@@ -3,12 +3,12 @@
     python benchmarks/promises.py [--families gaussian,copies] [--metrics l2,ip] [--kinds codes] [--seed 1]
         [--rows 4000] [--queries 200] [--seconds 600] [-o FILE]
 
-A family makes vectors, and queries from the same distribution that are not among them. Of each family, metric and kind
-of index (with codes, with codes and replicas, classic without codes) one index is built as by default, and searched for
-each k of `KS` and each recall of `TARGETS`. A *cell* passes where the recall that was had is at least the target less
-0.01, three standard errors allowed, or where the search said that the target cannot be had. Prints a line for each
-index and each cell that failed, then a table; exit status 1 where a cell failed. Everything is some 130 indexes and
-2,700 cells, in half an hour of two cores.
+A family makes vectors, and queries from the same distribution that are not among them. For each family, metric and kind
+of index, one index is built with defaults. Kinds are: with codes, with codes and replicas, classic without codes. Each
+index is searched for each k of `KS` and each recall of `TARGETS`. A *cell* passes if the recall is at least the target
+minus 0.01, with three standard errors allowed; or if the search warned that the target cannot be reached. Prints a line
+for each index and each failed cell, then a table. The exit status is 1 if a cell failed. Everything is some 130 indexes
+and 2,700 cells, in half an hour of two cores.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def repeated(r: Random) -> Made:
 
 
 def zipf(r: Random) -> Made:
-    """Clusters of which the largest has a tenth of the vectors, the smallest a few, and each its own width."""
+    """Clusters of their own widths. The largest has a tenth of the vectors, the smallest a few."""
     share = 1 / np.arange(1, 1001)
     member = r.choice(1000, ROWS + QUERIES, p=share / share.sum())
     width = np.exp(0.7 * r.standard_normal(1000))
@@ -229,7 +229,7 @@ def ask(index: spann.Index, queries: np.ndarray, rank: np.ndarray) -> list[dict[
                 "cost": cost(float(found.stats["centroid_distances"].mean()), *stats.values()),
                 **stats,
             }
-            # Of answers that are found or not, all may have been found by chance.
+            # An answer is found or not, so all may have been found by chance.
             missing = max(error, (target * (1 - target) / share.size / max(1, min(k, 4))) ** 0.5)
             cell["passed"] = bool(said) or cell["recall"] >= target - SLACK - 3 * missing
             cells.append(cell)

@@ -66,7 +66,8 @@ class Measure:
 
 
 def sweep(measure: Measure, reach: Reach, k: int, most: int) -> list[tuple[float, float]]:
-    """(recall, cost) of a grid of settings, up to the second number of postings of which 0.4 are enough for all."""
+    """(recall, cost) of a grid of settings. It ends at the second number of postings whose share 0.4 is enough for
+    all."""
     out = []
     enough = 0
     for count in sorted({min(most, round(8 * 1.4**i)) for i in range(17)}):

@@ -78,7 +78,7 @@ CODED_POSTING_SIZE = 125
 """Posting size of codes, at least."""
 
 CENTROID_SHARE = 1 / 24
-"""Of the bytes of codes, those of centroids at most: postings grow until that holds."""
+"""The largest ratio of centroid bytes to code bytes. Postings grow until it holds."""
 
 SMALLEST_CODED = 64
 """Bytes of a vector from which on codes are the default: below, code, factors and id save too little of it."""

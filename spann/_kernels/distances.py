@@ -40,9 +40,9 @@ def simd_levels() -> tuple[str, ...]:
 
 
 def simd_level() -> str:
-    """The SIMD level in force: the widest, or what the environment variable SPANN_SIMD asks for.
+    """The present SIMD level: the widest, or the level named by the environment variable SPANN_SIMD.
 
-    Raises `InputError` if SPANN_SIMD names no level, or one that this processor lacks.
+    Raises `InputError` if SPANN_SIMD names a level that is unknown or that this processor lacks.
     """
     level = _distance.simd_level()
     if level < 0:

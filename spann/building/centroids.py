@@ -22,7 +22,7 @@ their mean. It costs nothing but a longer residual: squares add, so even at the 
 is a tenth of that distance grows by 0.005 %."""
 
 HALF_RANGE = 32_768
-"""Largest coordinate that may become float16, of which the largest is 65504."""
+"""Largest coordinate that may become float16. float16 ends at 65504."""
 
 BLOCK = 4096
 """Centroids looked at at a time."""

@@ -169,7 +169,7 @@ def open_checkpoint(
 
 def _remove(directory: Where, but: tuple[str, ...]) -> None:
     found = [path for path, _ in files.walk_files(directory) if path.name not in but]
-    # The checkpoint first: a process that is killed here must not leave one that names files that are gone.
+    # The checkpoint first: a process killed here must not leave a checkpoint that names missing files.
     for path in sorted(found, key=lambda path: path.name != FILE):
         files.remove_file(path)
 

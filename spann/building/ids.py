@@ -14,8 +14,8 @@ from spann.vectors import IdList, VectorSource
 
 @dataclass(frozen=True)
 class Ids:
-    """Of `rows` 0 and following: ``user`` (count,) int64, or None where ids are row numbers, from ``first`` on; on disk
-    an id takes ``width`` bytes."""
+    """The ids of all rows. ``user`` is (count,) int64, or None if ids are row numbers, from ``first`` on. On disk an id
+    takes ``width`` bytes."""
 
     user: NDArray[np.int64] | None
     width: int

@@ -40,13 +40,13 @@ are threads: "refine" only where centroids are means, "balance" only where there
 there is an exact store."""
 
 LIMIT_SHARE = 0.5
-"""Of the memory available when a build starts: its limit where none is given."""
+"""Share of the available memory that is the default limit of a build."""
 
 BASE_BYTES = 140 << 20
 """The interpreter, its libraries, and the stages' work that one thread does for all."""
 
 WORKER_BYTES = 60 << 20
-"""Of each thread, with the results of its work that wait to be written; most in cluster and in truth."""
+"""Memory of each thread, with finished blocks that wait to be written. Most in the stages cluster and truth."""
 
 GROUP_COPIES = 14
 """Bytes that a thread takes for each coordinate of the centroids that a group is compared with, for its closure."""
@@ -55,56 +55,57 @@ QUERY_COPIES = 36
 """Bytes for each coordinate of a query of the calibration, while its neighbours are found."""
 
 SEARCHER_BYTES = 30 << 20
-"""Of each thread of the calibration's searches."""
+"""Memory of each thread that searches for the calibration."""
 
 CENTROID_BYTES = 500
-"""Of each centroid besides its vectors: graph while it is built, directory, ends of leaves and groups."""
+"""Memory of each centroid besides its vectors: graph during its build, directory, ends of leaves and groups."""
 
 CENTROID_COPIES = 9
 MEAN_COPIES = 14
-"""Bytes for each coordinate of a centroid: as stored, and two copies as float32 for the graph; of one that is a mean,
-what is summed up besides."""
+"""Bytes for each coordinate of a centroid: as stored, and two copies as float32 for the graph. A mean also has its
+sums."""
 
 CLOSURE_SHARE = 0.84
-"""Of `max_replicas`, the postings that a vector ends up in: 6.6 of 8 on SIFT with 3 % centroids, 6.8 with 14 %. Data of
-lower intrinsic dimension have fewer, which only the build itself can tell."""
+"""Share of `max_replicas` that a vector really has: 6.6 of 8 on SIFT with 3 % centroids, 6.8 with 14 %. Data of lower
+intrinsic dimension have fewer, but only the build itself can tell."""
 
 GRAPH_BYTES = 82
-"""Of each centroid in the stored graph: 73 on 8,000 centroids of SIFT, 86 on 30,000."""
+"""Bytes of each centroid in the stored graph: 73 with 8,000 centroids of SIFT, 86 with 30,000."""
 
 DIRECTORY_BYTES = 22
-"""Of each posting in memory."""
+"""Bytes of each posting in memory."""
 
 PAGE_LOSS = 1.02
 """Pages of postings over what their bytes fill."""
 
 GFLOPS = 90.0
-"""Of one thread's matrix products on the machine that the seconds below were measured on (Zen 3, AVX2, float32)."""
+"""Speed of matrix products of one thread, on the machine that measured the seconds below (Zen 3, AVX2, float32)."""
 
 SECONDS_PER_GFLOP = 1 / GFLOPS
 
 PASS_SECONDS = 16e-9
-"""Of one thread for each byte of a vector: all passes over it, with their copies and files."""
+"""Seconds of one thread for each byte of a vector: all passes over it, with their copies and files."""
 
 COORDINATE_SECONDS = 86e-9
-"""Of one thread for each coordinate: clustering within regions, arranging and coding."""
+"""Seconds of one thread for each coordinate: clustering within regions, arranging and coding."""
 
 REFINE_SECONDS = 80e-9
 """The same for refining cells, besides the products."""
 
 CLOSURE_SECONDS = 100e-6
-"""Of one thread for each vector of 128 dimensions, where it joins several postings."""
+"""Seconds of one thread for each vector of 128 dimensions, if it joins several postings."""
 
 GRAPH_SECONDS = 90e-6
-"""Of the graph's one thread for each centroid and coordinate, per 128."""
+"""Seconds of the graph's only thread for each centroid of 128 dimensions."""
 
 
 TRUTH_SECONDS = 30e-9
-"""Of one thread for each coordinate, besides the products: the exact neighbours of the queries of the calibration."""
+"""Seconds of one thread for each coordinate, besides the products: the exact neighbours of the calibration's
+queries."""
 
 CALIBRATION_SECONDS = 42.0
 CALIBRATION_FULL = 50_000
-"""Of one thread: the searches of the calibration, of which smaller collections need less."""
+"""Seconds of one thread for the searches of the calibration. Collections smaller than this number need less."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class Plan:
 
     `disk_bytes` of the index, `temporary_bytes` at most besides, `memory_bytes` resident at most with `threads`
     threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none. `pins` says
-    whether all codes fit within the limit beside the build; then the calibration keeps them in memory. The build has
-    these `stages`, each of which is reported as progress.
+    whether all codes fit within the limit beside the build; then the calibration keeps them in memory. The `stages` of
+    the build, each reported as progress.
     """
 
     count: int
@@ -141,7 +142,7 @@ def limit_bytes(given: int | None) -> int:
 
 
 def resident_bytes() -> int:
-    """Of this process now."""
+    """Resident bytes of this process now."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * mmap.PAGESIZE
 
@@ -304,7 +305,7 @@ def _seconds(source: VectorSource, decision: BuildDecision, threads: int) -> flo
 
 
 def _speed() -> float:
-    """How fast this machine multiplies matrices, as a multiple of the one that was measured."""
+    """How fast this machine multiplies matrices, as a multiple of the measured machine."""
     x = np.ones((512, 512), np.float32)
     best = np.inf
     with threadpool_limits(1, user_api="blas"):

@@ -25,7 +25,7 @@ class Sizes:
     closure_candidates: int = 4000
     """Centroids that the closures of a group of vectors are chosen from."""
     closure_reached: int = 10_000
-    """Centroids of the runs nearest to a group, out of which it picks its closure candidates."""
+    """Centroids of the runs nearest to a group. The group picks its closure candidates among them."""
     graph_block: int = 4096
     """Centroids handed to faiss at a time."""
     shard_bytes: int = SHARD_BYTES

@@ -25,15 +25,15 @@ _WHAT = "temporary records of the build"
 
 
 State = dict[str, int]
-"""Of a `RecordFile`: `count` and `crc` (CRC-32C) of its records."""
+"""The state of a `RecordFile`: `count` and `crc` (CRC-32C) of its records."""
 
 
 class RecordFile:
     """Records of `dtype` and `shape` in a new file at `path`. A context manager: leaving it closes the file.
 
-    With the `state` that an earlier one had, in a process that may have been killed since, it goes on with the records
-    there were then. Methods raise `StorageError` where the system refuses, `CorruptionError` where less comes back than
-    was written, or other records than the state speaks of. Several threads may `read` and `take` at once.
+    Pass the `state` saved by an earlier process to reopen the file with exactly those records. Methods raise
+    `StorageError` where the system refuses, `CorruptionError` where less comes back than was written, or other records
+    than the state speaks of. Several threads may `read` and `take` at once.
     """
 
     def __init__(

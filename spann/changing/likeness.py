@@ -27,7 +27,7 @@ CHANCE = 1.36
 """Over the root of how many there are, the difference that one sample in 20 has by chance (Kolmogorov and Smirnov)."""
 
 SHARE = 0.01
-"""Of the collection, the vectors of another kind from which on its calibration is void."""
+"""Share of the collection: so many new vectors of another kind make its calibration void."""
 
 SEED = 7_345
 

@@ -19,12 +19,12 @@ PUT, DELETE = 1, 2
 """Kinds of frames. A put gives ids their vectors, also where they had others. A delete takes ids away."""
 
 HEADER_BYTES = 56
-"""Of a file: what it belongs to (40 bytes) and its mark (16 bytes)."""
+"""Bytes of a file's header: what it belongs to (40 bytes) and its mark (16 bytes)."""
 
 MARK_OFFSET = 40
 
 FRAME_BYTES = 40
-"""Of a frame before its ids."""
+"""Bytes of a frame before its ids."""
 
 LARGEST_BODY = 64 << 20
 """Bytes of the ids and vectors of a frame at most."""

@@ -23,14 +23,14 @@ LIVE, IDS, ROWS = "vectors/live", "vectors/by_id/id", "vectors/by_id/row"
 """Names of the arrays that come with it."""
 
 LARGEST_NUMBER = 1 << 62
-"""Of files of the log and of entries of `by_id`."""
+"""The largest number of a file of the log, and of entries of `by_id`."""
 
 
 @dataclass(frozen=True)
 class Updates:
-    """The entry `updates`: `live` rows, the `next_id` of an index that numbers its vectors itself (else None), the
-    `lineage` that its log names, the number of the first `log` file whose operations it does not contain, and the end
-    of each of the `runs` of `by_id`."""
+    """The entry `updates`. `live` is the number of live rows. `next_id` is the next id of an index that numbers its
+    vectors itself, else None. `lineage` is that of its log, `log` the number of the first log file whose operations it
+    does not contain. `runs` are the ends of the runs of `by_id`."""
 
     live: int
     next_id: int | None

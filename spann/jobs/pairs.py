@@ -42,7 +42,7 @@ DENSE = 1 << 12
 """From so many pairs of two cells on, only a spanning tree of them is kept."""
 
 _CANCELS = 0.001
-"""Of its own squared length: where `AT_ONCE` centroids are within it of a centroid, products cannot order them."""
+"""Share of a centroid's squared length. If `AT_ONCE` centroids are within it, products cannot order them."""
 
 _ROUNDING = 4e-6
 """Share of squared lengths by which float32 may miss a squared distance, with room."""

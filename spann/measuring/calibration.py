@@ -47,8 +47,8 @@ STAND_INS = (1, 2)
 """For k 1 each query that is a vector of the collection is asked twice: whether it finds its second neighbour is what
 one would be told whose first is not there. A neighbour is found or not, so 1000 queries asked once could promise 0.99
 only where 0.996 is had; the two answers are all but independent (worth 1.9 times as many queries at recall 0.95 and
-above; 1M SIFT, sentence embeddings, clusters). The second is a little harder to find than the nearest, of which vectors
-of a collection have more near duplicates than its queries: where queries of SIFT have recall 0.950, 0.976 and 0.994,
+above; 1M SIFT, sentence embeddings, clusters). The second is a little harder to find than the nearest, because vectors
+of a collection have more near duplicates than queries have. Where queries of SIFT have recall 0.950, 0.976 and 0.994,
 its own vectors have 0.955, 0.983 and 0.993, by the two 0.948, 0.979 and 0.993. With a third it is 0.942, 0.976 and
 0.992, for settings up to 8 % dearer. (Of the first wave of re-ranking the second has a place more, which only matters
 where the error bound is small.) Queries of the user's say themselves how near their nearest are."""
@@ -64,9 +64,9 @@ CONFIDENCE = 1.645
 """Standard errors below the mean: one in twenty calibrations promises more than queries of the kind then have."""
 
 EASIER = 1.05
-"""Queries miss so many times what vectors of the collection miss, of which each lies where its cell was made: 1.02 to
-1.09 for the same settings (sentence embeddings, clusters, SIFT), though none of those asked for has moved its centroid
-(spann/building/stages/refine.py)."""
+"""Real queries miss so many times the neighbours that vectors of the collection miss: 1.02 to 1.09 times for the same
+settings (sentence embeddings, clusters, SIFT). Each such vector lies where its cell was made, though none has moved its
+centroid (spann/building/stages/refine.py)."""
 
 FILLS = (0.4, 0.55)
 """Shares of `max_postings` that the mean query scores: `epsilon2` is set so. SIFT is 6 % cheaper with 0.55 at recalls
@@ -307,8 +307,8 @@ class _Sweep:
 def _lower(mean: float, variance: float, count: int, answers: int) -> float:
     """Lower end of the confidence interval of a share, measured as the mean of `count` shares of `answers` in all:
     Wilson's (1927), with as many trials as a share of this variance is worth, and as there are answers where none was
-    otherwise. Close to 1 it holds where the mean less so many standard errors does not: of 333 answers of which none
-    fails, 8 in a thousand may."""
+    otherwise. It holds near 1, where the mean minus standard errors does not: if none of 333 answers fails, 8 in a
+    thousand still may."""
     trials = count * max(1.0, mean * (1 - mean) / variance) if variance > 0 else float(answers)
     z = CONFIDENCE**2 / trials
     spread = math.sqrt(z * mean * (1 - mean) + z * z / 4)
@@ -316,8 +316,8 @@ def _lower(mean: float, variance: float, count: int, answers: int) -> float:
 
 
 def _ladder(sweep: _Sweep, ks: Sequence[int], fill: float, coded: bool) -> dict[int, list[Point]]:
-    """For each of `ks` points of rising effort, of which `fill` of the postings are scored, re-ranking all that may be
-    a neighbour. With codes, others are chosen by them, and measured better."""
+    """Points of rising effort for each of `ks`. They score the share `fill` of the postings, and re-rank every possible
+    neighbour. With codes, others are chosen by them, and measured better."""
     rungs: dict[int, list[Point]] = {k: [] for k in ks}
 
     def add(points: Mapping[int, Point]) -> None:
@@ -342,8 +342,8 @@ def _ended(rungs: Sequence[Point]) -> bool:
 
 @dataclass(frozen=True)
 class _Bound:
-    """Of an `error_bound`: the share of neighbours that survive re-ranking by it, and vectors scored exactly for each
-    neighbour wanted."""
+    """The effect of an `error_bound`: the share of neighbours that survive re-ranking, and vectors scored exactly for
+    each neighbour wanted."""
 
     share: float
     distances: float

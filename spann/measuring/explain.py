@@ -15,7 +15,7 @@ from spann.search.decision import SearchDecision
 
 @dataclass(frozen=True)
 class Explanation:
-    """Of one query and its setting. Times in microseconds, sizes in bytes.
+    """What one query did with its setting. Times are in microseconds, sizes in bytes.
 
     - ``centroids_scored`` while navigating; ``postings_scored``, ``postings_read`` from disk, the others being pinned;
       ``stopped``: what ended the list of postings.

@@ -236,7 +236,7 @@ def _at(points: Sequence[Point], target: float) -> Point:
 
 def between(a: Point, b: Point, share: float) -> Point:
     """`share` of the way from `a` to `b`: settings geometrically, what they gave and cost linearly. Between a setting
-    that is limited by distance and one that is not, none is."""
+    with a limit of distance and a setting without, there is none."""
     if share <= 0 or share >= 1:
         return a if share <= 0 else b
 

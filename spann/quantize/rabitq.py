@@ -134,8 +134,8 @@ class Quantizer:
         return Codes(*parts)
 
     def prepare(self, query: Floats, origin: Floats | None = None) -> kernels.CodeQuery:
-        """The query (dim,) float32, rotated and rounded to integers, to be scored against many postings; for one that
-        is far `origin` (dim,) is its centroid."""
+        """The query (dim,) float32, rotated and rounded to integers, to be scored against many postings. For a far
+        posting, `origin` (dim,) is its centroid."""
         if query.shape != (self.dim,) or query.dtype != np.float32:
             raise InputError(f"query must be ({self.dim},) float32, not {query.shape} {query.dtype}")
         return kernels.prepare(query - (self.origin if origin is None else origin), self.signs, self.bits)

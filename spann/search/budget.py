@@ -1,8 +1,8 @@
 """The memory budget of an open index: what it says, and what is pinned under it.
 
-Centroids, their graph, shapes, the posting directory and the checksums of the exact store are always in memory. What
-the budget leaves goes to codes, posting by posting from the first on: each posting that is pinned, with its replicas,
-is one that no query reads from disk.
+Centroids, their graph, shapes, the posting directory and the checksums of the exact store are always in memory. The
+rest of the budget goes to codes, posting by posting from the first on. No query reads a pinned posting, or its
+replicas, from disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spann.errors import InputError
 from spann.system import available_memory
 
 AUTO_SHARE = 0.5
-"""Of the memory that is available when the index is opened: as much as "auto" may take."""
+"""Share of the memory available at opening that "auto" may take."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ LARGEST_SQNORM = 1.002e36
 """Squared length of a vector at most, with a little for rounding (spann/vectors/checks.py has the limit of builds)."""
 
 SMALLEST_SQNORM = 0.99e-30
-"""The same, at least, of vectors of which only the direction counts."""
+"""The smallest squared length of vectors whose direction alone counts."""
 
 _BLOCK = 4096
 
@@ -98,8 +98,8 @@ class Resident:
         return self.vectors.dtype.name if self.collection.kind.is_reranked else self.collection.element
 
     def check(self) -> None:
-        """Raises `FormatError` for an array of another type or shape, and `CorruptionError` unless every number is one
-        that search can follow, and every float one that it can compute with."""
+        """Raises `FormatError` for an array of another type or shape, and `CorruptionError` unless a search can follow
+        every number and compute with every float."""
         collection, where = self.collection, self.where
         collection.check_arrays(self._forms(), where, but=("vectors/ids", IDS, ROWS))
         check_graph(self.graph, collection.centroids, where)
@@ -157,7 +157,7 @@ class Resident:
         return forms
 
     def _check_ids(self, ids: Array) -> None:
-        """Of centroids: one that no vector can have would be returned as if there were none."""
+        """Checks the ids of centroids: an id that no vector can have would be returned like a missing neighbour."""
         largest = int(ids.max())
         if largest >= 1 << 63 or (not self.collection.user_ids and largest >= self.collection.count):
             raise CorruptionError(

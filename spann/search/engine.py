@@ -75,7 +75,7 @@ FREE_DESCRIPTORS = 64
 """Descriptors that a process should have left once an index is open: for rings, and files of its own."""
 
 LEAST_DESCRIPTORS = 8
-"""Of these, what opening itself takes for a moment: with fewer it is refused."""
+"""Descriptors that opening itself takes for a moment. With fewer it is refused."""
 
 _Status = tuple[int, int, int, int]
 
@@ -158,7 +158,7 @@ class Engine:
         self._own_threads()
 
     def _own_threads(self) -> None:
-        """Rings and threads of this process: those of one that it was forked from are of no use to it."""
+        """Makes rings and threads of this process. Those of its parent are useless after a fork."""
         self._process = os.getpid()
         self._local = threading.local()
         self._workers = Workers()

@@ -29,17 +29,17 @@ ROOM = 4096
 """Vectors that a range may have at first. Who has more is searched again, with room for so many times `GROWTH`."""
 
 FEW = 16
-"""The same where so many are owed, at any effort: in an index without codes and calibration."""
+"""The first number of results in an index without codes and calibration, where all results must come at any effort."""
 
 ROOM_ROWS = 1 << 20
 """Results that are in memory at once, about."""
 
 
 RESULT_BYTES = 12
-"""Of a vector found: its id and its distance."""
+"""Bytes of a result: its id and its distance."""
 
 LOOK_BYTES = 16 << 20
-"""Of results: after so many more, a range looks at the memory that is available."""
+"""After so many more bytes of results, a range looks at the available memory."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _single(value: float) -> float:
 
 
 def _groups(queries: NDArray[np.int64], k: int) -> list[NDArray[np.int64]]:
-    """Parts of `queries` (n,) of which `k` results each can be in memory."""
+    """Cuts `queries` (n,) into parts, so that `k` results for each query of a part fit in memory."""
     return np.split(queries, range(max(1, ROOM_ROWS // k), len(queries), max(1, ROOM_ROWS // k)))
 
 
@@ -170,7 +170,7 @@ def _check_room(taken: int, queries: int) -> None:
 
 def iterate(search: Search, query: Array, batch: int, count: int) -> Iterator[tuple[NDArray[np.int64], Array]]:
     """Ids and distances of the neighbours of `query` (dim,), `batch` at a time and the rest in the end. A vector comes
-    once; one that only a wider search finds may be nearer than some before it."""
+    once. A wider search may find a vector nearer than some before it."""
     seen, most = np.empty(0, np.int64), min(count, MAX_K)
     k, held = min(batch, most), (np.empty(0, np.int64), np.empty(0, np.float32))
     while True:

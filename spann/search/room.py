@@ -11,7 +11,7 @@ BATCH_BYTES = 192 << 20
 """Memory of a posting-major batch: the more queries it holds, the more of them a read serves."""
 
 SEARCH_SHARE = 0.5
-"""Of the memory that is available when a search begins: as much as it takes where no budget is given in bytes."""
+"""Share of the available memory that a search takes, if no budget is given in bytes."""
 
 LITTLE_BYTES = 8 << 20
 """What a search takes without a look at the memory available."""

@@ -30,7 +30,7 @@ from spann.types import Array
 METADATA = "zarr.json"
 
 State = dict[str, int]
-"""Of a `ShardedWriter`: `rows` that were appended, and the CRC-32C of their bytes."""
+"""The state of a `ShardedWriter`: `rows` appended so far, and the CRC-32C of their bytes."""
 
 _INDEX_STEP = 1 << 16
 """Entries of a shard index compared at a time."""
@@ -237,7 +237,7 @@ class ShardedWriter:
         return self._fd
 
     def _make_room(self, shard: int) -> Where:
-        """Path of a shard file, the directories of which exist from now on."""
+        """Makes the directories of a shard file. Returns its path."""
         path = self.path / self.layout.shard_key(shard)
         for parent in reversed(self._directories(path)):
             files.ensure_dir(parent)
@@ -338,7 +338,7 @@ class ShardedArray:
             files.close(fd)
 
     def check_index(self, shard: int, fd: int) -> None:
-        """Raises `CorruptionError` for a damaged shard index, `FormatError` for a sound one that is not as expected."""
+        """Raises `CorruptionError` for a damaged shard index, `FormatError` for an undamaged but unexpected one."""
         path, layout = self.shard_path(shard), self.layout
         offset = layout.file_bytes(shard) - layout.index_bytes
         crc = 0

@@ -196,7 +196,7 @@ class Log:
             files.write_at(fd, mark, MARK_OFFSET, path, "the mark")
 
     def _header(self, number: int) -> FileHeader | None:
-        """The header of a file; None if there is none, or one that was killed while it was made."""
+        """The header of a file; None if the file is missing, or if its writer was killed in the header."""
         path = self._file(number)
         if not files.exists(path):
             return None

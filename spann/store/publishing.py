@@ -27,8 +27,8 @@ BUILDING = ".building"
 """Suffix of the directory in which an index is made, beside its final place."""
 
 LOCK = ".building.lock"
-"""Suffix of the lock file of who is making it. It lies beside that directory, not in it: so it outlives every rename,
-and no second process can mistake a directory in the middle of a swap for one that was left behind."""
+"""Suffix of the lock file of who is making it. It lies beside that directory, not in it. So it outlives every rename,
+and no second process mistakes a directory in the middle of a swap for a leftover."""
 
 CLAIM = (
     b"spann makes an index here: this file, and what has its name but for .lock, .discarded or .replaced, are its own\n"
@@ -250,7 +250,7 @@ def _foreign_content(index: Place) -> str:
 
 
 def _in_index(name: str, is_dir: bool, node: Callable[[str], bool]) -> bool:
-    """Whether what lies at `name` is of an index, the arrays and groups of which `node` knows."""
+    """Whether the file `name` belongs to an index. `node` knows its arrays and groups."""
     if name == METADATA and not is_dir:
         return True
     shard = (_SHARDS if is_dir else _SHARD).fullmatch(name)

@@ -100,7 +100,7 @@ def plain(values: Any, name: str) -> Array:
 
 
 LOST = 0.01
-"""Of the spread of vectors, what rounding may take: beyond it, what tells them apart is not what they were."""
+"""Share of the spread of vectors that rounding may take. Beyond it, vectors would differ in other ways than before."""
 
 LARGEST_WHOLE = 1 << 24
 """Whole numbers up to this, of either sign, are float32 as they are."""

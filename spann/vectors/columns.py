@@ -36,7 +36,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def find_vectors(schema: pa.Schema, column: str, name: str) -> str:
-    """The list column of vectors: the one that is named, else one of `VECTORS`, else the only one."""
+    """The list column of vectors: the named column, else one of `VECTORS`, else the only list column."""
     with foreign(f"{name} has columns that cannot be read"):
         lists = [field.name for field in schema if is_list(field.type)]
     wanted = column or next((known for known in VECTORS if known in lists), lists[0] if len(lists) == 1 else "")

@@ -53,9 +53,9 @@ def convert(
     those that come with the vectors do so by themselves.
 
     Elements become `dtype`, by default their own type where the format has it, else the format's; for bfloat16 that is
-    float32 where it has that. float32 may lose digits as float16 and bfloat16, but nothing becomes infinite; what an
-    integer type cannot hold is refused, naming its row, and so is a vector of which only zeros would be left.
-    Raises `InputError`, `MissingError`, and `StorageError`, after which nothing is at `path` that was not.
+    float32 where it has that. float32 may lose digits as float16 and bfloat16, but nothing becomes infinite; a value
+    that an integer type cannot hold is refused by its row, and so is a vector that would become zero. Raises
+    `InputError`, `MissingError`, and `StorageError`, after which nothing is at `path` that was not.
 
     >>> import numpy as np
     >>> from spann.vectors import convert, open_source

@@ -46,7 +46,8 @@ def is_directory(path: Path, name: str) -> bool:
 
 
 class RowFile:
-    """An open regular file, read at positions; `InputError` for one that ends early, `StorageError` for a failed read.
+    """An open regular file, read at positions. Raises `InputError` if it ends early, and `StorageError` if a read
+    fails.
 
     It is never mapped: another program may cut it at any time, and who touches a map then is ended by the system.
     """

@@ -121,7 +121,7 @@ def _datasets(file: h5py.File, ndim: int, name: str) -> list[str]:
 
 
 def check_stored(node: h5py.Dataset, rows: int, name: str) -> None:
-    """Refuse a dataset of which not all of the first `rows` rows are in its own file: HDF5 makes up what is missing."""
+    """Refuses a dataset whose file lacks some of the first `rows` rows. HDF5 would make up the missing values."""
     if node.is_virtual or node.external:
         raise InputError(f"{name} keeps its values in other files: copy it into one (h5repack)")
     itemsize = node.dtype.itemsize

@@ -16,7 +16,7 @@ from spann.vectors.checks import narrowed
 from spann.vectors.sources import WIDE, VectorSource, given_dtype
 
 MANY = 64
-"""Rows of which it is looked at whether float32 can tell them apart."""
+"""Rows that are checked for whether float32 can tell them apart."""
 
 
 class NarrowedSource(VectorSource):

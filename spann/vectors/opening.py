@@ -10,8 +10,8 @@
 ``.npy``                           NumPy's own, 2-D in C order; elements of two bytes without a name are bfloat16
 ``.h5 .hdf5``                      HDF5 (h5py): dataset "train" (queries: "test"), or the only 2-D one, or FILE#DATASET
 a directory                        the files in it, of one of these kinds, in the order of their names; or one Zarr
-                                   array, format 2 or 3; or a data set of VectorDBBench, of which the vectors to search
-                                   are meant (`spann.vectors.data_set`)
+                                   array, format 2 or 3; or a data set of VectorDBBench, for the vectors that it
+                                   searches (`spann.vectors.data_set`)
 =================================  ==================================================================================
 
 All numbers are little endian. Sizes are compared with headers before anything is allocated.

@@ -23,7 +23,7 @@ ROWS = ("fbin", "f16bin", "bf16bin", "u8bin", "i8bin", "fvecs", "bvecs", "npy")
 """Kinds of files that hold rows and nothing else."""
 
 TABLES = ("parquet", "arrow")
-"""Kinds of files with columns, of which any rows can be read."""
+"""Kinds of files with columns that can be read from any row on."""
 
 STREAMS = ("orc", "csv", "jsonl", "arrows")
 """Kinds of files with columns that are read in order."""

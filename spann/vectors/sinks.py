@@ -126,7 +126,7 @@ def _new_draft(directory: int, prefix: str) -> tuple[str, int]:
         draft = f"{prefix}{secrets.token_hex(4)}.tmp"
         made = os.open(draft, flags, 0o666, dir_fd=directory)
         fcntl.flock(made, fcntl.LOCK_SH)
-        if os.fstat(made).st_nlink:  # else another process took it for one that was left, before it was locked
+        if os.fstat(made).st_nlink:  # else another process took it for a leftover before it was locked
             return draft, made
         os.close(made)
 

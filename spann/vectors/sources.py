@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def vector_dtype(dtype: Any, name: str) -> np.dtype[Any]:
-    """The element type of the vectors in `name`; `InputError` tells how to convert one that is not supported."""
+    """The element type of the vectors in `name`; For an unsupported type, `InputError` tells how to convert it."""
     if np.dtype(dtype) == np.bool_:
         return np.dtype(np.bool_)
     try:
@@ -36,7 +36,7 @@ WIDE = ("float64", "int16", "int32", "int64", "uint16", "uint32", "uint64")
 
 
 def given_dtype(dtype: Any, name: str) -> np.dtype[Any]:
-    """The type of the numbers in `name`, one that vectors can have or one of `WIDE`; `InputError` for all others."""
+    """The type of the numbers in `name`: a type of vectors, or one of `WIDE`. Raises `InputError` for all others."""
     found: np.dtype[Any] = np.dtype(dtype)
     return found if found.name in WIDE and found.byteorder != ">" else vector_dtype(found, name)
 
@@ -86,7 +86,7 @@ class VectorSource(ABC):
     copies : bool
         Whether what is read takes memory of its own.
     columns : tuple of str
-        Columns beside the vectors, any of which `own_ids` can read.
+        Columns beside the vectors. `own_ids` can read each of them.
     metric : Metric, optional
         What the source says that near means; None where it says nothing.
     """

@@ -25,7 +25,7 @@ from spann.vectors.places import Place
 from spann.vectors.spool import Block
 
 READ_BYTES = 4 << 20
-"""Of a CSV parsed at a time: a line has at most as much."""
+"""Bytes of a CSV parsed at a time, and the most bytes of a line."""
 
 LONGEST_LINE = 4 << 20
 """Bytes of a line of JSON: five times what a vector of the largest dimension takes."""

@@ -24,7 +24,7 @@ from spann.vectors.table_ids import read_table_ids
 from spann.vectors.tables import TableFile, names_of, open_table, type_of
 
 PIECE_BYTES = 8 << 20
-"""Of vectors decoded at a time: a row group may be as large as its file."""
+"""Bytes of vectors decoded at a time. A row group may be as large as its file."""
 
 KEPT_PIECES = 16
 """Decoded pieces that are kept: threads that read blocks near each other find them there."""

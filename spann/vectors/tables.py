@@ -21,7 +21,8 @@ from spann.vectors.containers import foreign
 from spann.vectors.places import Place
 
 READ_BYTES = 1 << 20
-"""Of a file read at a time; without, and with its `pre_buffer`, pyarrow holds a whole row group of the column."""
+"""Bytes of a file read at a time. Without this limit, or with `pre_buffer`, pyarrow holds a whole row group of the
+column."""
 
 LARGEST_GROUP = 1 << 40
 """Rows of a group: sums of so many groups as there can be stay in 64 bits."""

@@ -30,8 +30,8 @@ _READABLE = (".ibin", ".ivecs", ".npz", ".parquet", ".hdf5", ".h5")
 
 
 MAX_RATIO = 100
-"""Of an array's bytes to those it is packed in: ids and distances do not shrink so much, what is made to fill the
-memory does."""
+"""The largest ratio of an array's bytes to its packed bytes. Ids and distances do not shrink so much; data made to fill
+the memory does."""
 
 
 @dataclass(frozen=True, eq=False)

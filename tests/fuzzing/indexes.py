@@ -52,7 +52,7 @@ def make(
     names: bool = False,
     appended: bool = False,
 ) -> None:
-    """A small index: 160 vectors, of which 60 are the same with `chained`."""
+    """A small index of 160 vectors. With `chained`, 60 of them are the same."""
     if dtype == "bool":
         base = np.random.default_rng(1).random((160, 64)) < 0.5
     else:

@@ -1,4 +1,5 @@
-"""Runs a target of the fuzzer many times, in a child process whose crashes, hangs and hunger for memory it survives.
+"""Runs a target of the fuzzer many times, in a child process. It survives crashes, hangs and memory hunger of the
+child.
 
 A target is a module of this directory with
 
@@ -38,8 +39,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 HUNGER = (4 << 30) if SANITIZED else (512 << 20)
-"""Bytes that the process may grow by, beside what it takes for sound inputs. AddressSanitizer touches an eighth of each
-allocation, also of one that the program does not use, so it is allowed more."""
+"""Bytes that the process may grow by, beyond its memory for sound inputs. AddressSanitizer is allowed more, because it
+touches an eighth of each allocation, used or not."""
 
 _OUT_OF_MEMORY = 77
 _REPORT = 500
@@ -48,8 +49,8 @@ _NONE_YET = (1 << 64) - 1
 
 @dataclass
 class Found:
-    """What came of a run: executions, how often each outcome, and findings by what tells them apart, each with the
-    number of its first execution, how often it came, and its details."""
+    """The result of a run: executions, the count of each outcome, and findings by their key. A finding has the number
+    of its first execution, its count, and its details."""
 
     executions: int = 0
     seconds: float = 0.0

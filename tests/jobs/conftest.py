@@ -16,7 +16,7 @@ from spann.cli import cli
 from spann.testing import clustered
 
 ROWS = (70, 0, 130, 41)
-"""Of the parts: one of them is empty, as programs leave it that write in parts."""
+"""Rows of the parts. One part is empty: programs that write in parts leave such files."""
 
 
 @pytest.fixture(scope="session")

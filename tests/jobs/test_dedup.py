@@ -30,7 +30,7 @@ KINDS = [
 
 
 def distances(base, metric):
-    """Of all pairs, infinite of a vector from itself."""
+    """Distances of all pairs; that of a vector from itself is infinite."""
     x = base.astype(np.float64)
     if metric == "cosine":
         x /= np.linalg.norm(x, axis=1)[:, None]
@@ -41,7 +41,7 @@ def distances(base, metric):
 
 
 def groups(near, ids):
-    """For each vector the smallest id that it is connected with."""
+    """For each vector, the smallest id that it is connected with."""
     _, label = connected_components(csr_matrix(near))
     smallest = np.full(label.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(smallest, label, ids)

@@ -1,7 +1,7 @@
 """The code kernels once more in numpy, slow and plain: what ext/c/kernels/codes.c is tested against, bit for bit.
 
-All floats are float32, products are rounded before they are added, and sums over dimensions run as in
-tests/kernels/twins.py: element i goes to lane i % 16, the lanes are folded pairwise, those 8, 4, 2 and 1 apart.
+All floats are float32, and products are rounded before they are added. Sums over dimensions run as in
+tests/kernels/twins.py: element i goes to lane i % 16, and lanes 8, 4, 2 and 1 apart are folded pairwise.
 """
 
 from __future__ import annotations

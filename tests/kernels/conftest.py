@@ -16,7 +16,7 @@ from spann._kernels.distances import SIMD_LEVELS, simd_levels
 
 @pytest.fixture(params=SIMD_LEVELS)
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A SIMD level, in force while the test runs."""
+    """A SIMD level, set while the test runs."""
     name: str = request.param
     if name not in simd_levels():
         pytest.skip(f"this processor has no {name}")

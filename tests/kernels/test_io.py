@@ -136,7 +136,7 @@ def test_direct_reads_of_a_file_with_an_odd_end(backend, tmp_path):
 
 
 def test_reads_that_come_in_pieces(backend):
-    """Files of /proc end every read after a page or so: what is short before the end of a file is gone on with."""
+    """Files of /proc end every read after a page or so. A read that is short before the end of a file is continued."""
     source = Path("/proc/kallsyms")
     if not source.exists() or len(whole := source.read_bytes()[:60_000]) < 60_000:
         pytest.skip("this system has no /proc/kallsyms")

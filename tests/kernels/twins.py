@@ -1,9 +1,9 @@
 """The kernels once more in numpy, slow and plain: what the native code is tested against.
 
 Order of float sums, which makes results equal bit for bit: products are rounded to float32 before they are added, never
-fused. Element i goes to lane i % 16 for the whole blocks of 16 elements; the lanes are then folded pairwise, those 8,
-4, 2 and 1 apart; the elements after the last whole block are added to that one by one. Integer sums are exact and
-rounded to float32 once.
+fused. In whole blocks of 16 elements, element i goes to lane i % 16. Then lanes 8, 4, 2 and 1 apart are folded
+pairwise. The elements after the last whole block are added one by one. Integer sums are exact and rounded to float32
+once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Commands that are killed (`kill -9`) and given again: each must end as if nothing had happened.
 
-A round prepares a directory, gives a command in a process that is killed at some call that changes files or after some
-time, perhaps more than once, then gives it undisturbed. The processes are forks of this one, which saves starting an
-interpreter for each; so nothing here may start a thread.
+A round prepares a directory and gives a command. Its process is killed at some call that changes files, or after some
+time, perhaps more than once. Then the command is given undisturbed. The processes are forks of this one, which saves
+starting an interpreter for each; so nothing here may start a thread.
 """
 
 from __future__ import annotations

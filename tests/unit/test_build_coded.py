@@ -179,7 +179,7 @@ def test_codes_tell_the_vectors(tmp_path, metric, dtype, bits):
             np.testing.assert_array_equal(centre, np.rint(truth.mean(axis=0)))
         else:
             np.testing.assert_allclose(centre, truth.mean(axis=0), atol=2e-3 * np.abs(truth).max())
-    # Of a residual, one bit leaves tan(acos(sqrt(2 / pi))); each further bit about halves what is left.
+    # One bit leaves tan(acos(sqrt(2 / pi))) of a residual. Each further bit about halves the rest.
     limit = {1: 0.85, 2: 0.45, 3: 0.24, 4: 0.13, 8: 0.01}[bits]
     assert np.sqrt(wrong / radius) < limit
     assert spann.verify(tmp_path / "i") == []

@@ -58,8 +58,8 @@ with open("/proc/self/status") as file:
 
 @pytest.mark.parametrize("bits", [2, 0])
 def test_peak_memory_is_predicted(tmp_path, bits):
-    """Of wide vectors, with a calibration, whose truth once took more than was planned for. So few leave threads
-    without work, and so memory that they do not use."""
+    """Wide vectors with a calibration: its truth once took more memory than planned. So few vectors leave some threads,
+    and their memory, unused."""
     np.save(tmp_path / "base.npy", clustered(20_000, 768, 0, 2, np.float32)[0])
     params = spann.BuildParams(code_bits=bits, calibration_queries=2000)
     planned = spann.plan(tmp_path / "base.npy", params=params, threads=2, memory_limit="2GiB")

@@ -175,7 +175,7 @@ def test_given_queries_speak_for_themselves(missed, recall):
 
 
 def test_less_missed_is_more_promised():
-    """Of two answers each, of 200 queries: none, one and two are wrong."""
+    """200 queries with two answers each: none, one and two are wrong."""
     lows = [calibrated_for_k_1((2,), own=True, failing=share).low for share in (0.0, 0.005, 0.01)]
     assert lows == sorted(lows, reverse=True)
     assert len(set(lows)) == 3
@@ -310,7 +310,7 @@ def test_answers_come_from_all_parts_of_the_collection(tmp_path, metric, own):
 
 
 def test_copies_are_asked_for_once_and_are_not_their_own_neighbours(tmp_path):
-    """Of 300 vectors ten times each, with a length of its own under cosine."""
+    """300 vectors ten times each; under cosine each copy has a length of its own."""
     originals = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
     base = np.repeat(originals, 10, axis=0)
     rows = np.arange(0, 3000, 5)
@@ -358,7 +358,7 @@ def in_four_dimensions(rng):
 
 
 def near_copies(rng):
-    """Four groups, in each of which all are within 1e-6 of each other, by 1 - cos."""
+    """Four groups; the vectors of a group are within 1e-6 of each other, by 1 - cos."""
     rows = np.repeat(rng.standard_normal((4, 32)), 1050, axis=0)
     rows = rng.permutation(rows + 5e-4 * rng.standard_normal(rows.shape))
     return *np.split(rows.astype(np.float32), [4000]), {"code_bits": 2}, (3, 10)

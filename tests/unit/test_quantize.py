@@ -263,7 +263,7 @@ def entries_of(codes: Codes, posting: int, lengths: Array) -> Entries:
 @pytest.mark.parametrize("metric", list(Metric)[:3], ids=lambda m: m.value)
 @pytest.mark.parametrize("dim", [3, 100])
 def test_codes_follow_from_their_vectors(bits: int, metric: Metric, dim: int) -> None:
-    """Of postings near the origin and far from it, short and long vectors; what is changed no longer does."""
+    """Codes of postings near and far, of short and long vectors, match their vectors. Changed codes do not."""
     rng = np.random.default_rng(bits + dim)
     lengths = np.array([40, 1, 30, 30, 20])
     centroids = rng.standard_normal((5, dim)) * np.array([[1], [1], [1e4], [1e-3], [1]])

@@ -20,7 +20,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture(params=["search", "range"])
 def result(request, index):
-    """Of four queries, one of which found less than the others."""
+    """A result of four queries. One found fewer neighbours than the others."""
     if request.param == "search":
         found = index.search(QUERIES, 3)
         ids = found.ids.copy()

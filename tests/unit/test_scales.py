@@ -116,7 +116,7 @@ def sqdistances(a: Array, b: Array) -> Array:
 
 @pytest.mark.parametrize("regions", [20, 100], ids=["one level", "two levels"])
 def test_a_region_has_the_vectors_nearest_to_its_centre(regions: int) -> None:
-    """Of groups far from each other too: float32 products put half of their vectors elsewhere."""
+    """Groups far from each other, too: float32 products would put half of their vectors elsewhere."""
     x = groups(3, 1e5).astype(np.float32)
     tree = partition._Regions(x, regions, (1,))
     fine = np.concatenate([np.column_stack([lifted[:, :-1] / -2, lifted[:, -1]]) for lifted in tree._fine])

@@ -253,7 +253,7 @@ def test_a_range_of_many_copies_is_whole(replicated):
 
 @pytest.mark.parametrize("code_bits", [0, 2])
 def test_a_range_without_calibration_is_not_cut(tmp_path, code_bits):
-    """Without codes as many are asked for as there are within, and those are owed at any setting."""
+    """Without codes, as many are asked for as there are within. All of them must come at any setting."""
     params = spann.BuildParams(code_bits=code_bits, posting_size=20, calibration_queries=0)
     exact = exact_neighbours(BASE, QUERIES[:8], 3000)[1]
     radius = float(exact[:, -1].max()) * 1.001

@@ -1,4 +1,4 @@
-"""Arrays on disk: what is written is Zarr v3, reads back the same, and lies where the layout says."""
+"""Arrays on disk: they are Zarr v3, read back the same, and lie where the layout says."""
 
 from __future__ import annotations
 

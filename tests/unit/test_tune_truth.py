@@ -154,7 +154,7 @@ def test_reads_files_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_thread_when_every_row_is_a_candidate() -> None:
-    """As in the first block, of which all keys used to be merged at once: 190 MB."""
+    """As in the first block, whose keys used to be merged at once: 190 MB."""
     base, queries = clustered(4096, 8, 512, 1, "float32")
     exact_search(rows_of(base[:64]), queries[:2], 1, Metric.L2, threads=1)  # whatever is made once
     tracemalloc.start()

@@ -85,7 +85,7 @@ typedef struct {
                    unsigned char *add, unsigned char *scale, spann_code_header *h);
 } spann_code_kernels;
 
-/* The kernels of the level in force (simd.h); NULL if that level is not to be had. */
+/* The kernels of the present level (simd.h); NULL if that level is not available. */
 const spann_code_kernels *spann_code_kernels_get(void);
 
 /* Encodes whole postings: x (n, dim), the rows of posting p after those of p - 1; centroids (postings, dim); lengths

@@ -51,7 +51,7 @@ typedef struct {
  * Sums of 16 lanes have dim / 16 terms each, and a few more roundings go before and after; underflow comes on top. */
 static inline double spann_score_error(size_t dim) { return ((double)dim / 16 + 32) * 0x1p-23; }
 
-/* The kernels of the level in force (simd.h); NULL if that level is not to be had. */
+/* The kernels of the present level (simd.h); NULL if that level is not available. */
 const spann_kernels *spann_kernels_get(void);
 
 static inline size_t spann_dtype_size(spann_dtype t) {

@@ -1,6 +1,6 @@
 /* Which stored vectors count in a search. The others were deleted or replaced, or a filter leaves them out.
  *
- * They are masked where scores are compared, so none takes the place of a result. An index of which all vectors count
+ * They are masked where scores are compared, so none takes the place of a result. If all vectors of an index count, it
  * has no spann_live: the pointer is NULL, and nothing is tested. */
 #ifndef SPANN_LIVE_H
 #define SPANN_LIVE_H

@@ -21,7 +21,7 @@ SEED = 20_241
 """Start of the choice of the vectors that are queries."""
 
 PRUNE_RANK = 16
-"""Of the posting whose distance `epsilon2` is relative to (ext/c/search/visits.c)."""
+"""Rank of the posting whose distance `epsilon2` is relative to (ext/c/search/visits.c)."""
 
 COMPARED = 1000
 """Vectors of the collection that queries are compared with."""

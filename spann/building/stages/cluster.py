@@ -40,7 +40,7 @@ CENTROID_SLACK = 4.0
 recall@10 of 32 postings on 1M SIFT is 0.939 with 4, 0.934 with 1.3 or 1.5."""
 
 LEAF = np.dtype([("end", "<i8"), ("representative", "<i8"), ("group", "<i8")])
-"""Of a leaf in tree order: where it ends, where the vector nearest to its mean is, and its group."""
+"""A leaf in tree order: its end, the position of the vector nearest to its mean, and its group."""
 
 
 class TreeFiles:

@@ -60,8 +60,8 @@ def cut(edges: Array, first: int, last: int, bound: int, record: Record) -> Post
 def _by_scale(edges: Array, first: int, last: int) -> tuple[Array, NDArray[np.int64]]:
     """The edges to centroids `first` to `last` (exclusive), with numbers of parts instead; and the centroid of each.
 
-    A part is primaries of which none is farther than `SCALE` says. Replicas that are farther are dropped, and all of a
-    centroid of several parts: its postings are a chain."""
+    No primary of a part is farther from its centroid than `SCALE` allows. Replicas that are farther are dropped, and
+    all of a centroid of several parts: its postings are a chain."""
     part = edges["centroid"].astype(np.int64) - first
     owned, replica = np.arange(last - first), edges["replica"] > 0
     while True:
@@ -226,7 +226,8 @@ def place(
 
 
 def _share_pages(size: NDArray[np.int64], pages_per_shard: int) -> Iterator[tuple[int | None, list[int], int | None]]:
-    """Groups postings by shared page: (the one that ends there, short ones, the one that begins there).
+    """Groups postings by shared page: (a long posting that ends there, short postings, a long posting that begins
+    there).
 
     First-fit decreasing over the rests; postings without a rest come alone, as ending. Two long ones share a page only
     if together they fit in a shard.

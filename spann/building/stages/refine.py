@@ -26,8 +26,7 @@ from spann.building.workspace import Workspace
 from spann.types import Array
 
 REACHED = 3
-"""Times as many centroids, of the runs nearest to a group, are those out of which it picks its candidates
-(neighborhood.py)."""
+"""A group picks its candidates among so many times as many centroids, of the runs nearest to it (neighborhood.py)."""
 
 BLOCK_BYTES = 8 << 20
 """Working vectors that one thread sums up at a time."""
@@ -48,7 +47,7 @@ class Cells:
     number: NDArray[np.int64]
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Of the vectors at positions `start` to `stop` (exclusive), (stop - start,)."""
+        """The cells of the vectors at positions `start` to `stop` (exclusive), (stop - start,)."""
         cells: NDArray[np.int64] = self.number[self._found(start, stop)["centroid"]]
         return cells
 

@@ -73,8 +73,8 @@ def answers(
     `own` (nq,) are the rows of `vectors` that the queries are, where they are of these. A query that is asked later is
     no copy of another there, and neither it nor its copies are among its neighbours: a new query is no copy, and what
     is found because it is one says nothing of those. Where nearly all have too many copies, all are asked as they are,
-    with copies among their neighbours. The file is made in the directory `temporary`, or gone on with where the
-    `checkpoint` knows it.
+    with copies among their neighbours. The file is made in the directory `temporary`, or continued if the `checkpoint`
+    knows it.
     """
     known = checkpoint.of("truth") if checkpoint else None
     if known and known["answers"]:
@@ -113,7 +113,7 @@ def _answers(
             # There are copies, so lists must be longer; by how much shows only once all of them are in these.
             same = min(MOST_COPIES, vectors.count - few[-1], most if most < rows.shape[1] // 2 else 4 * rows.shape[1])
             rows, distances = parts.nearest(queries, few[-1] + same)
-        # Of an ip query copies need not be among the nearest, where they would do no harm.
+        # Under ip, copies of a query need not be among its nearest. Then they do no harm.
         first = np.unique(queries, axis=0, return_index=True)[1]
         first = first[np.unique(copies[first, 0], return_index=True)[1]]
         new = np.sort(first[(copies[first] >= 0).sum(axis=1) <= same])
@@ -142,8 +142,8 @@ def _copies(
     distances: NDArray[np.float32],
     metric: Metric,
 ) -> NDArray[np.int64]:
-    """Of the neighbours (nq, m) of `queries`, which are the rows `own` of the vectors, those that are copies of it
-    under the metric, ascending, with -1 behind them; the query itself is always one."""
+    """The copies of each query under the metric, among its neighbours (nq, m), ascending, with -1 behind them.
+    `queries` are the rows `own` of the vectors, and a query is always a copy of itself."""
     if metric is Metric.IP:  # any product can be that of a vector with itself
         squares = np.square(queries, dtype=np.float64).sum(axis=1)
         alike = np.abs(distances - squares[:, None]) <= 1e-5 * squares[:, None]

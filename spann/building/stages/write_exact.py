@@ -24,7 +24,7 @@ NAME = "postings/pages"
 """The array with the pages of postings."""
 
 Run = tuple[NDArray[np.int64], int, int]
-"""Of whole pages: postings that begin in them, first page, last page exclusive."""
+"""A run of whole pages: the postings that begin in them, the first page, and the page after the last."""
 
 
 @dataclass(frozen=True)
