@@ -3,7 +3,7 @@
 A checkpoint is a file of lines. Each is a JSON object after the CRC-32C of its bytes. The first line identifies the
 work, the others are marks. A mark says how far a stage is, with count and checksum of its temporary files. They are
 made durable before the mark is written, so it never promises what is not on the disk. A line that a power cut left
-incomplete ends the file. Stages of a few seconds have no marks: scan, balance, layout, calibrate.
+incomplete ends the file. Stages of a few seconds have no marks: scan, layout, calibrate.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from spann._kernels.checksum import crc32c
@@ -156,9 +157,10 @@ def open_checkpoint(
     restart: bool,
     sizes: Sizes = DEFAULT_SIZES,
 ) -> Checkpoint:
-    """The checkpoint in `directory`. Of the other files there, only those that its marks name stay: `names[stage]`.
+    """The checkpoint in `directory`. Of the other files there, only those that its marks name stay.
 
-    `restart` removes all of them, whatever work they belong to."""
+    `names[stage]` are the names, or patterns of names, of the files of a stage. `restart` removes all files, whatever
+    work they belong to."""
     if restart:
         _remove(directory, ())
     checkpoint = Checkpoint(directory, about, command, sizes)
@@ -168,7 +170,7 @@ def open_checkpoint(
 
 
 def _remove(directory: Where, but: tuple[str, ...]) -> None:
-    found = [path for path, _ in files.walk_files(directory) if path.name not in but]
+    found = [path for path, _ in files.walk_files(directory) if not any(fnmatchcase(path.name, name) for name in but)]
     # The checkpoint first: a process killed here must not leave a checkpoint that names missing files.
     for path in sorted(found, key=lambda path: path.name != FILE):
         files.remove_file(path)

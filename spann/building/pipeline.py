@@ -49,13 +49,13 @@ TEMPORARY_FILES = {
     "partition": ("regions-vectors", "regions-rows"),
     "cluster": ("tree-vectors", "tree-rows", "leaves", "means"),
     "refine": ("cells", "cell-means"),
-    "assign": ("candidates",),
+    "assign": ("edges-*",),
     "graph": (GRAPH,),
     "arrange": ("arranged",),
     "write": ("facts",),
     "truth": (TRUTH,),
 }
-"""The temporary files that a stage's mark in the checkpoint speaks of."""
+"""The temporary files that a stage's mark in the checkpoint speaks of, by name or pattern."""
 
 ARRAYS = {"arrange": EXACT, "write": PAGES}
 """The array of the index that a stage's mark speaks of."""
@@ -133,7 +133,7 @@ def _build(job: Job, work: Workspace, mark: str, plan: Plan) -> None:
         clusters, cells = refine(job, work, clusters, own_rows(job.source.count, decision.calibration_queries))
     with graph_of(job, work, clusters.centroids) as graph:  # beside the next stages
         job = replace(job, report=graph.watched(job.report))
-        edges = assign(job, work, clusters, cells)  # and balance
+        edges = assign(job, work, clusters, cells)
         laid = lay_out(job, work, edges)
         store = None
         if decision.code_bits:

@@ -32,12 +32,11 @@ from spann.types import Metric
 from spann.vectors import VectorSource, for_metric
 
 STAGES = (
-    *("scan", "partition", "cluster", "refine", "graph", "assign", "balance", "layout", "arrange", "write"),
+    *("scan", "partition", "cluster", "refine", "graph", "assign", "layout", "arrange", "write"),
     *("truth", "calibrate", "publish"),
 )
 """What `build_index` does, in the order progress is reported, but for "graph", which is made beside others where there
-are threads: "refine" only where centroids are means, "balance" only where there are replicas, "arrange" only where
-there is an exact store."""
+are threads. "refine" is there only if centroids are means, "arrange" only if there is an exact store."""
 
 LIMIT_SHARE = 0.5
 """Share of the available memory that is the default limit of a build."""
@@ -198,13 +197,12 @@ def plan_build(
     searching = memory + fitting * SEARCHER_BYTES + open_memory
     pins = bits > 0 and queries > 0 and peak(fitting) + open_memory <= limit
     copies = count * (source.stored_bytes + 8)
-    edges = 0 if decision.max_replicas == 1 else int(1.4 * entries) * EDGE.itemsize
     cells = (
         len(sizes.refine_candidates) * (refine.FOUND.itemsize * count + 4 * centroids * dim) if decision.means else 0
     )
     temporary = max(
         2 * copies + 2 * count,  # as they come and in regions, or, where there are many, roughly and finely so
-        copies + cells + entries * EDGE.itemsize + edges + entries * 8 + (count * 8 if bits else 0),
+        copies + cells + entries * EDGE.itemsize + entries * 8 + (count * 8 if bits else 0),
     )
     return Plan(
         count=count,
@@ -228,7 +226,7 @@ def plan_build(
 
 def _stages(decision: BuildDecision) -> tuple[str, ...]:
     """The stages of a build."""
-    there = {"refine": decision.means, "balance": decision.max_replicas > 1, "arrange": decision.code_bits > 0}
+    there = {"refine": decision.means, "arrange": decision.code_bits > 0}
     there |= dict.fromkeys(("truth", "calibrate"), decision.calibration_queries > 0)
     return tuple(stage for stage in STAGES if there.get(stage, True))
 

@@ -33,10 +33,6 @@ class Sizes:
 
     bucket_bytes: int = 48 << 20
     """Edges of a bucket, which is sorted in memory."""
-    block_edges: int = 1_000_000
-    """Candidate edges read at a time."""
-    held_edges: int = 4_000_000
-    """Edges of full postings that are sorted at a time."""
     arrange_bytes: int = 16 << 20
     """Vectors that one thread arranges at a time, with their working copies."""
     page_bytes: int = 16 << 20

@@ -67,9 +67,9 @@ class Workspace:
         """Takes over the marks of an earlier process that did the same work, and removes everything else it left.
 
         `work` (such as "append") and `about` (JSON) identify the work, together with the program and `identity`.
-        `command` is what the user repeats to finish it. `files[stage]` are the temporary files that a mark of the stage
-        speaks of, `arrays[stage]` is the array. Raises `InputError` if the work there is another; `restart` removes it
-        instead."""
+        `command` is what the user repeats to finish it. A mark of a stage speaks of the temporary files
+        `files[stage]`, names or patterns, and of the array `arrays[stage]`. Raises `InputError` if the work there is
+        another; `restart` removes it instead."""
         self._checkpoint = checkpoint = open_checkpoint(
             self.temporary,
             {"program": self.created_by, "work": work, **self.identity(), **about},

@@ -7,7 +7,6 @@ import pytest
 
 import spann
 from spann.building.sizes import Sizes
-from spann.building.stages.balance import ROUNDS, SPARE
 from spann.building.stages.layout import TAIL_CUT
 from spann.building.stages.neighborhood import _joined
 from spann.config import DEFAULT_REPLICAS
@@ -37,28 +36,6 @@ def exact_data(n, dim, seed):
     return np.unique(base, axis=0)[np.random.default_rng(seed).permutation(len(np.unique(base, axis=0)))]
 
 
-def balanced(candidates, params, centroids):
-    """(row, centroid, sqdist, is replica) of every edge: candidates of a row beyond the radius of a full posting give
-    way to its next ones."""
-    radius = np.full(centroids, np.inf)
-
-    def select():
-        chosen = []
-        for row, options in candidates.items():
-            free = [o for n, o in enumerate(options) if n == 0 or o[1] < radius[o[0]]]
-            chosen += [(row, c, d, (c, d) != options[0]) for c, d in free[: params.max_replicas]]
-        return chosen
-
-    for _ in range(ROUNDS):
-        held = [[] for _ in range(centroids)]
-        for _, c, d, _ in select():
-            held[c].append(d)
-        for c, distances in enumerate(held):
-            if len(distances) > params.posting_bound:
-                radius[c] = sorted(distances)[params.posting_bound]
-    return select()
-
-
 @pytest.mark.parametrize(
     "params",
     [
@@ -83,16 +60,13 @@ def test_postings_are_what_the_closure_rule_says(tmp_path, decode, params):
         sqdist,
         centroids,
         near=params.closure_candidates,
-        replicas=params.max_replicas + SPARE,
+        replicas=params.max_replicas,
         reach=(1 + params.epsilon1) ** 2,
         rng=params.rng_factor,
     )
-    candidates = {
-        row: list(zip(chosen[i, :n].tolist(), chosen_sqdist[i, :n].tolist(), strict=True))
-        for i, (row, n) in enumerate(zip(members.tolist(), counts.tolist(), strict=True))
-    }
-    edges = balanced(candidates, params, len(centroids))
-    row, centroid, distance, replica = (np.array(column) for column in zip(*edges, strict=True))
+    place = np.broadcast_to(np.arange(chosen.shape[1]), chosen.shape)
+    taken = place < counts[:, None]
+    row, centroid, distance, replica = np.repeat(members, counts), chosen[taken], chosen_sqdist[taken], place[taken] > 0
     per_page = PAGE // Record.of(IndexReader.open(tmp_path / "i").attributes).primary
     assert counts.max() > 1 or params.epsilon1 == 0
     for c in range(len(centroid_rows)):
@@ -100,8 +74,8 @@ def test_postings_are_what_the_closure_rule_says(tmp_path, decode, params):
         own = own[np.lexsort((row[own], distance[own], replica[own]))]
         kept = ids[owner == c]
         # Those at the same distance may be in any order, that of the build's own.
-        place = {r: (rep, d) for r, rep, d in zip(row[own], replica[own], distance[own], strict=True)}
-        assert [place[r] for r in kept.tolist()] == list(place.values())[: len(kept)], f"posting of centroid {c}"
+        known = {r: (rep, d) for r, rep, d in zip(row[own], replica[own], distance[own], strict=True)}
+        assert [known[r] for r in kept.tolist()] == list(known.values())[: len(kept)], f"posting of centroid {c}"
         assert len(set(kept.tolist())) == len(kept)
         primaries = int((~replica[own]).sum())
         limit = max(primaries, min(len(own), params.posting_bound))

@@ -349,7 +349,6 @@ BUFFERS = [
     {"gap_bytes": 1 << 30},
     {"place_rows": 100},
     {"bucket_bytes": 1 << 15},
-    {"held_edges": 100},
 ]
 
 

@@ -12,7 +12,7 @@ from spann.testing import clustered, exact_neighbours
 from tests import builds
 
 BASE, QUERIES = clustered(4000, 12, 20, 1)
-BUFFERS = {"bucket_bytes": 1 << 15, "block_edges": 1500, "held_edges": 100, "page_bytes": 1 << 15}
+BUFFERS = {"bucket_bytes": 1 << 15, "page_bytes": 1 << 15}
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])

@@ -140,7 +140,7 @@ def test_nothing_but_an_index_is_overwritten(tmp_path, old, what, content):
 
 
 @pytest.mark.parametrize(
-    "stage", ["scan", "partition", "cluster", "refine", "assign", "balance", "graph", "layout", "arrange", "write"]
+    "stage", ["scan", "partition", "cluster", "refine", "assign", "graph", "layout", "arrange", "write"]
 )
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
 def test_a_build_that_is_stopped_leaves_the_old_index(old, content, stage, error):
@@ -230,7 +230,7 @@ def test_a_full_disk_at_any_write(tmp_path, faulty, content, name, after, overwr
         ("short", CorruptionError, "ends at byte .* too early"),
     ],
 )
-@pytest.mark.parametrize("what", ["candidates", "edges-0", "edges-2", "kept", "tree-vectors", "regions-rows"])
+@pytest.mark.parametrize("what", ["edges-0", "edges-2", "kept", "tree-vectors", "regions-rows"])
 def test_faults_of_the_files_a_build_works_with(tmp_path, spoilt, content, what, how, error, match, threads, overwrite):
     """What comes back short is an error too: otherwise edges would be dropped."""
     if overwrite:

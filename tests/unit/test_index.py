@@ -152,7 +152,7 @@ def test_build_reports_every_stage_to_its_end(tmp_path):
     seen = {}
     spann.build(BASE, tmp_path / "i", progress=lambda stage, done, total: seen.update({stage: (done, total)})).close()
     assert set(seen) <= set(STAGES)
-    assert set(STAGES) - set(seen) <= {"refine", "balance", "arrange", "truth", "calibrate"}, "for some kinds"
+    assert set(STAGES) - set(seen) <= {"refine", "arrange", "truth", "calibrate"}, "for some kinds"
     for stage, (done, total) in seen.items():
         assert done == total > 0, stage
 

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from spann._kernels import clustering
 from spann.building.checkpoint import Mark
-from spann.building.edges import EDGE, Candidates, EdgeSpool, pack_edges
+from spann.building.edges import EDGE, EdgeSpool, pack_edges
 from spann.building.job import Job
-from spann.building.stages.balance import SPARE, balance
 from spann.building.stages.clusters import Clusters
 from spann.building.stages.neighborhood import Neighborhoods
 from spann.building.stages.refine import Cells
@@ -25,24 +24,28 @@ Floats = NDArray[np.float32]
 
 
 def assign(job: Job, work: Workspace, clusters: Clusters, cells: Cells | None) -> EdgeSpool:
-    """The edges from all vectors to the centroids whose postings they join: the stages "assign" and "balance"."""
-    spool = edge_spool(job, work, clusters)
+    """The edges from all vectors to the centroids whose postings they join."""
+    spool = _edge_spool(job, work, clusters)
     if cells is not None:
         assign_cells(job, cells, spool)
     elif job.decision.max_replicas == 1:
         assign_leaves(job, clusters, spool)
     else:
-        state = work.checkpoint.part("assign", "candidates")
-        candidates = work.hold(Candidates(work.temporary, state, job.sizes))
-        assign_closure(job, work, clusters, candidates)
-        balance(job, candidates, len(clusters.centroids), spool)
+        assign_closure(job, work, clusters, spool)
     return spool
 
 
-def edge_spool(job: Job, work: Workspace, clusters: Clusters) -> EdgeSpool:
-    """An empty spool with room for all edges of the job."""
-    edges = job.source.count * job.decision.max_replicas
-    return work.hold(EdgeSpool(work.temporary, len(clusters.centroids), edges, job.sizes))
+def assign_nearest(job: Job, work: Workspace, clusters: Clusters) -> EdgeSpool:
+    """The edges of the closures of vectors that are added to centroids which have postings already."""
+    spool = _edge_spool(job, work, clusters)
+    assign_closure(job, work, clusters, spool)
+    return spool
+
+
+def _edge_spool(job: Job, work: Workspace, clusters: Clusters) -> EdgeSpool:
+    """A spool with room for all edges of the job, and with those that the checkpoint names."""
+    edges, state = job.source.count * job.decision.max_replicas, work.checkpoint.part("assign", "edges")
+    return work.hold(EdgeSpool(work.temporary, len(clusters.centroids), edges, job.sizes, state))
 
 
 def assign_cells(job: Job, cells: Cells, spool: EdgeSpool) -> None:
@@ -81,43 +84,31 @@ def assign_leaves(job: Job, clusters: Clusters, spool: EdgeSpool) -> None:
         job.report("assign", done, vectors.count)
 
 
-def assign_closure(job: Job, work: Workspace, clusters: Clusters, candidates: Candidates) -> None:
-    """Sends to `candidates` the edges of each vector's closure, `SPARE` more than it may keep. Resumes after the edges
-    that the checkpoint names.
+def assign_closure(job: Job, work: Workspace, clusters: Clusters, spool: EdgeSpool) -> None:
+    """Sends to `spool` the edges of each vector's closure. Resumes after the edges that the checkpoint names.
 
     Representatives have no edges where they are found as centroids. Elsewhere they mostly have one, to their own.
     """
-    closure, checkpoint = _Closure(job, clusters, job.decision.max_replicas + SPARE), work.checkpoint
+    closure, checkpoint = _Closure(job, clusters), work.checkpoint
     before = checkpoint.of("assign") or {"blocks": 0, "rows": 0}
     blocks, done = before["blocks"], before["rows"]
 
     def mark() -> Mark:
-        return {"blocks": blocks, "rows": done, "candidates": candidates.state()}
+        return {"blocks": blocks, "rows": done, "edges": spool.state()}
 
     for count, edges in job.map(closure.block, islice(closure.blocks(), blocks, None)):
-        candidates.append(edges)
+        spool.append(edges)
         blocks, done = blocks + 1, done + count
         checkpoint.reached("assign", mark)
         job.report("assign", done, clusters.vectors.count)
     checkpoint.completed("assign", mark)
 
 
-def assign_nearest(job: Job, work: Workspace, clusters: Clusters) -> EdgeSpool:
-    """The edges of each vector's closure, for vectors that are added to centroids which have postings already."""
-    spool = edge_spool(job, work, clusters)
-    closure, done = _Closure(job, clusters, job.decision.max_replicas), 0
-    for count, edges in job.map(closure.block, closure.blocks()):
-        spool.append(edges)
-        done += count
-        job.report("assign", done, clusters.vectors.count)
-    return spool
-
-
 class _Closure:
-    """Closures of the vectors of one block after the other, of at most `edges` centroids each."""
+    """Closures of the vectors of one block after the other."""
 
-    def __init__(self, job: Job, clusters: Clusters, edges: int) -> None:
-        self.dim, self.decision, self.edges = job.space.dim, job.decision, edges
+    def __init__(self, job: Job, clusters: Clusters) -> None:
+        self.dim, self.decision = job.space.dim, job.decision
         sizes = job.sizes
         self.near = Neighborhoods(job, clusters, candidates=sizes.closure_candidates, reached=sizes.closure_reached)
         self.blocks = self.near.blocks
@@ -149,10 +140,10 @@ class _Closure:
             x @ lifted.T,
             lifted[:, : self.dim],
             near=decision.closure_candidates,
-            replicas=self.edges,
+            replicas=decision.max_replicas,
             reach=(1 + decision.epsilon1) ** 2,
             rng=decision.rng_factor,
         )
-        replica = np.broadcast_to(np.arange(self.edges, dtype=np.uint8), chosen.shape)
+        replica = np.broadcast_to(np.arange(decision.max_replicas, dtype=np.uint8), chosen.shape)
         valid = replica < counts[:, None]
         return pack_edges(centroids[chosen[valid]], sqdist[valid], np.repeat(rows, counts), replica[valid])
