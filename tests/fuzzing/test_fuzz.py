@@ -6,8 +6,8 @@ import pytest
 
 from tests.fuzzing import runner
 
-TARGETS = ("contract", "flips", "indexes")
-"""Those of indexes; tests/unit/test_vectors_hostile.py has that of inputs."""
+TARGETS = ("contract", "filters", "flips", "indexes")
+"""Those of indexes and of filters; tests/unit/test_vectors_hostile.py has that of inputs."""
 
 
 @pytest.mark.parametrize("target", TARGETS)
