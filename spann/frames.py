@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,11 +24,27 @@ def pandas_frame(columns: Columns) -> Any:
 def arrow_table(columns: Columns) -> Any:
     import pyarrow as pa  # 60 ms that a search has no use for
 
-    return pa.table(dict(columns))
+    return pa.table({name: _typed(column) for name, column in columns.items()})
+
+
+def _typed(column: NDArray[Any]) -> Any:
+    import pyarrow as pa
+
+    values = column.tolist() if column.dtype == object else column
+    if column.dtype == object and len(column) and isinstance(values[0], uuid.UUID):
+        return pa.ExtensionArray.from_storage(pa.uuid(), pa.array([one.bytes for one in values], pa.binary(16)))
+    return pa.array(values)
 
 
 def polars_frame(columns: Columns) -> Any:
-    return _library("polars").DataFrame(dict(columns))
+    return _library("polars").DataFrame({name: _texts(column) for name, column in columns.items()})
+
+
+def _texts(column: NDArray[Any]) -> Any:
+    """A column of names as polars has them: without UUIDs."""
+    if column.dtype != object:
+        return column
+    return [str(value) if isinstance(value, uuid.UUID) else value for value in column.tolist()]
 
 
 def rows(columns: Columns) -> list[dict[str, Any]]:

@@ -8,9 +8,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,11 @@ from spann.search import (
 )
 from spann.search.decision import SearchDecision
 from spann.store.arrays import Problem
+from spann.store.names import NameTable, names_of
 from spann.store.reader import IndexReader, on_current
 from spann.system import given_path
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
-from spann.vectors import GivenIds, VectorSource, as_queries, ids_for, metric_of, open_queries, open_source
+from spann.vectors import GivenIds, NameList, VectorSource, as_queries, ids_for, metric_of, open_queries, open_source
 
 Vectors = Any
 """Vectors: whatever `spann.open_source` takes, or a source that it returned."""
@@ -54,10 +56,20 @@ Vectors = Any
 Queries = Array | Sequence[Any] | str | Path
 """Queries: numbers in an array or in lists, anything that becomes an array, or the path of a file."""
 
+Found = TypeVar("Found", SearchResult, RangeResult)
+
 log = logging.getLogger(__name__)
 
 DEFAULT_TARGET = 0.95
 """Recall that a search aims at by default."""
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """An index whose searches return numbers of vectors, whatever names these have (`Index.numbered`)."""
+
+    metric: Metric
+    search: Callable[..., SearchResult]
 
 
 class Index(JobMethods):
@@ -78,6 +90,7 @@ class Index(JobMethods):
         self.dtype: np.dtype[Any] = engine.dtype
         self.element: str = engine.element
         self.metric: Metric = engine.metric
+        self._names = names_of(reader, check=bool(self._options.get("check", True)))
 
     def search(
         self,
@@ -128,9 +141,28 @@ class Index(JobMethods):
         [[7, 8, -1]]
         """
 
-        return self._search(
-            queries, k, params, target_recall, radius, inner, threads=threads, in_flight=in_flight, order=order
+        return self._named(
+            self._search(
+                queries, k, params, target_recall, radius, inner, threads=threads, in_flight=in_flight, order=order
+            )
         )
+
+    @property
+    def names(self) -> NameTable | None:
+        """The names of the vectors by their numbers, None if ids are integers."""
+        return self._names
+
+    @property
+    def numbered(self) -> Numbered:
+        """The same index to whoever goes by the numbers that it has for its vectors, where these have names: what its
+        `search` returns are numbers, the rows of what the index was built of."""
+        return Numbered(self.metric, self._search)
+
+    def _named(self, found: Found) -> Found:
+        """A result with names instead of numbers, if the vectors have names."""
+        if self._names is None:
+            return found
+        return replace(found, ids=self._names.objects(found.ids))
 
     def _search(
         self,
@@ -167,7 +199,8 @@ class Index(JobMethods):
 
         stop = Stop()
         try:
-            return await asyncio.to_thread(self._search, queries, k, stop=stop, **options)
+            found = await asyncio.to_thread(self._search, queries, k, stop=stop, **options)
+            return self._named(found)
         finally:  # without this, the thread would continue after the task was cancelled
             stop.set()
 
@@ -211,7 +244,7 @@ class Index(JobMethods):
             return self._engine.search(some, k, roomy, radius=within.radius, efforts=efforts, threads=threads)
 
         owed = not efforts and not self._engine.arrays.kind.is_reranked
-        return search_range(search, self._batch(queries), within, self.count, owed=owed)
+        return self._named(search_range(search, self._batch(queries), within, self.count, owed=owed))
 
     def iterate(
         self,
@@ -235,12 +268,14 @@ class Index(JobMethods):
         """
         batch = whole(batch, "batch", 1)
         row = self._batch(query)
-        return iterate(
+        found = iterate(
             lambda some, k: self._engine.search(some, k, self._setting(k, params, target_recall), threads=1),
             row[0] if row.ndim == 2 and len(row) == 1 else row,
             batch,
             self.count,
         )
+        names = self._names
+        return found if names is None else ((names.objects(ids), distances) for ids, distances in found)
 
     def explain(
         self, query: Queries, k: int = 10, params: SearchParams | None = None, *, target_recall: float | None = None
@@ -337,7 +372,7 @@ class Index(JobMethods):
             "dim": self.dim,
             "dtype": self.element,
             "metric": self.metric.value,
-            "ids": about["ids"],
+            "ids": about.get("name_type", about["ids"]),
             "centroids": about["centroids"],
             "postings": about["postings"],
             "appended_postings": arrays.appended,
@@ -370,6 +405,8 @@ class Index(JobMethods):
         """Closes the posting files. Searches under way in other threads end, with `InputError`."""
         self._engine.close()
         self._reader.close()
+        if self._names is not None:
+            self._names.close()
 
     def __enter__(self) -> Self:
         return self
@@ -486,9 +523,10 @@ def build(
     or a frame, or an iterator of batches. The metric hamming needs binary vectors: uint8 with 8 bits in each
     (`numpy.packbits`), or bool. `metric` is l2 unless the file names another, as HDF5 of ann-benchmarks does.
 
-    `ids` (count,) name the vectors in results; they are different and not negative. They are an array, the name of a
-    column of `vectors`, or the path of a file, ``FILE#COLUMN`` for one column (see `spann.vectors.read_ids`). The
-    default is the column "id", if there is one. Otherwise, and with False, an id is the row number.
+    `ids` (count,) name the vectors in results: different integers from 0 on, texts, `uuid.UUID` or bytes. They are an
+    array or a list, the name of a column of `vectors`, or the path of a file, ``FILE#COLUMN`` for one column (see
+    `spann.vectors.read_ids`). The default is the column "id", if there is one. Otherwise, and with False, an id is the
+    row number.
 
     An existing index is replaced only with `overwrite`, and only once the new one is complete. `memory_limit` bounds
     the resident memory of the process, in bytes or as "1GiB"; the default is half of the memory available. The index
@@ -656,7 +694,14 @@ def plan(
             _build_params(params),
             threads=thread_count(threads),
             limit=limit_bytes(_limit(memory_limit)),
+            names_size=_likely_size(source),
         )
+
+
+def _likely_size(source: VectorSource) -> int:
+    """Bytes of the names that come with vectors."""
+    names = source.own_ids() if source.named else None
+    return names.likely_size() if isinstance(names, NameList) else 0
 
 
 def _build_params(params: BuildParams | None) -> BuildParams:

@@ -123,7 +123,8 @@ codes scored, vectors scored exactly, and centroids scored."""
 class SearchResult:
     """Neighbours of a batch of queries.
 
-    - ``ids`` (nq, k) int64, nearest first; -1 if fewer than k vectors exist, or lie within the limits given.
+    - ``ids`` (nq, k) int64, nearest first; -1 if fewer than k vectors exist, or lie within the limits given. If the
+      vectors of the index have names, objects (nq, k): str, `uuid.UUID` or bytes, and None instead of -1.
     - ``distances`` (nq, k) float32 in the metric's own unit. That is the Euclidean distance for l2, 1 - cos for cosine,
       the inner product for ip (largest first), bits for hamming. An id of -1 has inf (-inf for ip).
     - ``stats`` (nq,) records of `QUERY_STATS`.
@@ -170,12 +171,12 @@ class SearchResult:
 
     def of(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Ids and distances that one query found."""
-        found = self.ids[query] >= 0
+        found = there(self.ids[query])
         return self.ids[query][found], self.distances[query][found]
 
     def columns(self) -> dict[str, Array]:
         """A row for each neighbour that was found: `query`, `rank` (from 0) and `id` int64, `distance` float32."""
-        query, rank = np.nonzero(self.ids >= 0)
+        query, rank = np.nonzero(there(self.ids))
         found = self.ids[query, rank], self.distances[query, rank]
         return {"query": query, "rank": rank, "id": found[0], "distance": found[1]}
 
@@ -297,6 +298,12 @@ class RangeResult:
 
     def _repr_html_(self) -> str:
         return html_table(f"{_counted(len(self), 'query', 'queries')}, all within a radius", self.columns())
+
+
+def there(ids: Array) -> NDArray[np.bool_]:
+    """Which places of results have an id: none is -1, or None among names."""
+    found: NDArray[np.bool_] = ids >= 0 if ids.dtype != object else np.asarray(ids != None, bool)  # noqa: E711
+    return found
 
 
 def _position(query: SupportsIndex, count: int) -> int:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spann._kernels.checksum import crc32c
 from spann.building.centroids import Centroids
-from spann.building.ids import Ids
+from spann.building.ids import Given, Ids, mark_of
 from spann.building.job import Job
 from spann.building.plan import Plan, check_disk, limit_bytes, plan_build
 from spann.building.sizes import DEFAULT_SIZES, Sizes
@@ -37,13 +36,15 @@ from spann.config import BuildDecision, BuildParams, thread_count
 from spann.elements import pack
 from spann.errors import InputError, SpannError
 from spann.format.graph import Graph
+from spann.format.names import NAMES
 from spann.format.postings import Record
 from spann.format.shapes import SHAPES, shape_bytes
 from spann.quantize import Quantizer
+from spann.store.names import write_names
 from spann.store.places import as_path
 from spann.store.reader import IndexReader
 from spann.types import ELEMENT_TYPES, Metric, Progress
-from spann.vectors import IdList, VectorSource, for_metric
+from spann.vectors import VectorSource, for_metric
 
 TEMPORARY_FILES = {
     "partition": ("regions-vectors", "regions-rows"),
@@ -71,7 +72,7 @@ def build_index(
     params: BuildParams,
     *,
     created_by: str,
-    ids: IdList | None = None,
+    ids: Given = None,
     threads: int | None = None,
     memory_limit: int | None = None,
     overwrite: bool = False,
@@ -83,18 +84,24 @@ def build_index(
 
     Returns False if that very index is there already, as after a process that was killed when it was all but done.
 
-    `ids` (count,) are different integers in [0, 2^63) that name the vectors in results; without them the id of a vector
-    is its row number. The process stays within `memory_limit` (bytes; by default half of what is available) by using
-    fewer threads. Neither `threads` nor `memory_limit` changes a byte of the index.
+    `ids` (count,) are different integers in [0, 2^63), or names, that stand for the vectors in results. Without them
+    the id of a vector is its row number. The process stays within `memory_limit` (bytes; by default half of what is
+    available) by using fewer threads. Neither `threads` nor `memory_limit` changes a byte of the index.
 
     Raises `InputError` for bad input, and if the memory limit or the free disk is too small. Raises `ExistsError`,
     `MissingError` and `StorageError` as `IndexWriter` does.
     """
     report = progress or (lambda stage, done, total: None)
     source = for_metric(source, metric)
-    names = Ids.check(ids, source)
+    names, marked = Ids.check(ids, source, Path(path).absolute().parent), mark_of(ids, source)
     plan = plan_build(
-        source, metric, params, threads=thread_count(threads), limit=limit_bytes(memory_limit), id_bytes=names.width
+        source,
+        metric,
+        params,
+        threads=thread_count(threads),
+        limit=limit_bytes(memory_limit),
+        id_bytes=names.width,
+        names_size=0 if names.names is None else names.names.size,
     )
     decision = params.decide(source.element, source.dim, metric, source.count)
     record = Record.exact(names.width, source.stored_bytes)
@@ -104,7 +111,7 @@ def build_index(
 
     if not overwrite and _may_be_built(path, source, metric, decision, created_by):
         _, content = scan(source, metric, plan.threads, report)
-        if _sources(path) == [source_mark(source, content, names.user)]:
+        if _sources(path) == [source_mark(source, content, marked)]:
             finish_publishing(path, created_by)
             return False
     work = Workspace(path, created_by=created_by, overwrite=overwrite, sizes=sizes)
@@ -113,14 +120,14 @@ def build_index(
         space, content = scan(source, metric, plan.threads, report)
         work.resume(
             "build",
-            {"metric": metric.value, **checksums_of(source, content, names.user), **decision.as_json()},
+            {"metric": metric.value, **checksums_of(source, content, marked), **decision.as_json()},
             command=f"spann build {source.name} {path}" + (" --overwrite" if overwrite else ""),
             files=TEMPORARY_FILES,
             arrays=ARRAYS,
             restart=restart,
         )
         job = Job(source, space, decision, names, record, plan.threads, report, sizes)
-        _build(job, work, source_mark(source, content, names.user), plan)
+        _build(job, work, source_mark(source, content, marked), plan)
     return True
 
 
@@ -145,8 +152,10 @@ def _build(job: Job, work: Workspace, mark: str, plan: Plan) -> None:
     _write_directory(work, laid.directory, checksums, len(clusters.centroids))
     if job.ids.user is not None:
         work.writer.write_array("vectors/ids", job.ids.user)
+    if (new := job.ids.names) is not None:
+        write_names(work.writer, new.chunks(), job.source.count, new.size)
     about = _attributes(job, clusters.centroids, laid.directory, navigation) | {"sources": [mark]}
-    features = features_of(job.source.element, decision)
+    features = features_of(job.source.element, decision, named=job.ids.names is not None)
     if decision.calibration_queries:
         work.writer.complete(about, features=features)
         calibration = _calibration(job, work, clusters.vectors, plan)
@@ -205,15 +214,16 @@ def _calibration(job: Job, work: Workspace, vectors: Partition, plan: Plan) -> d
     )
 
 
-def checksums_of(source: VectorSource, content: int, ids: NDArray[np.int64] | None) -> dict[str, str]:
-    """What tells vectors and their ids from others; `content` is the checksum that `scan` returns."""
+def checksums_of(source: VectorSource, content: int, ids: str) -> dict[str, str]:
+    """What tells vectors and their ids from others. `content` is the checksum that `scan` returns, `ids` the text that
+    `mark_of` does."""
     return {
         "vectors": f"{source.count} x {source.dim} {source.element}, checksum {content:08x}",
-        "ids": "row numbers" if ids is None else f"checksum {crc32c(ids):08x}",
+        "ids": ids,
     }
 
 
-def source_mark(source: VectorSource, content: int, ids: NDArray[np.int64] | None) -> str:
+def source_mark(source: VectorSource, content: int, ids: str) -> str:
     """The same in one text: an entry of the attribute `sources` of the index."""
     found = checksums_of(source, content, ids)
     return f"{found['vectors']}; ids {found['ids']}"
@@ -249,9 +259,10 @@ def _sources(path: str | Path) -> list[str]:
     return list(IndexReader.open(path).attributes.get("sources", []))
 
 
-def features_of(element: str, decision: BuildDecision) -> list[str]:
+def features_of(element: str, decision: BuildDecision, *, named: bool = False) -> list[str]:
     """The features that a reader must understand (docs/FORMAT.md)."""
     optional = {"codes": decision.code_bits, SHAPES: decision.directions, element: element not in ELEMENT_TYPES}
+    optional[NAMES] = named
     return sorted(name for name, used in optional.items() if used)
 
 
@@ -319,4 +330,6 @@ def _attributes(job: Job, centroids: Centroids, directory: Directory, graph: Gra
         about |= {"code_bits": decision.code_bits, "row_bytes": job.record.row_bytes}
     if decision.directions:
         about["directions"] = decision.directions
+    if job.ids.names is not None:
+        about["name_type"] = job.ids.names.names.kind
     return about

@@ -22,10 +22,12 @@ from spann.building.stages import refine
 from spann.building.stages.partition import FLAT, region_rows
 from spann.config import BuildDecision, BuildParams
 from spann.errors import InputError
+from spann.format.names import CHUNK_BYTES as NAMES_CHUNK
 from spann.format.postings import Record
 from spann.format.shapes import shape_record
 from spann.progress import size
 from spann.store import files
+from spann.store.names import names_bytes
 from spann.store.places import Where
 from spann.system import available_memory
 from spann.types import Metric
@@ -147,11 +149,19 @@ def resident_bytes() -> int:
 
 
 def plan_build(
-    source: VectorSource, metric: Metric, params: BuildParams, *, threads: int, limit: int, id_bytes: int | None = None
+    source: VectorSource,
+    metric: Metric,
+    params: BuildParams,
+    *,
+    threads: int,
+    limit: int,
+    id_bytes: int | None = None,
+    names_size: int = 0,
 ) -> Plan:
     """Predicts the build of `source`; threads are as many of `threads` as `limit` bytes of memory allow.
 
-    Raises `InputError` where not even one does, naming what would help.
+    `names_size` are the bytes of the names of the vectors. Raises `InputError` where not even one does, naming what
+    would help.
     """
     source = for_metric(source, metric)
     decision, sizes = params.decide(source.element, source.dim, metric, source.count), DEFAULT_SIZES
@@ -172,6 +182,8 @@ def plan_build(
     exact = count * source.stored_bytes if bits else 0
     checksums = exact // 1024
     codes = record.primary * inside + record.replica * (entries - inside) if bits else 0
+    names = names_bytes(count, names_size) if names_size else 0
+    kept += 4 * (names // NAMES_CHUNK + 2) if names else 0
     open_memory = kept + checksums + codes
     memory = BASE_BYTES + centroids * ((MEAN_COPIES if decision.means else CENTROID_COPIES) * dim + CENTROID_BYTES)
     memory += count * row_width if bits and entries > inside else 0
@@ -213,7 +225,7 @@ def plan_build(
         centroids=centroids,
         threads=fitting,
         memory_limit=limit,
-        disk_bytes=postings + exact + checksums + kept,
+        disk_bytes=postings + exact + checksums + kept + names,
         temporary_bytes=temporary,
         memory_bytes=max(peak(fitting), searching if pins else 0),
         seconds=_seconds(source, decision, fitting),

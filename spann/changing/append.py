@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spann.building.centroids import Centroids
 from spann.building.checkpoint import Batches
-from spann.building.ids import Ids
+from spann.building.ids import Given, Ids, Known, mark_of
 from spann.building.job import Job
 from spann.building.pipeline import TEMPORARY_FILES, checksums_of, source_mark
 from spann.building.plan import limit_bytes, threads_to_append
@@ -40,13 +40,15 @@ from spann.changing.likeness import still_valid, unlike
 from spann.config import BuildParams, thread_count
 from spann.elements import memory_dtype, unpack
 from spann.errors import FormatError, InputError
+from spann.format.names import BYTES, CHUNK_BYTES, ENDS
 from spann.format.postings import Record
 from spann.format.shapes import directions_of, shape_bytes
 from spann.quantize import Quantizer
 from spann.store.exact import PageChecksums
+from spann.store.names import add_names, names_of
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric, Progress
-from spann.vectors import IdList, VectorSource, for_metric
+from spann.vectors import VectorSource, for_metric
 
 APPEND_STAGES = ("scan", "partition", "cluster", "assign", "layout", "arrange", "write", "publish")
 """The stages of `append_index`, in the order of progress; "arrange" only with an exact store."""
@@ -62,7 +64,7 @@ def append_index(
     path: str | Path,
     *,
     created_by: str,
-    ids: IdList | None = None,
+    ids: Given = None,
     threads: int | None = None,
     memory_limit: int | None = None,
     restart: bool = False,
@@ -75,9 +77,9 @@ def append_index(
     Returns False if they were appended already, with the same ids, as after a process that was killed when it was all
     but done. Nothing is added then, unless `again` asks for it.
 
-    An index with given ids needs `ids` (count,) int64. Any other index numbers its vectors by row, and refuses them.
-    Readers of the old generation are not disturbed. The same call resumes an interrupted append, and ends with the same
-    bytes.
+    An index with given ids needs `ids` (count,) of the same kind. Any other index numbers its vectors by row, and
+    refuses them. Readers of the old generation are not disturbed. The same call resumes an interrupted append, and ends
+    with the same bytes.
 
     Raises `InputError` for vectors of another type or dimension, for bad ids, and if memory or disk are too small.
     Raises `ExistsError` while another process changes the index, and `MissingError`, `FormatError`, `CorruptionError`
@@ -97,23 +99,25 @@ def append_index(
             limit=limit_bytes(memory_limit),
             copied=following.copied_bytes(),
         )
-        given = ids.of(source.count, source.name) if ids is not None and old.about["ids"] == "user" else None
+        known = old.known(following.path.parent)
+        known.check(ids, source)
+        marked = mark_of(ids, source)
         scanned = None
-        if not again and old.may_hold(source, given):
+        if not again and old.may_hold(source, marked):
             scanned = scan(source, old.metric, workers, report, alone=False)
-            if source_mark(source, scanned[1], given) in old.appended:
+            if source_mark(source, scanned[1], marked) in old.appended:
                 return False
-        names = Ids.more(ids, source, old.ids(), old.count, old.about["id_bytes"])
+        names = Ids.more(ids, source, known, count=old.count, width=old.about["id_bytes"])
         found, content = scanned or scan(source, old.metric, workers, report, alone=False)
         following.resume(
             "append",
-            checksums_of(source, content, names.user),
+            checksums_of(source, content, marked),
             command=f"spann append {following.path} {source.name}" + (" --again" if again else ""),
             files=TEMPORARY_FILES,
             restart=restart,
         )
         job = Job(source, old.space(found.max_norm), old.decision, names, old.record, workers, report, sizes)
-        _append(job, following, old, source_mark(source, content, names.user))
+        _append(job, following, old, source_mark(source, content, marked))
     return True
 
 
@@ -164,14 +168,16 @@ class _Old:
     def appended(self) -> list[str]:
         return self.sources[1:]
 
-    def may_hold(self, source: VectorSource, ids: NDArray[np.int64] | None) -> bool:
+    def may_hold(self, source: VectorSource, ids: str) -> bool:
         """Whether something was appended that is like `source` but for, perhaps, the values of its vectors."""
         like = checksums_of(source, 0, ids)
         begin = like["vectors"].split(",")[0]
         return any(mark.startswith(f"{begin},") and mark.endswith(f"; ids {like['ids']}") for mark in self.appended)
 
-    def ids(self) -> NDArray[np.int64] | None:
-        return self.reader.read("vectors/ids") if self.about["ids"] == "user" else None
+    def known(self, scratch: Path) -> Known:
+        """Its ids. Temporary files are in `scratch`."""
+        user = self.reader.read("vectors/ids") if self.about["ids"] == "user" else None
+        return Known(user, names_of(self.reader), scratch)
 
     def space(self, max_norm: float) -> Space:
         """The working space of the centroids, for vectors up to `max_norm` long."""
@@ -214,6 +220,10 @@ def _append(job: Job, following: Generation, old: _Old, mark: str) -> None:
         user = following.extend("vectors/ids", source.count)
         user.append(job.ids.user)
         user.finish()
+    if (new := job.ids.names) is not None:
+        end = old.reader.layout(BYTES).rows
+        ends = following.extend(ENDS, source.count, chunk_bytes=CHUNK_BYTES)
+        add_names(ends, following.extend(BYTES, new.size, chunk_bytes=CHUNK_BYTES), new.chunks(), end)
     changes: dict[str, Any] = {
         "count": old.count + source.count,
         "postings": about["postings"] + len(directory.page),

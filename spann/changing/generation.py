@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from spann.building.sizes import DEFAULT_SIZES, Sizes
 from spann.building.workspace import Workspace
+from spann.format.layout import CHUNK_BYTES
 from spann.format.manifest import RESERVED
 from spann.store.arrays import ShardedWriter
 from spann.store.places import without_links
@@ -60,9 +61,11 @@ class Generation(Workspace):
         about = self.old.attributes
         return {"index": f"generation {about['generation']}, checksum {about['checksum']}"}
 
-    def extend(self, name: str, rows: int) -> ShardedWriter:
+    def extend(self, name: str, rows: int, *, chunk_bytes: int = CHUNK_BYTES) -> ShardedWriter:
         """Starts array `name` with all rows of the old one; the caller appends `rows` more and finishes it."""
-        return self.writer.extend_array(name, self.old.array(name), self.old.checksums(name), rows)
+        return self.writer.extend_array(
+            name, self.old.array(name), self.old.checksums(name), rows, chunk_bytes=chunk_bytes
+        )
 
     def rewrite(self, name: str, values: Array) -> None:
         """Writes array `name` as a whole, in place of the old one if there is one."""
@@ -80,7 +83,7 @@ class Generation(Workspace):
         about = self.old.attributes
         for name in self.old.arrays():
             if name not in self.writer.names and name not in self._dropped:
-                self.extend(name, 0).finish()
+                self.extend(name, 0, chunk_bytes=self.old.layout(name).chunk_bytes).finish()
         self.let_go()
         self.writer.publish(
             {name: value for name, value in about.items() if name not in RESERVED} | dict(changes),

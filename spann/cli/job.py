@@ -17,13 +17,14 @@ from spann.errors import InputError
 from spann.jobs import PART_ROWS, OutputFolder, Shard
 from spann.jobs.output import Description
 from spann.jobs.parts import Part
+from spann.store.names import NameTable
 from spann.vectors.sinks import WRITERS, check_path
 
 PARTS = ".parts"
 """Ending of the folder beside a single output file, in which its parts are made."""
 
 
-TABLES = (".parquet", ".jsonl")
+TABLES = (".parquet", ".jsonl", ".csv")
 """Extensions of files that have columns."""
 
 
@@ -127,6 +128,15 @@ def checked_output(output: Path, options: JobOptions, kinds: Sequence[str] = tup
         raise InputError(f"{output}: --layout long is for {', '.join(TABLES)} and folders")
     if options.shard.of > 1:
         raise InputError(f"{output} is one file; --shard needs a folder that machines fill together (-o OUT/)")
+
+
+def check_names(names: NameTable | None, output: Path) -> None:
+    """Refuses an output of integers for an index whose vectors have names."""
+    if names is not None and not is_folder(output) and output.suffix.lower() not in TABLES:
+        raise InputError(
+            f"{output}: the ids of the index are {names.kind}, which {output.suffix} files cannot hold; write "
+            f"{' or '.join(TABLES)}"
+        )
 
 
 def run_job(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from spann.jobs import OwnVectors, Shape, answer_own, answer_parts, answer_queri
 from spann.jobs import share_memory as share
 from spann.jobs.clusters import assign_parts, own_clusters
 from spann.jobs.groups import KEEP, check_keep, dedup_parts, duplicates_of, posting_parts, read_pairs
+from spann.jobs.output import Labels
 from spann.jobs.pairs import CACHE_BYTES, Pairs
 from spann.jobs.parts import Part
 from spann.jobs.search import Answer
+from spann.store.names import names_of
 from spann.store.reader import IndexReader
 from spann.types import Metric
 
@@ -65,7 +68,7 @@ def _tell(report: dict[str, Any], as_json: bool, more: str = "") -> None:
 @click.command("knn-graph", cls=Command)
 @click.argument("index", type=FILE)
 @k_option(15)
-@_output((".parquet", ".jsonl", ".npz"))
+@_output((*TABLES, ".npz"))
 @_target
 @threads_option
 @io_option
@@ -95,9 +98,11 @@ def knn_graph(
     memory = _share(options, about, k + 1)
     with spann.open(index, io=io, memory_budget=memory.budget, check=not no_check) as opened:
         setting = opened.setting(k + 1, None, target_recall)
-        answer = answer_own(opened.search, k, params=setting, threads=threads)
+        answer = answer_own(opened.numbered.search, k, params=setting, threads=threads)
         parts = own_parts(OwnVectors(IndexReader.open(index)), options.part_rows)
-        _neighbours("knn-graph", opened, parts, answer, output, options, k, memory.block_rows, as_json, params=setting)
+        names = None if output.suffix.lower() == ".npz" else opened.names  # a matrix has rows
+        how = How("knn-graph", options, k, memory.block_rows, Labels(names, names))
+        _neighbours(opened, parts, answer, output, how, as_json, params=setting)
 
 
 @click.command(cls=Command)
@@ -141,28 +146,35 @@ def join(
     memory = _share(options, IndexReader.open(right).attributes, k)
     with spann.open(right, io=io, memory_budget=memory.budget, check=not no_check) as opened:
         setting = opened.setting(k, None, target_recall)
-        answer = answer_queries(opened.search, k, params=setting, threads=threads, radius=radius)
+        answer = answer_queries(opened.numbered.search, k, params=setting, threads=threads, radius=radius)
         parts = own_parts(OwnVectors(IndexReader.open(left)), options.part_rows)
-        _neighbours(
-            "join", opened, parts, answer, output, options, k, memory.block_rows, as_json, params=setting, radius=radius
-        )
+        how = How("join", options, k, memory.block_rows, Labels(names_of(IndexReader.open(left)), opened.names))
+        _neighbours(opened, parts, answer, output, how, as_json, params=setting, radius=radius)
+
+
+@dataclass(frozen=True)
+class How:
+    """How neighbours of a collection are found and written."""
+
+    kind: str
+    options: JobOptions
+    k: int
+    block_rows: int
+    labels: Labels
 
 
 def _neighbours(
-    kind: str,
     index: spann.Index,
     parts: Sequence[Part],
     answer: Answer,
     output: Path,
-    options: JobOptions,
-    k: int,
-    block_rows: int,
+    how: How,
     as_json: bool,
     **settings: Any,
 ) -> None:
     from spann.jobs.merge import Merged, write_graph
 
-    about = IndexReader.open(index.path).attributes
+    about, kind, k, options = IndexReader.open(index.path).attributes, how.kind, how.k, how.options
     shape = Shape(NEIGHBOURS.key, NEIGHBOURS.ids, NEIGHBOURS.one, options.layout)
     worst = float("-inf") if index.metric is Metric.IP else float("inf")
 
@@ -187,7 +199,8 @@ def _neighbours(
                 stage=kind,
                 shape=shape,
                 shard=options.shard,
-                block_rows=block_rows,
+                block_rows=how.block_rows,
+                labels=how.labels,
                 progress=progress,
             ),
             finish,
@@ -232,6 +245,7 @@ def assign(index: Path, vectors: str | None, output: Path, threads: int | None, 
                 block_rows=memory.block_rows,
                 key=key,
                 own=own_clusters(collection) if vectors is None else None,
+                names=opened.names if vectors is None else None,
                 progress=progress,
             ),
             lambda files, target: _merge(files, target, (key,)),
@@ -287,7 +301,7 @@ def dedup(
         found: dict[str, Any] = {}
 
         def finish(files: list[Path], target: Path) -> None:
-            groups = duplicates_of(collection, read_pairs(files), radius, keep, opened.metric)
+            groups = duplicates_of(collection, read_pairs(files), radius, keep, opened.metric, opened.names)
             groups.write(target)
             found.update(groups.report())
 

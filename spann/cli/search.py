@@ -16,7 +16,7 @@ import numpy as np
 
 import spann
 from spann.cli.inputs import SOURCE, column_option, format_option
-from spann.cli.job import JobOptions, job_options, output_path
+from spann.cli.job import JobOptions, check_names, job_options, output_path
 from spann.cli.options import (
     FILE,
     RECALL,
@@ -40,7 +40,7 @@ from spann.measuring.evaluate import costs
 from spann.system import reason
 from spann.types import Array, Metric, SearchResult
 from spann.vectors import check_lengths, check_results_path, open_queries, write_results
-from spann.vectors.sinks import WRITERS
+from spann.vectors.sinks import WRITERS, plain_ids
 
 _STREAM = Path("-")
 _INPUT = "-"
@@ -184,6 +184,8 @@ def search(
     with spann.open(index, io=io, memory_budget=memory_budget, check=not no_check) as opened:
         how: dict[str, Any] = {"params": params, "target_recall": target_recall, "threads": threads}
         how |= {"radius": radius, "inner": inner}
+        if output is not None and output != _STREAM:
+            check_names(opened.names, output)
         if queries == _INPUT:
             if sys.stdin is None:
                 raise InputError("standard input is closed; QUERIES - needs it")
@@ -272,7 +274,7 @@ def _answer(index: spann.Index, stream: BinaryIO, k: int, how: dict[str, Any], m
         for number, name in enumerate(names):
             ids, distances = found[number]
             told = {"query": done} | ({} if name is None else {"id": name})
-            print_json({**told, "ids": ids.tolist(), "distances": distances.tolist()}, indent=None)
+            print_json({**told, "ids": plain_ids(ids), "distances": distances.tolist()}, indent=None)
             done += 1
         names.clear()
 

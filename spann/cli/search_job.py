@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 import spann
-from spann.cli.job import PARTS, TABLES, JobOptions, checked_output, is_folder, run_job, tell
+from spann.cli.job import PARTS, TABLES, JobOptions, check_names, checked_output, is_folder, run_job, tell
 from spann.cli.text import print_json, say
 from spann.config import SearchParams
 from spann.elements import memory_dtype
 from spann.errors import InputError
 from spann.jobs import Shape, answer_parts, answer_queries, describe, find_parts, share_memory
+from spann.jobs.output import Labels
 from spann.store.reader import IndexReader
 from spann.types import Metric
 from spann.vectors.places import TABLES as TABLE_KINDS
@@ -82,6 +83,7 @@ def search_job(
     if opening["memory_budget"] == "auto":
         opening["memory_budget"] = memory.budget
     with spann.open(path, **opening) as index, options.progress() as progress:
+        check_names(index.names, output)
         setting = index.setting(k, params, target_recall)
         worst = float("-inf") if index.metric is Metric.IP else float("inf")
 
@@ -90,7 +92,7 @@ def search_job(
 
             Merged(files, k, shape, worst).write(target)
 
-        answer = answer_queries(index.search, k, params=setting, **how)
+        answer = answer_queries(index.numbered.search, k, params=setting, **how)
         limits = {name: how[name] for name in ("radius", "inner")}
         report = run_job(
             describe("search", about, parts, k=k, shape=shape, params=setting, columns=columns, **limits),
@@ -106,6 +108,7 @@ def search_job(
                 shape=shape,
                 shard=options.shard,
                 block_rows=memory.block_rows,
+                labels=Labels(ids=index.names),
                 progress=progress,
             ),
             finish,

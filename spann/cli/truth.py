@@ -20,7 +20,7 @@ from spann.cli.options import (
 from spann.cli.progress import progress_report
 from spann.cli.text import say
 from spann.measuring.exact import exact_search
-from spann.vectors import ids_for, metric_of, open_queries, write_truth
+from spann.vectors import NameList, ids_for, metric_of, open_queries, write_truth
 from spann.vectors.sinks import check_path
 
 
@@ -53,6 +53,8 @@ def truth(
     with inputs.open([base]) as source, open_queries(queries) as asked:
         wanted = metric_of(source, metric)
         names = ids_for(source, inputs.ids_of(source))
+        if isinstance(names, NameList):  # an index numbers the vectors itself, by their rows
+            names = None
         if names is not None:
             named = names.of(source.count, source.name)
         vectors = asked.read(0, asked.count)

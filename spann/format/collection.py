@@ -22,6 +22,8 @@ from spann.format.json_text import shown
 from spann.format.kinds import CodedPostings, ExactPostings, PostingKind
 from spann.format.layout import ArrayLayout
 from spann.format.live import live_bytes
+from spann.format.names import BYTES, ENDS, NAMES
+from spann.format.names import TYPES as NAME_TYPES
 from spann.format.postings import PAGE, Record
 from spann.format.shapes import SHAPES, shape_record
 from spann.format.updates import DELETED, IDS, LIVE, ROWS, Updates
@@ -78,6 +80,7 @@ class Collection:
     entry: int
     is_appended: bool
     updates: Updates | None
+    name_type: str | None
 
     @classmethod
     def parse(cls, attributes: Mapping[str, Any], where: str) -> Collection:
@@ -114,10 +117,13 @@ class Collection:
             levels=graph.number("levels", 1, MOST_LEVELS),
             entry=graph.number("entry", 0, centroids - 1),
             is_appended="appended" in features,
+            name_type=entry.one_of("name_type", NAME_TYPES) if NAMES in features else None,
             updates=Updates.parse(entry.object("updates"), count, f"{where}: updates") if DELETED in features else None,
         )
         if found.updates is None:
             entry.absent("updates", DELETED)
+        if found.name_type is None:
+            entry.absent("name_type", NAMES)
         entry.object("parameters")
         if "sources" in attributes:
             entry.list_of("sources", str)
@@ -144,6 +150,10 @@ class Collection:
             )
         must(SHAPES not in features or bool(codes), "it has shapes, but no codes")
         must(self.updates is None or self.user_ids, f"with the feature {DELETED}, ids must be user")
+        must(
+            self.name_type is None or self.updates is not None or not self.user_ids,
+            f"with the feature {NAMES}, ids must be row",
+        )
         must(bool(codes) or self.centroids <= self.count, f"{self.centroids} centroids represent {self.count} vectors")
         must(
             self.user_ids or self.id_bytes == 8 or self.count <= 1 << 32, f"{self.count} rows do not fit ids of 4 bytes"
@@ -218,7 +228,10 @@ class Collection:
                 ArraySpec(IDS, f"uint{8 * self.id_bytes}", (), self.updates.entries),
                 ArraySpec(ROWS, "uint64" if wide or self.count > 1 << 32 else "uint32", (), self.updates.entries),
             ]
-        elif self.user_ids:
+        if self.name_type is not None:
+            numbered = self.count if self.updates is None else None
+            found += [ArraySpec(ENDS, "uint64", (), numbered), ArraySpec(BYTES, "uint8")]
+        if self.updates is None and self.user_ids:
             found.append(ArraySpec("vectors/ids", "int64", (), self.count))
         if not self.code_bits:
             return [*found, ArraySpec("centroids/ids", f"uint{8 * self.id_bytes}", (), self.centroids)]

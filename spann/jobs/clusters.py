@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.errors import InputError
+from spann.format.names import arrow_type
 from spann.jobs.ahead import ahead
 from spann.jobs.output import OutputFolder, Shard
 from spann.jobs.own import OwnVectors
 from spann.jobs.parts import Part
+from spann.store.names import NameTable
 from spann.types import Array, Progress
 
 GROUP_ROWS = 1 << 18
@@ -36,6 +38,7 @@ def assign_parts(
     block_rows: int,
     key: str,
     own: NDArray[np.int64] | None = None,
+    names: NameTable | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Writes `key` and `cluster` of the missing parts. `own` are the clusters of the collection's own vectors, if these
@@ -44,7 +47,7 @@ def assign_parts(
 
     from spann.jobs.tables import TableWriter
 
-    schema = pa.schema([(key, pa.int64()), ("cluster", pa.int64())])
+    schema = pa.schema([(key, pa.int64() if names is None else arrow_type(names.kind)), ("cluster", pa.int64())])
     mine = folder.missing(shard)
     first = np.concatenate([[0], np.cumsum([part.rows for part in parts], dtype=np.int64)])
     total, done = sum(parts[number].rows for number in mine), 0
@@ -59,7 +62,8 @@ def assign_parts(
                     where = at - int(first[number])
                     raise InputError(f"{parts[number].name}, rows from {where} on: {error}") from error
                 keys = np.arange(at, at + rows) if block.keys is None else block.keys
-                out.add(pa.table([keys, clusters], schema=schema))
+                called = pa.array(keys) if names is None else names.arrow(keys)
+                out.add(pa.table([called, clusters], schema=schema))
                 at += rows
                 done += rows
                 if progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from spann.jobs.output import OutputFolder, Shard
 from spann.jobs.own import OwnVectors
 from spann.jobs.pairs import Pairs
 from spann.jobs.parts import Block
+from spann.store.names import NameTable
 from spann.types import Array, Metric, Progress
 from spann.vectors.sinks import write_whole
 
@@ -27,6 +29,11 @@ MOST_EDGES = 1 << 20
 
 _MEDOID_ROWS = 1 << 14
 
+GROUP_ROWS = 1 << 20
+"""Vectors in a row group of a file."""
+
+COLUMNS = ["id", "group", "keep", "nearest", "distance"]
+
 Choose = Callable[[Sequence[NDArray[np.int64]]], list[int]]
 """Takes groups, each as places of its members. Returns the number of the kept member in each."""
 
@@ -35,23 +42,31 @@ Choose = Callable[[Sequence[NDArray[np.int64]]], list[int]]
 class Duplicates:
     """Groups of vectors within `radius` of each other, directly or through others of the group. Names follow semhash.
 
-    - ``ids`` (count,) int64, ascending: all vectors of the collection.
-    - ``group`` (count,) int64: for each vector, the id of the kept vector of its group; its own id if it has no group.
+    - ``ids`` (count,): all vectors of the collection, int64 ascending, or names in the order of the rows.
+    - ``group`` (count,): for each vector, the id of the kept vector of its group; its own id if it has no group.
     - ``radius``, in the unit of the metric.
     """
 
-    ids: NDArray[np.int64]
     radius: float
     keep: str
+    _ids: NDArray[np.int64]
+    _group: NDArray[np.int64]
     _edges: NDArray[np.void]
     _choose: Choose
-    group: NDArray[np.int64]
+    _names: NameTable | None = None
 
     @classmethod
     def of(
-        cls, ids: NDArray[np.int64], radius: float, keep: str, edges: NDArray[np.void], choose: Choose
+        cls,
+        ids: NDArray[np.int64],
+        edges: NDArray[np.void],
+        *,
+        radius: float,
+        keep: str,
+        choose: Choose,
+        names: NameTable | None = None,
     ) -> Duplicates:
-        """Groups the ascending `ids`; `edges` hold places in them."""
+        """Groups the ascending `ids`; `edges` hold places in them. `names` are those of the ids."""
         lowest = components(edges, len(ids))
         if keep == "medoid":
             members = np.flatnonzero(np.bincount(lowest, minlength=len(ids))[lowest] > 1)
@@ -60,53 +75,71 @@ class Duplicates:
             groups = np.split(members, ends) if len(members) else []
             for group, chosen in zip(groups, choose(groups), strict=True):
                 lowest[group] = chosen
-        return cls(ids, radius, keep, edges, choose, ids[lowest])
+        return cls(radius, keep, ids, ids[lowest], edges, choose, names)
 
     @property
-    def selected(self) -> NDArray[np.int64]:
-        """Ids of the vectors that are kept, ascending."""
-        return np.asarray(self.ids[self.group == self.ids])
+    def ids(self) -> Array:
+        return self._shown(self._ids)
 
     @property
-    def filtered(self) -> NDArray[np.int64]:
+    def group(self) -> Array:
+        return self._shown(self._group)
+
+    @property
+    def selected(self) -> Array:
+        """Ids of the vectors that are kept, in the order of `ids`."""
+        return self._shown(self._ids[self._group == self._ids])
+
+    @property
+    def filtered(self) -> Array:
         """Ids of the others."""
-        return np.asarray(self.ids[self.group != self.ids])
+        return self._shown(self._ids[self._group != self._ids])
+
+    def _shown(self, ids: NDArray[np.int64]) -> Array:
+        return np.asarray(ids) if self._names is None else self._names.objects(ids)
 
     @property
     def duplicate_ratio(self) -> float:
         """The share of vectors that are filtered."""
-        return float((self.group != self.ids).mean())
+        return float((self._group != self._ids).mean())
 
     @property
     def exact_duplicate_ratio(self) -> float:
         """The share of vectors that would be filtered at radius 0."""
-        return int((self._edges["distance"] == 0).sum()) / len(self.ids)
+        return int((self._edges["distance"] == 0).sum()) / len(self._ids)
 
     def rethreshold(self, radius: float) -> Duplicates:
         """The groups within a smaller `radius`. It takes no search."""
         if not 0 <= radius <= self.radius:
             raise InputError(f"radius is {radius!r}; it must be from 0 to {self.radius}, for which pairs were found")
         edges = self._edges[self._edges["distance"] <= np.float32(radius)]
-        return Duplicates.of(self.ids, radius, self.keep, edges, self._choose)
+        return Duplicates.of(self._ids, edges, radius=radius, keep=self.keep, choose=self._choose, names=self._names)
 
     def columns(self) -> dict[str, Array]:
         """A row for each vector: `id`; `group`, the id of the kept vector; and `keep`, whether this is the kept one.
         `nearest` is the nearest other vector, with its `distance`: -1 and infinity if none is within the radius."""
+        nearest, far = self._nearest()
+        keep = self._group == self._ids
+        shown = map(self._shown, (self._ids, self._group, nearest))
+        ids, group, near = shown
+        return {"id": ids, "group": group, "keep": keep, "nearest": near, "distance": far}
+
+    def _nearest(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The nearest other vector of each, and its distance."""
         a, b = (np.concatenate([self._edges[x], self._edges[y]]) for x, y in ("ab", "ba"))
         distance = np.concatenate([self._edges["distance"]] * 2)
         order = np.lexsort((b, distance, a))
         at, first = np.unique(a[order], return_index=True)
-        nearest, far = np.full(len(self.ids), -1, np.int64), np.full(len(self.ids), np.inf, np.float32)
-        nearest[at], far[at] = self.ids[b[order][first]], distance[order][first]
-        keep = self.group == self.ids
-        return {"id": self.ids, "group": self.group, "keep": keep, "nearest": nearest, "distance": far}
+        nearest, far = np.full(len(self._ids), -1, np.int64), np.full(len(self._ids), np.inf, np.float32)
+        nearest[at], far[at] = self._ids[b[order][first]], distance[order][first]
+        return nearest, far
 
     def report(self) -> dict[str, Any]:
         """Counts, ready for JSON."""
-        _, sizes = np.unique(self.group, return_counts=True)
+        _, sizes = np.unique(self._group, return_counts=True)
         groups = sizes[sizes > 1]
         return {
-            "vectors": len(self.ids),
+            "vectors": len(self._ids),
             "radius": self.radius,
             "groups": len(groups),
             "filtered": int((groups - 1).sum()),
@@ -116,27 +149,49 @@ class Duplicates:
         }
 
     def to_arrow(self) -> Any:
-        """`columns` as a pyarrow.Table, with null for a missing nearest vector. Needs pyarrow."""
+        """`columns` as a pyarrow.Table, with null for a missing nearest vector."""
         import pyarrow as pa
 
-        columns = self.columns()
-        none = columns["nearest"] < 0
-        return pa.table(
-            {
-                name: pa.array(values, mask=none if name in ("nearest", "distance") else None)
-                for name, values in columns.items()
-            }
-        )
+        return pa.concat_tables(self._tables())
+
+    def _tables(self) -> Iterator[Any]:
+        import pyarrow as pa
+
+        nearest, far = self._nearest()
+        for start in range(0, max(1, len(self._ids)), GROUP_ROWS):
+            part = slice(start, start + GROUP_ROWS)
+            none, ids, group = nearest[part] < 0, self._ids[part], self._group[part]
+            yield pa.table(
+                [
+                    self._arrow(ids),
+                    self._arrow(group),
+                    pa.array(group == ids),
+                    self._arrow(nearest[part], none),
+                    pa.array(far[part], mask=none),
+                ],
+                names=COLUMNS,
+            )
+
+    def _arrow(self, ids: NDArray[np.int64], none: NDArray[np.bool_] | None = None) -> Any:
+        import pyarrow as pa
+
+        if self._names is None:
+            return pa.array(ids, mask=none)
+        if none is None:
+            return self._names.arrow(ids)
+        return self._names.arrow(ids[~none]).take(pa.array(np.cumsum(~none) - 1, mask=none))
 
     def write(self, path: Path) -> None:
-        """Writes `to_arrow` to a Parquet file, whole or not at all. Needs pyarrow."""
+        """Writes `to_arrow` to a Parquet file, whole or not at all."""
         from spann.jobs.tables import parquet_writer
 
-        table = self.to_arrow()
+        tables = self._tables()
+        first = next(tables)
 
         def write(file: BinaryIO) -> None:
-            with parquet_writer(file, table.schema, ("id", "group", "distance")) as writer:
-                writer.write_table(table, row_group_size=1 << 20)
+            with parquet_writer(file, first.schema, ("id", "group", "distance")) as writer:
+                for table in chain([first], tables):
+                    writer.write_table(table, row_group_size=GROUP_ROWS)
 
         write_whole(path, write)
 
@@ -170,9 +225,14 @@ def find_pairs(
 
 
 def duplicates_of(
-    collection: OwnVectors, edges: NDArray[np.void], radius: float, keep: str, metric: Metric
+    collection: OwnVectors,
+    edges: NDArray[np.void],
+    radius: float,
+    keep: str,
+    metric: Metric,
+    names: NameTable | None = None,
 ) -> Duplicates:
-    """The groups that pairs of rows make of the `collection`."""
+    """The groups that pairs of rows make of the `collection`, whose vectors have `names` or not."""
     ids = collection.ids()
     order = np.argsort(ids, kind="stable")
     place = np.empty(len(ids), np.int64)
@@ -181,7 +241,7 @@ def duplicates_of(
     a, b = place[edges["a"]], place[edges["b"]]
     moved["a"], moved["b"] = np.minimum(a, b), np.maximum(a, b)
     medoids = _Medoids(collection, order, metric)
-    return Duplicates.of(ids[order], radius, keep, moved, medoids)
+    return Duplicates.of(ids[order], moved, radius=radius, keep=keep, choose=medoids, names=names)
 
 
 @dataclass(frozen=True)

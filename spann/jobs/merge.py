@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ from spann.jobs.tables import parquet_writer, read_neighbours
 from spann.store.reader import IndexReader
 from spann.types import Array
 from spann.vectors.formats import BIN_HEADER
-from spann.vectors.sinks import write_whole
+from spann.vectors.sinks import plain_ids, write_whole
 
 _LINES = 4096
 """Rows that are turned into JSON at a time."""
@@ -49,6 +51,30 @@ class Merged:
                 for batch in source.iter_batches(_LINES):
                     for row in batch.to_pylist():
                         file.write(json.dumps(row, default=_text).encode() + b"\n")
+
+    def _csv(self, file: BinaryIO, name: str) -> None:
+        """A line for each neighbour, with what was carried."""
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        rows, head = csv.writer(text), None
+        for part in self.parts:
+            with pq.ParquetFile(part) as source:
+                for batch in source.iter_batches(_LINES):
+                    for row in map(dict, batch.to_pylist()):
+                        for line in self._long(row):
+                            if head is None:
+                                head = list(line)
+                                rows.writerow(head)
+                            rows.writerow(plain_ids(np.array([*line.values()], object)))
+        text.flush()
+        text.detach()
+
+    def _long(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if self.shape.layout == "long":
+            yield row
+            return
+        lists = row.pop(self.shape.ids), row.pop("distances")
+        for rank, (one, distance) in enumerate(zip(*lists, strict=True)):
+            yield {**row, "rank": rank, self.shape.one: one, "distance": distance}
 
     def _npz(self, file: BinaryIO, name: str) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

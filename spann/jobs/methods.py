@@ -23,8 +23,9 @@ from spann.jobs.parts import Block
 from spann.jobs.search import Answer, answer_own, answer_queries, search_batches
 from spann.progress import reporting
 from spann.search import Engine
+from spann.store.names import NameTable
 from spann.store.reader import IndexReader
-from spann.types import Array, Metric, Progress, SearchResult
+from spann.types import Array, Metric, Progress, SearchResult, there
 
 OWN_BLOCK = 1 << 16
 """Vectors of the collection that one call searches for."""
@@ -40,6 +41,8 @@ class JobMethods:
     element: str
     metric: Metric
     search: Callable[..., SearchResult]
+    _search: Callable[..., SearchResult]
+    _names: NameTable | None
     _setting: Callable[[int, SearchParams | None, float | None], SearchParams]
 
     def setting(
@@ -69,7 +72,8 @@ class JobMethods:
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be at least 1")
-        return OwnVectors(self._opened()).blocks(batch)
+        blocks, names = OwnVectors(self._opened()).blocks(batch), self._names
+        return blocks if names is None else ((names.objects(ids), vectors) for ids, vectors in blocks)
 
     def search_batches(self, batches: Iterable[Array], k: int = 10, **options: Any) -> Iterator[SearchResult]:
         """Yields a result for each of `batches`, arrays (n, dim) of queries, in order. While one is searched, another
@@ -115,7 +119,7 @@ class JobMethods:
         """
         check_mode(mode)
         setting = self.setting(k + (not include_self), params, target_recall)
-        answer = (answer_queries if include_self else answer_own)(self.search, k, params=setting, threads=threads)
+        answer = (answer_queries if include_self else answer_own)(self._search, k, params=setting, threads=threads)
         with reporting(progress) as report:
             found = self._answers(answer, "knn-graph", report)
             rows, distances = gather(found, self.count, k, RowOrder(self._opened()))
@@ -193,7 +197,7 @@ class JobMethods:
         with reporting(progress) as report:
             told = None if report is None else lambda done: report("dedup", done, len(postings))
             edges = find_pairs(pairs, postings, thread_count(threads), told)
-        return duplicates_of(collection, edges, float(radius), keep, self.metric)
+        return duplicates_of(collection, edges, float(radius), keep, self.metric, self._names)
 
 
 def join(
@@ -217,12 +221,17 @@ def join(
     7
     """
     setting = right.setting(k, None, target_recall)
-    answer = answer_queries(right.search, k, params=setting, threads=threads, radius=radius)
+    answer = answer_queries(right._search, k, params=setting, threads=threads, radius=radius)
     with reporting(progress) as report:
         found = list(left._answers(answer, "join", report))
     ids, near, distances = (np.concatenate([part[i] for part in found]) for i in range(3))
     order = np.argsort(ids, kind="stable")
-    return Joined(ids[order], near[order], distances[order])
+    keys, neighbours = ids[order], near[order]
+    return Joined(
+        keys if left._names is None else left._names.objects(keys),
+        neighbours if right._names is None else right._names.objects(neighbours),
+        distances[order],
+    )
 
 
 @dataclass(frozen=True)
@@ -236,6 +245,6 @@ class Joined:
 
     def columns(self) -> dict[str, Array]:
         """A row for each pair: `id`, `rank` (from 0), `neighbor` and `distance`."""
-        row, rank = np.nonzero(self.neighbours >= 0)
+        row, rank = np.nonzero(there(self.neighbours))
         found = self.neighbours[row, rank], self.distances[row, rank]
         return {"id": self.ids[row], "rank": rank, "neighbor": found[0], "distance": found[1]}

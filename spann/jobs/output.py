@@ -24,6 +24,7 @@ from typing import Any
 
 from spann.errors import ExistsError, InputError, MissingError
 from spann.store import files
+from spann.store.names import NameTable
 
 JOB, SUCCESS = "_job.json", "_SUCCESS"
 
@@ -54,6 +55,17 @@ class Shape:
     def own(self) -> tuple[str, ...]:
         """Names that carried columns may not have."""
         return (self.key, self.ids, "distances") if self.layout == "wide" else (self.key, "rank", self.one, "distance")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names of the vectors that are searched for (`keys`) and of those that are found, if they have names."""
+
+    keys: NameTable | None = None
+    ids: NameTable | None = None
+
+
+NO_LABELS = Labels()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spann.config import SearchParams
 from spann.errors import InputError
 from spann.jobs.ahead import ahead
-from spann.jobs.output import Description, OutputFolder, Shape, Shard
+from spann.jobs.output import NO_LABELS, Description, Labels, OutputFolder, Shape, Shard
 from spann.jobs.parts import Block, Part
 from spann.types import QUERY_STATS, Array, Progress, SearchResult
 
@@ -96,6 +96,7 @@ def answer_parts(
     shape: Shape,
     shard: Shard,
     block_rows: int,
+    labels: Labels = NO_LABELS,
     progress: Progress | None = None,
 ) -> int:
     """Answers the parts of this `shard` that the `folder` lacks. Returns the number of queries answered. A query is
@@ -107,7 +108,7 @@ def answer_parts(
     total, done = sum(parts[number].rows for number in mine), 0
     for number in mine:
         part, at = parts[number], 0
-        schema = neighbours_schema(shape, part.schema())
+        schema = neighbours_schema(shape, part.schema(), labels)
         with folder.writing(number) as path, TableWriter(path, schema, group_rows(k), shape.own) as out:
             for block in ahead(part.blocks(block_rows)):
                 try:
@@ -115,7 +116,7 @@ def answer_parts(
                 except InputError as error:
                     raise InputError(f"{part.name}, rows from {at} on: {error}") from error
                 keys = np.arange(len(ids)) + first[number] + at if block.keys is None else block.keys
-                out.add(neighbours_table(shape, keys, block.columns, ids, distances))
+                out.add(neighbours_table(shape, keys, block.columns, ids, distances, labels))
                 at += len(ids)
                 done += len(ids)
                 if progress:

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spann.jobs.output import Shape
+from spann.format.names import arrow_type
+from spann.jobs.output import NO_LABELS, Labels, Shape
 from spann.store import files
+from spann.store.names import NameTable
 from spann.types import Array
 
 GROUP_RESULTS = 1 << 20
@@ -76,31 +78,49 @@ def parquet_writer(file: Path | BinaryIO, schema: Any, plain: Collection[str]) -
     return pq.ParquetWriter(file, schema, compression=CODEC, use_dictionary=dictionary or False)
 
 
-def neighbours_schema(shape: Shape, others: Any = None) -> Any:
+def _types(labels: Labels) -> tuple[Any, Any]:
+    """Arrow types of keys and ids."""
+    keys, ids = (pa.int64() if one is None else arrow_type(one.kind) for one in (labels.keys, labels.ids))
+    return keys, ids
+
+
+def _named(numbers: Ids, names: NameTable | None) -> Any:
+    return pa.array(numbers) if names is None else names.arrow(numbers)
+
+
+def neighbours_schema(shape: Shape, others: Any = None, labels: Labels = NO_LABELS) -> Any:
     """The schema of a table of neighbours; `others` is the schema of carried columns."""
-    key, besides = pa.field(shape.key, pa.int64()), [] if others is None else list(others)
+    of_keys, of_ids = _types(labels)
+    key, besides = pa.field(shape.key, of_keys), [] if others is None else list(others)
     if shape.layout == "long":
-        found = [("rank", pa.int32()), (shape.one, pa.int64()), ("distance", pa.float32())]
+        found = [("rank", pa.int32()), (shape.one, of_ids), ("distance", pa.float32())]
     else:
-        found = [(shape.ids, pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))]
+        found = [(shape.ids, pa.list_(of_ids)), ("distances", pa.list_(pa.float32()))]
     return pa.schema([key, *besides, *(pa.field(name, kind) for name, kind in found)])
 
 
-def neighbours_table(shape: Shape, keys: Ids, others: Any, ids: Ids, distances: Array) -> Any:
-    """A table of neighbours (n, k) of queries with the names `keys` (n,), and the columns of `others`, if not None."""
+def neighbours_table(
+    shape: Shape,
+    keys: Ids,
+    others: Any,
+    ids: Ids,
+    distances: Array,
+    labels: Labels = NO_LABELS,
+) -> Any:
+    """A table of neighbours (n, k) of queries called `keys` (n,), and the columns of `others`, if not None."""
     found = ids >= 0
-    schema = neighbours_schema(shape, None if others is None else others.schema)
+    schema = neighbours_schema(shape, None if others is None else others.schema, labels)
     besides = [] if others is None else others.columns
     if shape.layout == "wide":
         limits = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
-        lists = (pa.ListArray.from_arrays(limits, pa.array(values[found])) for values in (ids, distances))
-        return pa.table([pa.array(keys), *besides, *lists], schema=schema)
+        values = _named(ids[found], labels.ids), pa.array(distances[found])
+        lists = (pa.ListArray.from_arrays(limits, one) for one in values)
+        return pa.table([_named(keys, labels.keys), *besides, *lists], schema=schema)
     query, rank = np.nonzero(found)
     rows = pa.array(query)
-    columns = [rank.astype(np.int32), ids[found], distances[found]]
-    return pa.table(
-        [pa.array(keys[query]), *(column.take(rows) for column in besides), *map(pa.array, columns)], schema=schema
-    )
+    columns = [pa.array(rank.astype(np.int32)), _named(ids[found], labels.ids), pa.array(distances[found])]
+    called = _named(keys[query], labels.keys)
+    return pa.table([called, *(column.take(rows) for column in besides), *columns], schema=schema)
 
 
 def read_neighbours(path: Path, k: int, shape: Shape, worst: float) -> Iterator[tuple[Ids, Ids, Array]]:

@@ -104,6 +104,7 @@ def _run(
     io: str,
     truth_name: str,
 ) -> dict[str, Any]:
+    index = getattr(index, "numbered", index)  # the truth has numbers, also of vectors that have names
     index.search(queries[:_WARM_UP], k, params, threads=threads, in_flight=in_flight, order=order)
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     result = index.search(queries, k, params, threads=threads, in_flight=in_flight, order=order)

@@ -19,6 +19,7 @@ from spann.format.directory import check_directory
 from spann.format.graph import Graph, Level, check_graph
 from spann.format.layout import ArrayLayout
 from spann.format.live import check_live
+from spann.format.names import BYTES, ENDS
 from spann.format.updates import IDS, LIVE, ROWS
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric
@@ -101,7 +102,7 @@ class Resident:
         """Raises `FormatError` for an array of another type or shape, and `CorruptionError` unless a search can follow
         every number and compute with every float."""
         collection, where = self.collection, self.where
-        collection.check_arrays(self._forms(), where, but=("vectors/ids", IDS, ROWS))
+        collection.check_arrays(self._forms(), where, but=("vectors/ids", IDS, ROWS, ENDS, BYTES))
         check_graph(self.graph, collection.centroids, where)
         check_directory(
             collection,

@@ -17,6 +17,7 @@ from spann.format.postings import PAGE, posting_span
 from spann.search.alive import Alive, AliveIds, AliveRows, dead_ids
 from spann.search.budget import MemoryBudget, pinned_bytes
 from spann.search.contract import Resident
+from spann.store.names import names_memory
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric
 
@@ -84,6 +85,8 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
         appended_end = np.searchsorted(np.sort(owner), np.arange(about.centroids + 1)).astype(np.uint32)
     used = primaries if kind.is_reranked else None
     kept: list[Array | None] = [page, offset, length, crc, used, chain, appended, appended_end]
+    if about.name_type is not None:
+        memory["names"] = names_memory(reader)
     memory["directory"] = sum(array.nbytes for array in kept if array is not None)
     native.set_postings(
         chain,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann.elements import unpack
 from spann.errors import SpannError
+from spann.format.names import BYTES, parts_of
 from spann.quantize import Quantizer
 from spann.quantize.factors import prove
 from spann.search.contract import Resident, first_unusable
@@ -18,8 +21,10 @@ from spann.search.held import HeldRows
 from spann.search.postings import CodeLists, Postings, RowSet
 from spann.store.arrays import Problem
 from spann.store.exact import page_checksums
+from spann.store.names import find_repeated, names_of
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric
+from spann.vectors.names import check_types
 
 ROWS_AT_A_TIME = 8 << 20
 """Bytes of the exact store that are looked at together."""
@@ -79,6 +84,7 @@ def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:
     else:
         rows = RowSet(about, reader.read("vectors/ids") if about.user_ids else None)
     yield from rows.bad_ids()
+    yield from _check_names(reader)
     if resident.ids is not None:
         yield from rows.represent(resident.ids)
     yield from _check_walk(postings, rows)
@@ -98,6 +104,23 @@ def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:
         largest = max(largest, float(_sqnorms(unpack(resident.vectors, about.element)).max()))
     if about.metric is Metric.IP and abs(np.sqrt(largest) - about.max_norm) > ROUNDING * about.max_norm:
         yield f"max_norm is {about.max_norm}; the longest vector has length {np.sqrt(largest):.6g}"
+
+
+def _check_names(reader: IndexReader) -> Iterator[str]:
+    names = names_of(reader)
+    if names is None:
+        return
+    number, end = 0, 0
+    for chunk in names.chunks():
+        bad = check_types(chunk, names.kind)
+        if bad is not None:
+            yield f"name {number + bad} is no {names.kind}"
+        number, end = number + len(chunk), end + len(parts_of(chunk)[1])
+    if end != reader.layout(BYTES).rows:
+        yield f"the names end at byte {end} of {reader.layout(BYTES).rows}"
+    found = find_repeated(names.chunks, number, Path(tempfile.gettempdir()))
+    if found is not None:
+        yield f"vectors {found[1]} and {found[2]} have the same name"
 
 
 def _check_centroids(reader: IndexReader, resident: Resident) -> Iterator[str]:

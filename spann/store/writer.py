@@ -124,11 +124,19 @@ class IndexWriter:
         check_name(name, self._writers)
         return self._create(name, rows, dtype, row_shape, shard_bytes=shard_bytes, chunk_bytes=chunk_bytes, state=state)
 
-    def extend_array(self, name: str, old: ShardedArray, crcs: NDArray[np.uint32], rows: int = 0) -> ShardedWriter:
+    def extend_array(
+        self,
+        name: str,
+        old: ShardedArray,
+        crcs: NDArray[np.uint32],
+        rows: int = 0,
+        *,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> ShardedWriter:
         """Starts array `name` with all rows of `old`, whose chunks have the CRC-32C `crcs` (chunks,).
 
         The caller adds `rows` more and finishes it. Raises as `create_array` and `ShardedWriter.begin_with` do."""
-        writer = self.create_array(name, old.rows + rows, old.dtype, old.row_shape)
+        writer = self.create_array(name, old.rows + rows, old.dtype, old.row_shape, chunk_bytes=chunk_bytes)
         writer.begin_with(old, crcs)
         return writer
 

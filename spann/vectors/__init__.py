@@ -4,6 +4,7 @@ from spann.vectors.checks import SMALLEST_SQNORM, check_finite, check_lengths, c
 from spann.vectors.conversion import convert
 from spann.vectors.id_list import IdList
 from spann.vectors.ids import GivenIds, as_ids, ids_for, read_ids
+from spann.vectors.names import NameList
 from spann.vectors.opening import open_queries, open_source
 from spann.vectors.queries import as_queries
 from spann.vectors.sampling import sample_rows
@@ -16,6 +17,7 @@ __all__ = [
     "ArraySource",
     "GivenIds",
     "IdList",
+    "NameList",
     "StoredSource",
     "Truth",
     "VectorSource",

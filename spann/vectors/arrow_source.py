@@ -20,6 +20,7 @@ from spann.vectors.arrays import as_array
 from spann.vectors.columns import ID, as_rows, element_of, find_vectors, first_width, is_number, width_of
 from spann.vectors.containers import foreign
 from spann.vectors.id_list import IdList, check_id_type
+from spann.vectors.names import NameList, of_arrays, type_of_names
 from spann.vectors.sources import VectorSource, check_dim, usable_rows
 from spann.vectors.spool import Block, spooled
 from spann.vectors.streams import arrow_blocks, stacked
@@ -47,8 +48,9 @@ class ArrowSource(VectorSource):
         super().__init__(name, count, dim, dtype)
         self._starts = np.cumsum([0, *map(len, self._chunks)], dtype=np.int64)
         self.columns = tuple(one for one in table.schema.names if one != wanted)
+        self.named = ID in self.columns and type_of_names(table.schema.field(ID).type) is not None
 
-    def own_ids(self, column: str | None = None) -> IdList | None:
+    def own_ids(self, column: str | None = None) -> IdList | NameList | None:
         if column is None and ID not in self.columns:
             return None
         if column is not None and column not in self.columns:
@@ -96,8 +98,23 @@ def _gathered(table: pa.Table, name: str) -> pa.Table:
     return pa.table({**ids, "vector": lists})
 
 
-def ids_of(values: pa.ChunkedArray, origin: str) -> IdList:
+def ids_given(obj: Any) -> IdList | NameList:
+    """Ids given as a column of Arrow, pandas or polars, or as a table that has no other column."""
+    with foreign("ids give no Arrow that can be read"):
+        table = _in_memory(obj)
+    if table is None or len(table.schema) != 1:
+        what = "a stream" if table is None else f"a table of {len(table.schema)} columns"
+        raise InputError(f"ids are {what}: give one column of it")
+    values = table.column(0)
+    if pa.types.is_integer(values.type) and not values.null_count:
+        return IdList(values.to_numpy())
+    return ids_of(values, "ids")
+
+
+def ids_of(values: pa.ChunkedArray, origin: str) -> IdList | NameList:
     """A column of ids."""
+    if (names := of_arrays(values.chunks, values.type, origin, origin)) is not None:
+        return names
     check_id_type(values.type, origin)
     if values.null_count:
         row = int(np.argmax(values.is_null().to_numpy()))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann.elements import memory_dtype, pack, rounded, stored_dtype
 from spann.errors import InputError
+from spann.format.names import typed
 from spann.types import ELEMENT_TYPES, Array, Progress
 from spann.vectors.formats import BIN_HEADER
 from spann.vectors.ids import GivenIds, ids_for
+from spann.vectors.names import NameList
 from spann.vectors.sinks import check_path, write_whole
 from spann.vectors.sources import VectorSource
 
@@ -34,7 +36,7 @@ TYPES: dict[str, tuple[str, ...]] = {
 WITH_IDS = (".parquet",)
 """Those of them that can hold ids beside the vectors."""
 
-Named = NDArray[np.int64] | None
+Named = NDArray[np.int64] | NameList | None
 
 BLOCK_BYTES = 8 << 20
 
@@ -74,7 +76,7 @@ def convert(
     names = ids_for(source, ids) if path.suffix.lower() in WITH_IDS or ids is not None else None
     if names is not None and path.suffix.lower() not in WITH_IDS:
         raise InputError(f"{path}: {path.suffix} cannot hold ids; {' '.join(WITH_IDS)} can")
-    named = None if names is None else names.of(source.count, source.name)
+    named: Named = None if names is None else names.of(source.count, source.name)
     write = _WRITERS[path.suffix.lower()]
     write_whole(path, lambda file: write(file, source, _blocks(source, wanted, progress), named))
 
@@ -142,10 +144,15 @@ def _write_parquet(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]
     import pyarrow.parquet as parquet
 
     writer, done = None, 0
+    names = _Taken(ids) if isinstance(ids, NameList) else None
     try:
         for block in blocks:
             column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), source.dim)
-            named = {} if ids is None else {"id": ids[done : done + len(block)]}
+            named: dict[str, Any] = {}
+            if names is not None:
+                named = {"id": names.take(len(block))}
+            elif isinstance(ids, np.ndarray):
+                named = {"id": ids[done : done + len(block)]}
             table = pa.table({**named, "vector": column})
             done += len(block)
             writer = writer or parquet.ParquetWriter(file, table.schema)
@@ -153,6 +160,22 @@ def _write_parquet(file: BinaryIO, source: VectorSource, blocks: Iterator[Array]
     finally:
         if writer is not None:
             writer.close()
+
+
+class _Taken:
+    """Names in order, as many at a time as are wanted."""
+
+    def __init__(self, names: NameList) -> None:
+        self._kind, self._coming, self._held = names.kind, names.chunks(), list[Any]()
+
+    def take(self, count: int) -> Any:
+        import pyarrow as pa
+
+        while sum(map(len, self._held)) < count:
+            self._held.append(next(self._coming))
+        every = pa.concat_arrays(self._held)
+        self._held = [every[count:]]
+        return typed(every[:count], self._kind)
 
 
 _WRITERS = {

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from spann.errors import InputError, StorageError
 from spann.types import Array
 from spann.vectors.files import look_up
+from spann.vectors.names import NameList
 from spann.vectors.places import Place
 from spann.vectors.sources import VectorSource
 
@@ -91,7 +92,7 @@ def open_queries(path: Path, *, max_rows: int | None, name: str) -> VectorSource
     return _open([path / QUERIES], max_rows=max_rows, name=f"{name}/{QUERIES}")
 
 
-def read_base_ids(path: Path, name: str) -> IdList:
+def read_base_ids(path: Path, name: str) -> IdList | NameList:
     """The ids of the vectors to search."""
     from spann.vectors.table_ids import read_table_ids
 
@@ -105,7 +106,10 @@ def read_query_ids(path: Path) -> Array | None:
         return None
     from spann.vectors.table_ids import read_table_ids
 
-    return read_table_ids(_places([file]), ID, str(file)).values
+    found = read_table_ids(_places([file]), ID, str(file))
+    if isinstance(found, NameList):
+        raise InputError(f"{found.origin} holds {found.kind}: queries and neighbours go by integers")
+    return found.values
 
 
 def _open(paths: list[Path], *, max_rows: int | None, name: str) -> VectorSource:

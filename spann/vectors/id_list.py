@@ -57,7 +57,10 @@ class IdList:
 def check_id_type(dtype: Any, origin: str) -> None:
     """Refuse ids of another type than `ID_TYPES`."""
     if str(dtype) not in ID_TYPES:
-        raise InputError(f"{origin} holds {dtype}: ids must be {', '.join(ID_TYPES[:-1])} or {ID_TYPES[-1]}")
+        raise InputError(
+            f"{origin} holds {dtype}: ids must be {', '.join(ID_TYPES[:-1])} or {ID_TYPES[-1]}, texts, UUIDs or bytes; "
+            "--no-ids (ids=False) numbers the vectors instead"
+        )
 
 
 def find_part(wanted: str, known: list[str], file: str, kind: str) -> str:

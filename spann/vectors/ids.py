@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,22 +24,34 @@ from spann.vectors.checks import plain
 from spann.vectors.containers import needs_h5py
 from spann.vectors.files import RowFile, is_directory
 from spann.vectors.id_list import IdList, check_id_type
+from spann.vectors.names import NameList, of_values
 from spann.vectors.npy import NPY_HEAD, read_npy_header
 from spann.vectors.places import TABLES, find, is_uri, kind_of, split_part
 from spann.vectors.sources import VectorSource
 
-GivenIds = IdList | Array | str | os.PathLike[str]
-"""What ids can be given as: an array, or the path of a file."""
+GivenIds = Any
+"""What ids can be given as: an array or a list of integers, of texts, or of `uuid.UUID`; a column of Arrow, pandas or
+polars; or the path of a file."""
 
 
-def as_ids(ids: GivenIds | None) -> IdList | None:
+def as_ids(ids: GivenIds | None) -> IdList | NameList | None:
     """Ids as they were given: a path is read."""
-    if ids is None or isinstance(ids, IdList):
+    if ids is None or isinstance(ids, IdList | NameList):
         return ids
-    return read_ids(ids) if isinstance(ids, str | os.PathLike) else IdList(plain(ids, "ids"))
+    if isinstance(ids, str | os.PathLike):
+        return read_ids(ids)
+    if any(hasattr(ids, name) for name in ("__arrow_c_stream__", "__arrow_c_array__")):
+        from spann.vectors.arrow_source import ids_given
+
+        return ids_given(ids)
+    found = ids if isinstance(ids, list | tuple | np.ndarray) else plain(ids, "ids")
+    texts = not isinstance(found, np.ndarray) or found.dtype.kind in "OUS"
+    if texts and (names := of_values(found, "ids")) is not None:
+        return names
+    return IdList(plain(found, "ids"))
 
 
-def ids_for(source: VectorSource, ids: GivenIds | bool | None) -> IdList | None:
+def ids_for(source: VectorSource, ids: GivenIds | bool | None) -> IdList | NameList | None:
     """The ids of the vectors of `source` as a caller names them: None for its own, False for the numbers of its rows, a
     name for that column of it, else ids, or the path of a file of them."""
     if ids is False:
@@ -50,7 +63,7 @@ def ids_for(source: VectorSource, ids: GivenIds | bool | None) -> IdList | None:
     return as_ids(ids)
 
 
-def read_ids(path: str | os.PathLike[str]) -> IdList:
+def read_ids(path: str | os.PathLike[str]) -> IdList | NameList:
     """The ids in a file of one of the formats above, of one of `ID_TYPES`.
 
     Raises `MissingError` if there is no such file, `InputError` for another format, a column that is not there, holds

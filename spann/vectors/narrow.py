@@ -26,7 +26,7 @@ class NarrowedSource(VectorSource):
     def __init__(self, wide: VectorSource) -> None:
         super().__init__(wide.name, wide.count, wide.dim, np.dtype(np.float32))
         self._wide = wide
-        self.columns, self.metric = wide.columns, wide.metric
+        self.columns, self.metric, self.named = wide.columns, wide.metric, wide.named
 
     def own_ids(self, column: str | None = None) -> Any:
         return self._wide.own_ids(column)

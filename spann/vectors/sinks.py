@@ -5,27 +5,33 @@
 ``.ibin``     uint32 nq, uint32 k, then nq * k int32 ids, then nq * k float32 distances
 ``.jsonl``    a line per query: ``{"query": 0, "ids": [...], "distances": [...]}``, places without a result left out
 ``.parquet``  a row per query: query int64, ids list of int64, distances list of float32, the same left out
+``.csv``      a line for each neighbour: query, rank, id, distance
 ============  =======================================================================================================
 
-A query with fewer than k results has id -1 in the places left over.
+Ids may be names (texts, UUIDs, bytes), but not in ``.npz`` and ``.ibin``. A query with fewer than k results has id -1
+in the places left over.
 """
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import secrets
+import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spann.errors import InputError, MissingError, SpannError, StorageError
+from spann.types import Array, there
 from spann.vectors.files import is_directory, look_up
 from spann.vectors.formats import BIN_HEADER
 
@@ -146,7 +152,8 @@ def _remove_drafts(directory: int, prefix: str) -> None:
 
 
 def _check_table(name: str, ids: Ids, distances: Distances) -> None:
-    if ids.dtype != np.int64 or distances.dtype != np.float32:
+    named = ids.dtype == object and Path(name).suffix.lower() in _NAMED
+    if (ids.dtype != np.int64 and not named) or distances.dtype != np.float32:
         raise InputError(f"{name}: ids are {ids.dtype}, distances {distances.dtype}: they must be int64 and float32")
     if ids.ndim != 2 or ids.shape != distances.shape or not ids.size:
         raise InputError(
@@ -170,12 +177,12 @@ def write_ibin(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> Non
 
 def _write_jsonl(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> None:
     for query, (row, near) in enumerate(zip(ids, distances, strict=True)):
-        found = row >= 0
+        found = there(row)
         near = near[found]
         if not np.isfinite(near).all():
             bad = near[~np.isfinite(near)][0]
             raise InputError(f"{name}: a distance of query {query} is {bad}, which JSON cannot hold; write .npz")
-        line = {"query": query, "ids": row[found].tolist(), "distances": near.tolist()}
+        line = {"query": query, "ids": plain_ids(row[found]), "distances": near.tolist()}
         file.write(json.dumps(line).encode() + b"\n")
 
 
@@ -183,21 +190,56 @@ def _write_parquet(file: BinaryIO, name: str, ids: Ids, distances: Distances) ->
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    found = ids >= 0
+    found = there(ids)
     limits = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
     table = pa.table(
         {
             "query": pa.array(np.arange(len(ids))),
-            "ids": pa.ListArray.from_arrays(limits, pa.array(ids[found])),
+            "ids": pa.ListArray.from_arrays(limits, _arrow(ids[found])),
             "distances": pa.ListArray.from_arrays(limits, pa.array(distances[found])),
         }
     )
     parquet.write_table(table, file)
 
 
+def _write_csv(file: BinaryIO, name: str, ids: Ids, distances: Distances) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    rows = csv.writer(text)
+    rows.writerow(("query", "rank", "id", "distance"))
+    for query, rank in np.argwhere(there(ids)).tolist():
+        rows.writerow((query, rank, *plain_ids(ids[query, rank : rank + 1]), repr(float(distances[query, rank]))))
+    text.flush()
+    text.detach()
+
+
+def plain_ids(ids: Array) -> list[Any]:
+    """Ids (n,) as JSON holds them: integers or texts."""
+    return [_text(one) for one in ids.tolist()]
+
+
+def _text(one: Any) -> Any:
+    if isinstance(one, bytes):
+        return one.hex()
+    return str(one) if isinstance(one, uuid.UUID) else one
+
+
+def _arrow(ids: Array) -> Any:
+    import pyarrow as pa
+
+    if ids.dtype != object:
+        return pa.array(ids)
+    if len(ids) and isinstance(ids[0], uuid.UUID):
+        return pa.ExtensionArray.from_storage(pa.uuid(), pa.array([one.bytes for one in ids], pa.binary(16)))
+    return pa.array(ids.tolist(), None if len(ids) else pa.string())
+
+
+_NAMED = (".jsonl", ".parquet", ".csv")
+"""Files that can hold ids which are no integers."""
+
 WRITERS: dict[str, Writer] = {
     ".npz": write_npz,
     ".ibin": write_ibin,
     ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,
+    ".csv": _write_csv,
 }

@@ -19,6 +19,7 @@ from spann.vectors import paging
 
 if TYPE_CHECKING:
     from spann.vectors.id_list import IdList
+    from spann.vectors.names import NameList
 
 
 def vector_dtype(dtype: Any, name: str) -> np.dtype[Any]:
@@ -89,11 +90,14 @@ class VectorSource(ABC):
         Columns beside the vectors. `own_ids` can read each of them.
     metric : Metric, optional
         What the source says that near means; None where it says nothing.
+    named : bool
+        Whether `own_ids` are names rather than integers.
     """
 
     copies = True
     columns: tuple[str, ...] = ()
     metric: Metric | None = None
+    named = False
 
     def __init__(self, name: str, count: int, dim: int, dtype: np.dtype[Any], element: str | None = None) -> None:
         self.name = name
@@ -143,7 +147,7 @@ class VectorSource(ABC):
             raise InputError(f"rows_per_block {rows_per_block} for {self.name} is too small: it must be at least 1")
         return self._blocks(rows_per_block)
 
-    def own_ids(self, column: str | None = None) -> IdList | None:
+    def own_ids(self, column: str | None = None) -> IdList | NameList | None:
         """Ids that come with the vectors: the named one of `columns`, by default "id"; None without such."""
         if column is not None:
             raise InputError(f"{self.name} has no column {column!r}: it has vectors and nothing else")

@@ -21,6 +21,8 @@ from spann.types import Array
 from spann.vectors.checks import narrowed
 from spann.vectors.columns import ID, VECTORS, as_rows, element_of, find_vectors, first_width, is_number, width_of
 from spann.vectors.containers import foreign
+from spann.vectors.id_list import check_id_type
+from spann.vectors.names import type_of_names
 from spann.vectors.places import Place
 from spann.vectors.spool import Block
 
@@ -61,7 +63,7 @@ def arrow_blocks(batches: Iterable[pa.RecordBatch], column: str, ids: str | None
         first += len(batch)
 
 
-def _ids(batch: pa.RecordBatch, wanted: str | None, first: int, name: str) -> Array | None:
+def _ids(batch: pa.RecordBatch, wanted: str | None, first: int, name: str) -> Array | pa.Array | None:
     column = wanted or ID
     at = batch.schema.get_field_index(column)
     if at < 0:
@@ -69,8 +71,9 @@ def _ids(batch: pa.RecordBatch, wanted: str | None, first: int, name: str) -> Ar
             raise InputError(f"{name} has no column {wanted!r}; it has {', '.join(batch.schema.names)}")
         return None
     values = batch.column(at)
-    if not pa.types.is_integer(values.type):
-        return None
+    if type_of_names(values.type) is not None:
+        return values
+    check_id_type(values.type, f"column {column!r} of {name}")
     if values.null_count:
         row = first + int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         raise InputError(f"row {row} of column {column!r} of {name} is null: every vector needs an id")
@@ -217,11 +220,16 @@ def _jsonl(place: Place, column: str, ids: str | None) -> Iterator[Block]:
             first += len(lines)
 
 
-def _json_ids(named: list[Any], count: int, first: int, name: str) -> Array | None:
-    if not named or not all(type(one) is int for one in named):
+def _json_ids(named: list[Any], count: int, first: int, name: str) -> Array | pa.Array | None:
+    if not named:
         return None
     if len(named) < count:
         raise InputError(f"rows from {first} on of {name} have ids, but not all: every vector needs one")
+    if all(type(one) is str for one in named):
+        with foreign(f"rows from {first} on of {name} have ids that are no texts"):
+            return pa.array(named, pa.large_string())
+    if not all(type(one) is int for one in named):
+        raise InputError(f"rows from {first} on of {name} have ids that are neither all integers nor all texts")
     try:
         return np.array(named, np.int64)
     except OverflowError as error:

@@ -18,6 +18,7 @@ from spann.vectors import paging
 from spann.vectors.columns import ID, as_rows, element_of, find_vectors, first_width, width_of
 from spann.vectors.containers import foreign
 from spann.vectors.id_list import IdList
+from spann.vectors.names import NameList, type_of_names
 from spann.vectors.places import Place
 from spann.vectors.sources import VectorSource, check_dim, usable_rows
 from spann.vectors.table_ids import read_table_ids
@@ -80,6 +81,7 @@ class TableSource(VectorSource):
         check_dim(dim, name)
         super().__init__(name, count, dim, dtype)
         self.columns = tuple(one for one in names_of(first.schema, first.name) if one != self._column)
+        self.named = ID in self.columns and type_of_names(type_of(first.schema, ID, first.name)) is not None
         self._step = max(1, PIECE_BYTES // self.row_bytes)
         self._kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
         # The next piece, as group and number, and where it comes from.
@@ -102,7 +104,7 @@ class TableSource(VectorSource):
             self._open.popitem(last=False)[1].close()
         return file
 
-    def own_ids(self, column: str | None = None) -> IdList | None:
+    def own_ids(self, column: str | None = None) -> IdList | NameList | None:
         if column is None and ID not in self.columns:
             return None
         return read_table_ids(self._places, column or ID, self.name).first(self.count)

@@ -100,7 +100,6 @@ def test_what_cannot_be_read(tmp_path):
     types = "ids must be int64, uint64, int32 or uint32"
     for path, words in (
         (f"{parquet}#none", "a.parquet has no column 'none'; it has id, n, text, x, short, gap"),
-        (f"{parquet}#text", rf"column 'text' of {parquet} holds string: {types}"),
         (f"{parquet}#x", rf"column 'x' of {parquet} holds double: {types}"),
         (f"{parquet}#short", "holds int16"),
         (f"{parquet}#gap", rf"row 300 of column 'gap' of {parquet} is null"),
