@@ -103,6 +103,7 @@ QUERY_STATS: np.dtype[Any] = np.dtype(
         ("score_ns", "<u8"),
         ("rerank_ns", "<u8"),
         ("total_ns", "<u8"),
+        ("restarts", "<u8"),
         ("postings_scored", "<u4"),
         ("postings_read", "<u4"),
         ("pages_read", "<u4"),
@@ -114,9 +115,10 @@ QUERY_STATS: np.dtype[Any] = np.dtype(
     ]
 )
 """The cost of one query. Bytes are those read from disk. Times are nanoseconds: of navigating, of having reads under
-way, of scoring postings, of re-ranking, and from beginning to end, with other queries in flight. Then come postings
-scored, and those of them read from disk; 4 KiB pages read, and those of them from the exact store; and reads. Last come
-codes scored, vectors scored exactly, and centroids scored."""
+way, of scoring postings, of re-ranking, and from beginning to end, with other queries in flight. Restarts are the times
+that a query began again, farther out, because it had found fewer than k vectors. Then come postings scored, and those
+of them read from disk; 4 KiB pages read, and those of them from the exact store; and reads. Last come codes scored,
+vectors scored exactly, and centroids scored."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

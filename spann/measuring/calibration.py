@@ -122,7 +122,6 @@ def calibrate(
     reach: Reach,
     unlike: float,
     postings: int,
-    each: float,
     entries: float,
     coded: bool,
     progress: Progress | None = None,
@@ -130,12 +129,11 @@ def calibrate(
     """Measures settings on the queries `asked`.
 
     `reach` gives the `epsilon2` for so many postings and a share of them; `unlike` is kept (`Calibration`); `postings`
-    is how many the index has, `each` how many at most a query scores for one of `max_postings` (more than 1 where
-    vectors were appended), `entries` their mean length, `coded` whether they hold codes. Results and counters of a
+    is how many the index has, `entries` their mean length, `coded` whether they hold codes. Results and counters of a
     search do not depend on threads, so neither does what is found here.
     """
     report = progress or (lambda stage, done, total: None)
-    sweep = _Sweep(search, asked, reach, postings, each, entries)
+    sweep = _Sweep(search, asked, reach, postings, entries)
     curves: dict[int, list[Point]] = {}
     known = [k for k in KS if k in asked.kth]
     for row in LADDERS:
@@ -164,10 +162,11 @@ def calibrate(
 class _Sweep:
     """Measures settings, each on the queries that are enough for k."""
 
-    def __init__(self, search: Search, asked: Asked, reach: Reach, postings: int, each: float, entries: float) -> None:
+    def __init__(self, search: Search, asked: Asked, reach: Reach, postings: int, entries: float) -> None:
         self._search, self._asked, self.reach = search, asked, reach
-        self.postings, self._each, self._entries = postings, each, entries
+        self.postings, self._entries = postings, entries
         self._room = 1
+        self._doubled: set[Point] = set()
         self._measured = cache(self._measure)  # settings of several recalls may be the same
         self._rungs = cache(self._rung)  # and the first rungs of all ladders are
 
@@ -178,11 +177,11 @@ class _Sweep:
     def rung(
         self, ks: tuple[int, ...], max_postings: int, epsilon2: float, rough: bool, owed: bool
     ) -> dict[int, Point]:
-        """The points of a setting for each of `ks`, rising, that re-ranks all that may be a neighbour: all by one
-        search, for the most of them that so few postings hold twice as many vectors as.
+        """The points of a setting for each of `ks`, rising, that re-ranks all that may be a neighbour.
 
-        A search that finds fewer than k vectors begins again with more postings, which is a setting of its own, and no
-        step of a ladder; unless all are `owed`. `rough` with fewer queries, where it is to choose settings by.
+        One search tells about all of them, if so few postings hold twice as many vectors as the largest k. A search
+        that finds fewer than k vectors begins again with more postings. That is no step of a ladder, unless all are
+        `owed`, and it says nothing of smaller k. `rough` asks fewer queries, to choose settings by.
         """
         return self._rungs(ks, max_postings, epsilon2, rough, owed, self._room)
 
@@ -224,6 +223,7 @@ class _Sweep:
     def _rung(
         self, ks: tuple[int, ...], max_postings: int, epsilon2: float, rough: bool, owed: bool, room: int
     ) -> dict[int, Point]:
+        points: dict[int, Point] = {}
         for most in reversed(ks):
             if not owed and max_postings < min(self.postings, math.ceil(2 * most / self._entries)):
                 continue
@@ -232,12 +232,15 @@ class _Sweep:
                 count = min(count, max(count // 3, ROUGHLY if most <= 10 else ROUGHLY // 2))
             params = setting(most, max_postings, epsilon2, WIDE, room)
             found = self._found(max(self._stand_ins(most)), count, params)
-            anew = found.stats["postings_scored"] > max_postings * self._each
-            if not owed and max_postings < self.postings and anew.mean() > RARE:
+            doubled = _doubled(found.stats)
+            if doubled and not owed:
                 continue
-            shares = {k: [self._share(found, j, last=j > k) for j in self._stand_ins(k)] for k in ks if k <= most}
-            return {k: self._point(k, params, room, found.stats, some) for k, some in shares.items()}
-        return {}
+            for k in [most] if doubled else [k for k in ks if k <= most]:
+                shares = [self._share(found, j, last=j > k) for j in self._stand_ins(k)]
+                points[k] = self._point(k, params, room, found.stats, shares)
+            if not doubled:
+                break
+        return points
 
     def _stand_ins(self, k: int) -> list[int]:
         """The neighbours that are asked for where k are: all up to the first of these, and each of the others alone."""
@@ -251,7 +254,7 @@ class _Sweep:
         shares = np.mean(asked, axis=0)
         mean, count = float(shares.mean()), len(shares)
         low = _lower(mean, float(shares.var()), count, count * (len(asked) if k == 1 else k))
-        return Point(
+        point = Point(
             params.max_postings or 0,
             params.epsilon2,
             params.error_bound,
@@ -262,6 +265,13 @@ class _Sweep:
             float(stats["centroid_distances"].mean()),
             room,
         )
+        if _doubled(stats):
+            self._doubled.add(point)
+        return point
+
+    def is_two(self, point: Point) -> bool:
+        """Whether the setting of a point is two, the second for queries that find too few vectors by the first."""
+        return point in self._doubled
 
     def _found(self, k: int, count: int, params: SearchParams) -> SearchResult:
         """Results for the first `count` queries, at least k that are not the query's own; these are at -1."""
@@ -302,6 +312,11 @@ class _Sweep:
         counts: NDArray[np.int64] = within.sum(axis=1)
         shares: NDArray[np.float64] = np.minimum(counts, k) / k
         return shares
+
+
+def _doubled(stats: Array) -> bool:
+    """Whether more than a few queries began again, farther out, for they had found fewer than k vectors."""
+    return bool((stats["restarts"] > 0).mean() > RARE)
 
 
 def _lower(mean: float, variance: float, count: int, answers: int) -> float:
@@ -377,7 +392,9 @@ def _promised(
                 options.append((spent, rung.max_postings, fill, bound))
         if options:
             _, postings, fill, bound = min(options)
-            out.append(sweep.measure(k, postings, sweep.reach(postings, fill), bound))
+            found = sweep.measure(k, postings, sweep.reach(postings, fill), bound)
+            if not sweep.is_two(found):
+                out.append(found)
     last = ladders[FILLS[-1]][-1]
     return [*out, sweep.measure(k, last.max_postings, last.epsilon2, last.error_bound)]
 
@@ -406,7 +423,7 @@ def _closed(sweep: _Sweep, k: int, points: list[Point]) -> list[Point]:
                 epsilon2 = sweep.reach(tried.max_postings, FILLS[-1])
             found = sweep.measure(k, tried.max_postings, epsilon2, tried.error_bound)
             grown = _frontier([*curve, found])
-            if grown == curve:
+            if grown == curve or sweep.is_two(found):
                 break
             curve = grown
     return curve

@@ -91,7 +91,9 @@ def explain(
     asked for."""
     most, k, reach = decided.max_postings, decided.k, 1 + decided.epsilon2
     scored = int(stats["postings_scored"])
-    if scored >= min(most, postings):
+    if stats["restarts"]:
+        stopped = f"it began again, {stats['restarts']} times, for it had found fewer than {k} vectors"
+    elif scored >= min(most, postings):
         stopped = "max_postings reached" if most < postings else "every posting was scored"
     elif math.isinf(decided.epsilon2):
         stopped = "every posting that navigation found was scored"

@@ -155,7 +155,6 @@ def calibrated_for_k_1(missed, *, own, failing=1.0, queries=200):
         reach=lambda count, fill: np.inf,
         unlike=0.0,
         postings=6,
-        each=1.0,
         entries=10.0,
         coded=False,
     )
@@ -353,6 +352,17 @@ def long_and_short(rng):
     return *np.split(rows.astype(np.float32), [4000]), {"code_bits": 4, "max_replicas": 4}, (10, 30)
 
 
+def very_long_and_short(rng):
+    """A search for 1000 finds too few, begins again and finds all, which says nothing of one for 300."""
+    rows = rng.standard_normal((2300, 64)) * np.exp(rng.standard_normal((2300, 1)))
+    return *np.split(rows.astype(np.float32), [2000]), {"code_bits": 0}, (300,)
+
+
+def without_structure(rng):
+    """A vector that represents a centroid finds nearly all, and a new query is none."""
+    return *np.split(rng.standard_normal((4600, 32)).astype(np.float32), [3000]), {"code_bits": 0}, (3, 10)
+
+
 def in_four_dimensions(rng):
     return *np.split(rng.random((8300, 4)).astype(np.float32), [8000]), {"code_bits": 0}, (30, 200)
 
@@ -366,7 +376,14 @@ def near_copies(rng):
 
 @pytest.mark.parametrize(
     ("make", "metric"),
-    [(new_to_copies, "l2"), (long_and_short, "ip"), (in_four_dimensions, "l2"), (near_copies, "cosine")],
+    [
+        (new_to_copies, "l2"),
+        (long_and_short, "ip"),
+        (very_long_and_short, "ip"),
+        (without_structure, "l2"),
+        (in_four_dimensions, "l2"),
+        (near_copies, "cosine"),
+    ],
 )
 def test_promises_hold_where_data_is_hard(tmp_path, make, metric):
     base, queries, how, ks = make(np.random.default_rng(5))
@@ -379,6 +396,13 @@ def test_promises_hold_where_data_is_hard(tmp_path, make, metric):
                 far = distances[:, -1:] if metric == "ip" else -distances[:, -1:]
                 near = found.distances if metric == "ip" else -found.distances
                 assert (near >= far - 1e-5 * abs(far)).mean() > target - 0.02
+
+
+def test_no_centroid_is_asked_for(tmp_path):
+    rng = np.random.default_rng(6)
+    base = rng.standard_normal((2000, 16)).astype(np.float32)
+    with spann.build(base, tmp_path / "i", ids=rng.permutation(2000), params=PARAMS["classic"]) as index:
+        assert 400 * 0.8 < index.calibration.queries < 400
 
 
 def point(low, postings, epsilon2=0.5, recall=None):

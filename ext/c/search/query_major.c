@@ -111,6 +111,7 @@ static int advance(run *r, slot *t) {
         }
         if (spann_query_short(c, q)) {
             q->attempt++;
+            q->stats->restarts++;
             t->stage = POSTINGS;
             t->next = 0;
             if ((status = spann_query_navigate(c, q))) return status;

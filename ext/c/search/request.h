@@ -39,6 +39,7 @@ typedef struct {
 typedef struct {
     uint64_t bytes_read;
     uint64_t navigate_ns, read_ns, score_ns, rerank_ns, total_ns;
+    uint64_t restarts; /* times that the query began again, farther out, for it had found fewer than k vectors */
     uint32_t postings_scored, postings_read;
     uint32_t pages_read; /* of postings and of the exact store */
     uint32_t exact_pages_read;

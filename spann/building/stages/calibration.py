@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,6 @@ PRUNE_RANK = 16
 
 COMPARED = 1000
 """Vectors of the collection that queries are compared with."""
-
-APPENDED = 2.0
-"""Postings that are scored for one of `max_postings`, at most, where vectors were appended: some bring another."""
 
 
 IdsOf = Callable[[NDArray[np.int64]], Array]
@@ -75,6 +72,9 @@ def calibrate_index(
         return None
     reader = IndexReader.open(path)
     metric = Metric.parse(reader.attributes["metric"])
+    if queries.ids_of is not None and queries.rows is not None and "centroids/ids" in reader.arrays():
+        represent = np.isin(queries.ids_of(queries.rows[known.chosen]), reader.read("centroids/ids"))
+        known = _without(known, represent)
     asked = queries.vectors[known.chosen]
     own_ids = None if queries.ids_of is None else _ids_of(known.own, queries.ids_of)
     engine = Engine(reader, memory_budget=memory_budget)
@@ -96,7 +96,6 @@ def calibrate_index(
             reach=reach.of,
             unlike=unlike,
             postings=len(engine.arrays.length),
-            each=APPENDED if engine.arrays.appended else 1.0,
             entries=max(1.0, float(engine.arrays.length.mean())),
             coded=engine.arrays.kind.is_reranked,
             progress=progress,
@@ -104,6 +103,19 @@ def calibrate_index(
     finally:
         engine.close()
     return found.to_json()
+
+
+def _without(known: Answers, represent: NDArray[np.bool_]) -> Answers:
+    """What is known of the queries that do not `represent` (chosen,) centroids.
+
+    A query that is a centroid finds its neighbours in the first posting. One in seven is, where postings hold exact
+    vectors, and no new query is. If hardly any others are there, all are asked.
+    """
+    others = ~represent
+    if others.sum() < min(FEW, len(others) // 2):
+        return known
+    kth = {k: distances[others[: len(distances)]] for k, distances in known.kth.items()}
+    return replace(known, chosen=known.chosen[others], own=known.own[others], kth=kth)
 
 
 def _ids_of(rows: NDArray[np.int64], ids_of: IdsOf) -> NDArray[np.int64]:
