@@ -21,7 +21,7 @@ from spann.building.stages.calibration import calibrate_index, own_queries, own_
 from spann.building.stages.cluster import gather, grow_tree
 from spann.building.stages.clusters import Clusters
 from spann.building.stages.graph import NAME as GRAPH
-from spann.building.stages.graph import graph_of
+from spann.building.stages.graph import graph_arrays, graph_of
 from spann.building.stages.layout import Directory, Laid, lay_out
 from spann.building.stages.partition import Partition
 from spann.building.stages.refine import refine
@@ -288,12 +288,8 @@ def _write_centroids(job: Job, work: Workspace, clusters: Clusters, graph: Graph
         writer.write_array("centroids/ids", job.ids.of(clusters.vectors.rows_of(centroids.rows)))
     if centroids.lift is not None:
         writer.write_array("centroids/lift", centroids.lift)
-    for number, level in enumerate(graph.levels):
-        name = f"centroids/graph/level{number}"
-        if level.nodes is not None:
-            writer.write_array(f"{name}/nodes", level.nodes)
-        writer.write_array(f"{name}/offsets", level.offsets)
-        writer.write_array(f"{name}/neighbors", level.neighbors)
+    for name, values in graph_arrays(graph).items():
+        writer.write_array(name, values)
 
 
 def _write_directory(work: Workspace, directory: Directory, checksums: NDArray[np.uint32], centroids: int) -> None:

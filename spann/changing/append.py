@@ -18,36 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.building.centroids import Centroids
-from spann.building.checkpoint import Batches
 from spann.building.ids import Given, Ids, Known, mark_of
 from spann.building.job import Job
 from spann.building.pipeline import TEMPORARY_FILES, checksums_of, source_mark
 from spann.building.plan import limit_bytes, threads_to_append
 from spann.building.sizes import DEFAULT_SIZES, Sizes
-from spann.building.space import Space, middle
-from spann.building.stages.arrange import NAME as EXACT
-from spann.building.stages.arrange import ExactStore, arrange
 from spann.building.stages.assign import assign_nearest
 from spann.building.stages.cluster import TreeFiles, group_ends, grow_tree
 from spann.building.stages.clusters import Clusters
-from spann.building.stages.layout import Directory, Laid, lay_out_more
+from spann.building.stages.layout import Directory, lay_out_more
 from spann.building.stages.scan import scan
-from spann.building.stages.write_codes import Coded, posting_facts, write_codes
-from spann.building.stages.write_exact import NAME as PAGES
-from spann.building.stages.write_exact import Pages, write_pages
+from spann.changing.extend import extend_postings
 from spann.changing.generation import Generation
 from spann.changing.likeness import still_valid, unlike
-from spann.config import BuildParams, thread_count
-from spann.elements import memory_dtype, unpack
-from spann.errors import FormatError, InputError
+from spann.changing.present import Present
+from spann.config import thread_count
+from spann.errors import InputError
 from spann.format.names import BYTES, CHUNK_BYTES, ENDS
-from spann.format.postings import Record
-from spann.format.shapes import directions_of, shape_bytes
-from spann.quantize import Quantizer
-from spann.store.exact import PageChecksums
+from spann.format.shapes import shape_bytes
 from spann.store.names import add_names, names_of
-from spann.store.reader import IndexReader
-from spann.types import Array, Metric, Progress
+from spann.types import Progress
 from spann.vectors import VectorSource, for_metric
 
 APPEND_STAGES = ("scan", "partition", "cluster", "assign", "layout", "arrange", "write", "publish")
@@ -121,29 +111,8 @@ def append_index(
     return True
 
 
-class _Old:
-    """The generation that `added` vectors are added to; `decision` is that of a build of these with its parameters."""
-
-    def __init__(self, reader: IndexReader, added: int) -> None:
-        self.reader, self.about = reader, reader.attributes
-        about, where = reader.attributes, str(reader.path)
-        self.count = reader.collection.count
-        self.metric = Metric.parse(about["metric"])
-        try:
-            params = BuildParams(**about["parameters"])
-            self.decision = params.decide(about["dtype"], about["dim"], self.metric, added)
-        except (TypeError, InputError) as error:
-            raise FormatError(f"{where}: the parameters of its build cannot be: {error}") from None
-        found = {
-            "code_bits": reader.collection.code_bits,
-            "directions": directions_of(about, where),
-            "posting_bound": about["posting_bound"],
-        }
-        for name, value in found.items():
-            if getattr(self.decision, name) != value:
-                raise FormatError(f"{where}: {name} is {value}; its parameters give {getattr(self.decision, name)}")
-        self.record = Record.of(about)
-        self.pages: int = reader.array(PAGES).rows
+class _Old(Present):
+    """The generation that is appended to."""
 
     def check(self, source: VectorSource) -> None:
         """Raises `InputError` unless the vectors of `source` can be added."""
@@ -179,32 +148,6 @@ class _Old:
         user = self.reader.read("vectors/ids") if self.about["ids"] == "user" else None
         return Known(user, names_of(self.reader), scratch)
 
-    def space(self, max_norm: float) -> Space:
-        """The working space of the centroids, for vectors up to `max_norm` long."""
-        origin = np.zeros(self.about["dim"], np.float32)
-        if self.metric.is_euclidean:
-            vectors = self._centroid_vectors()
-            origin = middle(vectors.mean(axis=0, dtype=np.float64), vectors).astype(np.float32)
-            if memory_dtype(self.about["dtype"]).kind in "biu":  # which stay exact
-                origin = np.rint(origin)
-        return Space(self.metric, self.about["dim"], max(max_norm, self.about["max_norm"]), origin)
-
-    def _centroid_vectors(self) -> Array:
-        vectors = self.reader.read("centroids/vectors")
-        return vectors if self.decision.code_bits else unpack(vectors, self.about["dtype"])
-
-    def centroids(self, space: Space) -> Centroids:
-        vectors, lift = self._centroid_vectors(), None
-        if self.decision.code_bits and self.metric is Metric.IP:
-            was = self.about["max_norm"] ** 2
-            if "centroids/lift" in self.reader.arrays():
-                sqlift = np.square(self.reader.read("centroids/lift"), dtype=np.float64)
-            else:
-                x = vectors.astype(np.float32)
-                sqlift = np.maximum(was - np.einsum("ij,ij->i", x, x, dtype=np.float64), 0)
-            lift = np.sqrt(sqlift + (space.max_norm**2 - was)).astype(np.float32)
-        return Centroids(space, vectors, None, lift, self.decision.code_bits == 0)
-
 
 def _append(job: Job, following: Generation, old: _Old, mark: str) -> None:
     """All stages after "scan"; `mark` is what the index keeps of the source."""
@@ -214,7 +157,12 @@ def _append(job: Job, following: Generation, old: _Old, mark: str) -> None:
     edges = assign_nearest(job, following, clusters)
     laid = lay_out_more(job, following, edges, old.pages, old.count)
     directory = laid.directory
-    checksums = _extend_postings(job, following, old, clusters, laid)
+    facts = extend_postings(job, following, old, clusters.vectors, centroids, laid).facts
+    checksums = facts["crc32c"] if job.decision.code_bits else facts
+    if job.decision.directions:
+        shapes = following.extend("postings/shapes", len(facts))
+        shapes.append(shape_bytes(facts["shape"]))
+        shapes.finish()
     _extend_directory(old, following, directory, checksums)
     if job.ids.user is not None:
         user = following.extend("vectors/ids", source.count)
@@ -244,38 +192,6 @@ def _clusters(tree: TreeFiles, centroids: Centroids) -> Clusters:
     unused = np.empty(0, np.int64)
     run_end = np.append(np.arange(RUN, count, RUN), count)
     return Clusters(tree.vectors, unused, unused, centroids, group_ends(tree, leaves), run_end)
-
-
-def _extend_postings(job: Job, following: Generation, old: _Old, clusters: Clusters, laid: Laid) -> NDArray[np.uint32]:
-    """The stages "arrange" and "write"; returns the crc32c of each new posting."""
-    decision = job.decision
-    writer = following.extend(PAGES, laid.directory.pages - old.pages)
-    facts = np.dtype(np.uint32)
-    if decision.code_bits:
-        facts = posting_facts(job.source.dim, decision.code_bits, decision.directions)
-    pages = Pages(job, laid.directory, writer, following.records("facts", facts), Batches())
-    if not decision.code_bits:
-        return write_pages(clusters.vectors, laid, pages)
-    reader = old.reader
-    exact = following.extend(EXACT, clusters.vectors.count)
-    page_crcs = PageChecksums(exact.layout)
-    page_crcs.begin_with(reader.array(EXACT), reader.read("vectors/exact_crc32c"))
-    store = ExactStore(exact, page_crcs, following.records("arranged", np.int64), Batches())
-    arrange(job, following, clusters.vectors, laid, store)
-    quantizer = Quantizer(
-        job.source.dim,
-        decision.code_bits,
-        job.space.metric,
-        reader.read("quantizer/origin"),
-        reader.read("quantizer/signs"),
-    )
-    every = write_codes(Coded(job, clusters.vectors, store, laid, clusters.centroids, quantizer), pages)
-    if decision.directions:
-        shapes = following.extend("postings/shapes", len(every))
-        shapes.append(shape_bytes(every["shape"]))
-        shapes.finish()
-    checksums: NDArray[np.uint32] = every["crc32c"]
-    return checksums
 
 
 def _extend_directory(old: _Old, following: Generation, directory: Directory, checksums: NDArray[np.uint32]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spann.elements import unpack
 from spann.errors import SpannError
+from spann.format.live import is_live
 from spann.format.names import BYTES, parts_of
 from spann.quantize import Quantizer
 from spann.quantize.factors import prove
@@ -222,6 +223,8 @@ def _check_codes(postings: CodeLists, resident: Resident, store: _Store) -> Iter
         for p, content in run:
             centroid = resident.vectors[postings.centroid(p)].astype(np.float32)
             places = postings.places(p, content)
+            if resident.live is not None and not is_live(resident.live, places).any():
+                continue  # the centroid may have moved since
             for start in range(0, len(places), step):
                 some = slice(start, start + step)
                 x = store.take(places[some]).astype(np.float32)

@@ -77,7 +77,8 @@ static int add_visit(spann_query *q, uint32_t posting, uint32_t centroid, float 
 }
 
 /* Adds visits to the postings of the centroids found, nearest first, up to `budget` postings. Appended postings come
- * with their centroid and do not count. Stops at centroids farther than `bound`. *left becomes what is left of the
+ * with their centroid and do not count, but for the first of a cell that was laid anew: one without live rows in
+ * postings of its own. Stops at centroids farther than `bound`. *left becomes what is left of the
  * budget where all centroids found were looked at, and else 0. 0, or -1 if memory ran out. */
 static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound, uint64_t *left) {
     const spann_index *index = c->index;
@@ -91,6 +92,7 @@ static int list_postings(const spann_context *c, spann_query *q, uint64_t budget
         double sqdist = spann_geometric_sqdist(c, q, value);
         if (sqdist > bound) return 0;
         uint32_t first = first_posting(index, centroid), end = first_posting(index, centroid + 1);
+        uint64_t before = budget;
         for (; first < end && budget > 0; first++) {
             if (c->live_length[first] == 0) continue;
             if (add_visit(q, first, centroid, value, (float)sqdist)) return -1;
@@ -100,6 +102,7 @@ static int list_postings(const spann_context *c, spann_query *q, uint64_t budget
         for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++) {
             if (c->live_length[index->appended[j]] == 0) continue;
             if (add_visit(q, index->appended[j], centroid, value, (float)sqdist)) return -1;
+            if (budget == before) budget--;
         }
     }
     *left = budget;
@@ -111,8 +114,15 @@ static void prefetch_shape(const spann_index *index, uint32_t posting) {
     spann_prefetch(index->shapes + posting * index->shape_bytes, bytes);
 }
 
-/* Drops postings expected farther than (1 + epsilon2) times the distance of the 16th. Appended postings do not count
- * among the 16, because they hold few entries. Visits before `from` stay. */
+/* Whether visit `i` is to the main posting of a cell: one of its own or, if it was laid anew, the first appended. Visits
+ * to a cell follow each other. */
+static int is_main(const spann_index *index, const spann_query *q, size_t from, size_t i) {
+    return q->visits[i].posting < index->own_postings || i == from ||
+           q->visits[i - 1].centroid != q->visits[i].centroid;
+}
+
+/* Drops postings expected farther than (1 + epsilon2) times the distance of the 16th. Only main postings of cells count
+ * among the 16, because others hold few entries. Visits before `from` stay. */
 static void prune_by_shape(spann_context *c, spann_query *q, size_t from, float epsilon2) {
     const spann_index *index = c->index;
     float smallest[PRUNE_RANK];
@@ -124,7 +134,7 @@ static void prune_by_shape(spann_context *c, spann_query *q, size_t from, float 
     /* A pass of its own: its branches cannot be foreseen, and would delay the estimates. */
     for (size_t i = from; i < q->visit_count; i++) {
         float value = q->visits[i].expected;
-        if (q->visits[i].posting >= index->own_postings) continue;
+        if (!is_main(index, q, from, i)) continue;
         if (rank == PRUNE_RANK && value >= smallest[rank - 1]) continue;
         size_t place = rank < PRUNE_RANK ? rank++ : rank - 1;
         for (; place > 0 && smallest[place - 1] > value; place--) smallest[place] = smallest[place - 1];

@@ -82,6 +82,18 @@ def kept_graph(directory: Where, mark: Mark) -> Graph:
     return Graph(int(mark["entry"]), levels)
 
 
+def graph_arrays(graph: Graph) -> dict[str, Array]:
+    """The arrays of the index that hold the graph, by name (docs/FORMAT.md, Graph)."""
+    found: dict[str, Array] = {}
+    for number, level in enumerate(graph.levels):
+        name = f"centroids/graph/level{number}"
+        if level.nodes is not None:
+            found[f"{name}/nodes"] = level.nodes
+        found[f"{name}/offsets"] = level.offsets
+        found[f"{name}/neighbors"] = level.neighbors
+    return found
+
+
 def build_graph(job: Job, centroids: Centroids, progress: Step) -> Graph:
     """HNSW graph (Malkov and Yashunin 2018) of `centroids`.
 
