@@ -25,7 +25,7 @@ class Space:
 
     `max_norm` is R above, 0 except for ip. `origin` (source_dim,) float32 is subtracted from the vectors under l2. That
     changes no distance, but sums like |x|^2 - 2 x.c + |c|^2 cancel badly far from 0: at 10000 from it, recall@10 of
-    unit Gaussians fell to 0.2. The origin is whole for integer types, which stay exact.
+    unit Gaussians fell to 0.2. The origin is whole for integer types, which stay exact (docs/decisions/0024).
     """
 
     metric: Metric

@@ -40,7 +40,8 @@ class ExactPostings:
     """Postings that a query scores unless told."""
     beam: ClassVar[int] = 3
     """Candidates of the navigation for each posting. Small cells lie many to a neighbourhood, and the graph finds their
-    order worse than that of large ones: with 8,000 centroids of 1M SIFT 2 finds not one neighbour more than 1."""
+    order worse than that of large ones: with 8,000 centroids of 1M SIFT 2 finds not one neighbour more than 1
+    (docs/decisions/0008)."""
 
     @cached_property
     def record(self) -> Record:

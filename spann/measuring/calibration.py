@@ -51,7 +51,8 @@ above; 1M SIFT, sentence embeddings, clusters). The second is a little harder to
 of a collection have more near duplicates than queries have. Where queries of SIFT have recall 0.950, 0.976 and 0.994,
 its own vectors have 0.955, 0.983 and 0.993, by the two 0.948, 0.979 and 0.993. With a third it is 0.942, 0.976 and
 0.992, for settings up to 8 % dearer. (Of the first wave of re-ranking the second has a place more, which only matters
-where the error bound is small.) Queries of the user's say themselves how near their nearest are."""
+where the error bound is small.) Queries of the user's say themselves how near their nearest are
+(docs/decisions/0011)."""
 
 FEW = 200
 """Queries that a calibration has at least. For k up to 10 it asks all, for 100 a fifth, for an average over so many
@@ -66,12 +67,12 @@ CONFIDENCE = 1.645
 EASIER = 1.05
 """Real queries miss so many times the neighbours that vectors of the collection miss: 1.02 to 1.09 times for the same
 settings (sentence embeddings, clusters, SIFT). Each such vector lies where its cell was made, though none has moved its
-centroid (spann/building/stages/refine.py)."""
+centroid (spann/building/stages/refine.py) (docs/decisions/0011)."""
 
 FILLS = (0.4, 0.55)
 """Shares of `max_postings` that the mean query scores: `epsilon2` is set so. SIFT is 6 % cheaper with 0.55 at recalls
 from 0.98 on, clusters 10 % with 0.4 at 0.95; 0.3 and 0.75 are nowhere the cheapest by more than 2 %. Without codes the
-last one only."""
+last one only (docs/decisions/0011)."""
 
 FIRST, STEP, MOST = 6, 1.7, 8192
 """`max_postings` of the first rung, from one rung to the next, and at most."""

@@ -20,8 +20,8 @@ CENTROID_COST, POSTING_COST, ROW_COST = 0.05, 1.2, 0.45
 """Microseconds of a centroid's distance, with its share of what is then expected of postings, of a posting scored from
 memory, and of a vector scored exactly, with its share of a read from disk: two threads with 8 queries in flight each.
 Fitted to 54 settings, an index has 0.03 to 0.13 (1M SIFT, 10M), 1.0 to 1.6 (SIFT, sentence embeddings of 384
-dimensions). While a posting cost 2 and a centroid nothing, settings that look at many postings to score a fifth of
-them seemed the cheapest, which by these cost up to 1.6 times the least."""
+dimensions). While a posting cost 2 and a centroid nothing, settings that look at many postings to score a fifth of them
+seemed the cheapest, which by these cost up to 1.6 times the least (docs/decisions/0011)."""
 
 UNLIKE = 0.2
 """Difference from which on a warning is due. Between 1000 vectors and 200 queries of their kind 0.1 is chance; held-out

@@ -17,7 +17,8 @@ AHEAD, LEAST = 1.2, 10
 """Effort of a range: for so many times the vectors that were seen in it, and at least for so many. With these and
 `RANGE_BOUND` the average precision of ranges of 1 to 1000 vectors is 0.950 to 0.988 on SIFT, sentence embeddings and
 clusters, at 0.84 to 1.11 times the cost of a search for as many neighbours (benchmarks/targets.py). With a bound of 1
-it is up to 0.01 more, at up to 1.19 times; with least 1, ranges of a vector or two lose 0.02 on SIFT."""
+it is up to 0.01 more, at up to 1.19 times; with least 1, ranges of a vector or two lose 0.02 on SIFT
+(docs/decisions/0012)."""
 
 
 @lru_cache(maxsize=64)

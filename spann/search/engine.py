@@ -66,7 +66,7 @@ take as much again and more, and the process is to keep within 64 MiB and the bu
 
 VISITS = 8
 """To each posting, from which on a search is posting-major: a read then serves several queries. Measured on 1M SIFT
-(docs/BENCHMARKS.md)."""
+(docs/BENCHMARKS.md) (docs/decisions/0019)."""
 
 LOOK_SECONDS = 0.25
 """Searches ask for the memory available no more often: it takes 0.1 ms."""

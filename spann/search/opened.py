@@ -239,7 +239,8 @@ def _in_lines(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A copy of `data` (n,) that begins at a cache line.
 
     Arrays of numpy begin 16 bytes behind one, and then centroids of 128 bytes lie on three lines instead of two:
-    navigating took 1.35 times as long on 80,000, 1.13 times on 8,000. Codes and shapes, longer runs, gain nothing."""
+    navigating took 1.35 times as long on 80,000, 1.13 times on 8,000. Codes and shapes, longer runs, gain nothing
+    (docs/decisions/0016)."""
     space = np.empty(data.size + _LINE, np.uint8)
     skip = -space.ctypes.data % _LINE
     copy = space[skip : skip + data.size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -95,10 +96,17 @@ def spoilt(monkeypatch):
     return spoilt_
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """An index of OTHER, to be copied."""
+    path = tmp_path_factory.mktemp("other") / "i"
+    spann.build(OTHER, path).close()
+    return path
+
+
 @pytest.fixture
-def old(tmp_path):
-    spann.build(OTHER, tmp_path / "i").close()
-    return tmp_path / "i"
+def old(tmp_path, other):
+    return shutil.copytree(other, tmp_path / "i")
 
 
 def test_an_existing_index_is_refused_and_kept(old, content):
@@ -198,9 +206,9 @@ def test_a_build_that_is_stopped_does_not_wait_for_the_graph(tmp_path, monkeypat
     ("name", "after"),
     [*(("write", n) for n in (0, 1, 2, 7, 19, 31, 43, 59)), *(("open", n) for n in (1, 3, 20, 60)), ("mkdir", 4)],
 )
-def test_a_full_disk_at_any_write(tmp_path, faulty, content, name, after, overwrite):
+def test_a_full_disk_at_any_write(tmp_path, other, faulty, content, name, after, overwrite):
     if overwrite:
-        spann.build(OTHER, tmp_path / "i").close()
+        shutil.copytree(other, tmp_path / "i")
     before = content(tmp_path)
     disk = faulty(name, after)
     with pytest.raises(StorageError, match="No space left on device") as caught:
@@ -231,10 +239,12 @@ def test_a_full_disk_at_any_write(tmp_path, faulty, content, name, after, overwr
     ],
 )
 @pytest.mark.parametrize("what", ["edges-0", "edges-2", "kept", "tree-vectors", "regions-rows"])
-def test_faults_of_the_files_a_build_works_with(tmp_path, spoilt, content, what, how, error, match, threads, overwrite):
+def test_faults_of_the_files_a_build_works_with(
+    tmp_path, other, spoilt, content, what, how, error, match, threads, overwrite
+):
     """What comes back short is an error too: otherwise edges would be dropped."""
     if overwrite:
-        spann.build(OTHER, tmp_path / "i").close()
+        shutil.copytree(other, tmp_path / "i")
     before, were_open = content(tmp_path), open_files()
     sizes = Sizes(bucket_bytes=len(BASE) * 8 * EDGE.itemsize // 4)
     disk = spoilt(what, how)
@@ -251,8 +261,8 @@ def test_faults_of_the_files_a_build_works_with(tmp_path, spoilt, content, what,
 @pytest.mark.parametrize("how", ["create", "open", "write", "read", "short"])
 @pytest.mark.parametrize("what", ["arranged", "kept", "edges-0", "leaves"])
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_faults_of_the_files_of_a_build_with_codes(tmp_path, spoilt, content, what, how, replicas):
-    spann.build(OTHER, tmp_path / "i").close()
+def test_faults_of_the_files_of_a_build_with_codes(tmp_path, other, spoilt, content, what, how, replicas):
+    shutil.copytree(other, tmp_path / "i")
     before, were_open, disk = content(tmp_path), open_files(), spoilt(what, how)
     params = spann.BuildParams(code_bits=2, max_replicas=replicas)
     with pytest.raises(CorruptionError if how == "short" else StorageError, match=f"/{what}: "):
@@ -265,8 +275,8 @@ def test_faults_of_the_files_of_a_build_with_codes(tmp_path, spoilt, content, wh
 @pytest.mark.parametrize(
     ("name", "after"), [*(("write", n) for n in range(0, 70, 5)), *(("preadv", n) for n in range(9))]
 )
-def test_a_disk_that_fails_anywhere_in_a_build_with_codes(tmp_path, faulty, content, name, after):
-    spann.build(OTHER, tmp_path / "i").close()
+def test_a_disk_that_fails_anywhere_in_a_build_with_codes(tmp_path, other, faulty, content, name, after):
+    shutil.copytree(other, tmp_path / "i")
     before, disk = content(tmp_path), faulty(name, after)
     params = spann.BuildParams(code_bits=2, max_replicas=3)
     with pytest.raises((StorageError, InputError)) as caught:  # "not an index", where what is there cannot be read

@@ -11,9 +11,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,32 @@ class Stopped(Exception):
     pass
 
 
+def files_of(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+@cache
+def whole(kind, count=6000, queries=0):
+    """The files of a build that nothing disturbed."""
+    params = PARAMS[kind].with_(calibration_queries=queries) if queries else PARAMS[kind]
+    with tempfile.TemporaryDirectory() as place:
+        build(BASE[:count], Path(place) / "i", params=params, threads=1)
+        return files_of(Path(place) / "i")
+
+
+@cache
+def changes(kind, count):
+    """Calls of such a build that change the disk."""
+    disk, before = PowerCutDisk(10**9), files.system
+    files.system = disk
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            build(BASE[:count], Path(place) / "i", params=PARAMS[kind], threads=1)
+    finally:
+        files.system = before
+    return disk.calls
+
+
 def stop_at(stage, share, seen=None):
     def progress(at, done, total):
         if seen is not None:
@@ -62,17 +89,15 @@ def stop_at(stage, share, seen=None):
     return progress
 
 
-@pytest.mark.parametrize("kind", PARAMS)
-@pytest.mark.parametrize(
-    ("stage", "share"),
-    [("scan", 0), ("partition", 0.5), ("partition", 1), ("cluster", 0.3), ("cluster", 1), ("refine", 0.2),
-     ("refine", 0.5), ("refine", 0.8), ("refine", 1), ("assign", 0.5), ("assign", 1), ("graph", 1), ("layout", 1),
-     ("arrange", 0.5), ("write", 0.5), ("write", 1)],
-)  # fmt: skip
+STOPS = [("scan", 0), ("partition", 0.5), ("partition", 1), ("cluster", 0.3), ("cluster", 1), ("assign", 0.5),
+         ("assign", 1), ("graph", 1), ("layout", 1), ("write", 0.1), ("write", 0.5), ("write", 1)]  # fmt: skip
+ONLY = [("codes", "refine", 0.2), ("codes", "refine", 0.5), ("codes", "refine", 0.8), ("codes", "refine", 1),
+        ("codes", "arrange", 0.5), ("replicas", "arrange", 0.5)]  # fmt: skip
+"""Stages that only some kinds of index have."""
+
+
+@pytest.mark.parametrize(("kind", "stage", "share"), [*((kind, *stop) for kind in PARAMS for stop in STOPS), *ONLY])
 def test_same_bytes_wherever_it_stopped(tmp_path, content, kind, stage, share):
-    if (stage == "arrange" and kind == "classic") or (stage == "refine" and kind != "codes"):
-        share, stage = 0.1, "write"
-    build(BASE, tmp_path / "whole", params=PARAMS[kind])
     with pytest.raises(Stopped) as caught:
         build(BASE, tmp_path / "i", params=PARAMS[kind], progress=stop_at(stage, share), threads=2)
     kept = stage not in ("scan", "partition")
@@ -80,8 +105,8 @@ def test_same_bytes_wherever_it_stopped(tmp_path, content, kind, stage, share):
     assert len(getattr(caught.value, "__notes__", [])) == kept
     seen = []
     build(BASE, tmp_path / "i", params=PARAMS[kind], progress=lambda at, *_: seen.append(at), threads=1)
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["i", "whole"]
+    assert content(tmp_path / "i") == whole(kind)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["i"]
     assert ("partition" in seen) == (not kept)
     if stage in ("layout", "write", "arrange"):
         assert "cluster" not in seen
@@ -90,14 +115,14 @@ def test_same_bytes_wherever_it_stopped(tmp_path, content, kind, stage, share):
 
 
 def test_a_build_stopped_many_times_ends_with_the_same_bytes(tmp_path, content):
-    build(BASE, tmp_path / "whole", params=PARAMS["replicas"])
     stops = [("cluster", 0.1), ("cluster", 0.4), ("cluster", 0.8), ("assign", 0.2), ("assign", 0.7), ("arrange", 0.4),
              ("arrange", 0.8), ("write", 0.3), ("write", 0.6), ("write", 1)]  # fmt: skip
+    expected = whole("replicas")
     for stage, share in stops:
         with pytest.raises(Stopped):
             build(BASE, tmp_path / "i", params=PARAMS["replicas"], progress=stop_at(stage, share))
     build(BASE, tmp_path / "i", params=PARAMS["replicas"])
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert content(tmp_path / "i") == expected
 
 
 @pytest.mark.parametrize("kind", PARAMS)
@@ -123,7 +148,6 @@ def test_finished_work_is_not_repeated(tmp_path, kind, stage):
 def test_the_truth_is_kept(tmp_path, content, kind, stage):
     """Part by part: it is stopped in the fourth of six."""
     params = PARAMS[kind].with_(calibration_queries=100)
-    build(BASE, tmp_path / "whole", params=params)
     with pytest.raises(Stopped):
         build(BASE, tmp_path / "i", params=params, progress=stop_at(stage, 0.6))
     seen = []
@@ -133,23 +157,22 @@ def test_the_truth_is_kept(tmp_path, content, kind, stage):
     if stage == "truth":
         assert next(done for at, done, _ in seen if at == "truth") == 4000
     assert not {"arrange", "write"} & stages
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert content(tmp_path / "i") == whole(kind, queries=100)
 
 
 def test_parts_of_other_bounds_are_found_again(tmp_path, content):
     params = PARAMS["codes"].with_(calibration_queries=100)
-    build(BASE, tmp_path / "whole", params=params)
     with pytest.raises(Stopped):
         build(BASE, tmp_path / "i", params=params, progress=stop_at("truth", 0.6))
     seen, sizes = [], replace(builds.MANY, truth_rows=1500)
     build(BASE, tmp_path / "i", params=params, progress=lambda at, *done: seen.append((at, *done)), sizes=sizes)
     assert next(done for at, done, _ in seen if at == "truth") <= 1500
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert content(tmp_path / "i") == whole("codes", queries=100)
 
 
 def test_a_mark_is_first_due_after_assignment(tmp_path, content, monkeypatch):
     """What was done before is then marked too."""
-    build(BASE, tmp_path / "whole", params=PARAMS["replicas"])
+    expected = whole("replicas")
     seen, clock, sizes = set(), [0.0], replace(builds.MANY, mark_seconds=1.0)
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
 
@@ -164,7 +187,7 @@ def test_a_mark_is_first_due_after_assignment(tmp_path, content, monkeypatch):
         build(BASE, tmp_path / "i", params=PARAMS["replicas"], progress=progress, threads=1, sizes=sizes)
     assert (tmp_path / "i.building" / "temporary" / checkpoint.FILE).exists()
     build(BASE, tmp_path / "i", params=PARAMS["replicas"])
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert content(tmp_path / "i") == expected
 
 
 def test_marks_of_a_slow_disk_are_rare(tmp_path, monkeypatch):
@@ -269,7 +292,6 @@ def test_damaged_arrays_are_found(tmp_path, array, stage):
 
 def test_a_build_resumes_after_a_power_cut(unfinished, content):
     """Unsynced data are gone or torn: files longer than the marks say with anything in them, a torn last mark."""
-    build(BASE, unfinished.with_name("whole"), params=PARAMS["codes"])
     place = unfinished.with_name("i.building") / "temporary"
     marks = (place / checkpoint.FILE).read_bytes()
     for name in ("tree-vectors", "tree-rows", "leaves", "means"):
@@ -278,19 +300,16 @@ def test_a_build_resumes_after_a_power_cut(unfinished, content):
     (place / checkpoint.FILE).write_bytes(marks + b'01234567 {"stage": "clu')
     (place / "edges-0").write_bytes(b"left over")
     build(BASE, unfinished, params=PARAMS["codes"])
-    assert content(unfinished) == content(unfinished.with_name("whole"))
+    assert content(unfinished) == whole("codes")
 
 
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize("part", range(4))
 def test_power_cuts_everywhere(tmp_path, content, monkeypatch, kind, part):
     """At every 24th call that changes the disk: what is left goes on, or begins anew, and ends with the same bytes."""
-    base = BASE[:2500]
-    disk = PowerCutDisk(10**9)
-    monkeypatch.setattr(files, "system", disk)
-    build(base, tmp_path / "whole", params=PARAMS[kind], threads=1)
-    expected, went_on = content(tmp_path / "whole"), 0
-    for after in range(6 * part, disk.calls, 24):
+    base = BASE[:1200]  # three regions
+    expected, went_on = whole(kind, len(base)), 0
+    for after in range(6 * part, changes(kind, len(base)), 24):
         place = tmp_path / str(after)
         place.mkdir()
         disk = PowerCutDisk(after, seed=after)
@@ -309,20 +328,19 @@ def test_power_cuts_everywhere(tmp_path, content, monkeypatch, kind, part):
 
 @pytest.mark.parametrize("kind", PARAMS)
 def test_reads_and_writes_cut_short(tmp_path, content, monkeypatch, kind):
-    build(BASE[:2500], tmp_path / "whole", params=PARAMS[kind], threads=1)
+    expected = whole(kind, 2500)
     monkeypatch.setattr(files, "system", ShortDisk(1237))
     with pytest.raises(Stopped):
         build(BASE[:2500], tmp_path / "i", params=PARAMS[kind], progress=stop_at("cluster", 0.5), threads=2)
     build(BASE[:2500], tmp_path / "i", params=PARAMS[kind], threads=2)
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert content(tmp_path / "i") == expected
 
 
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize(("name", "code"), [("pwrite", errno.ENOSPC), ("preadv", errno.EIO), ("fsync", errno.EIO)])
 def test_a_failing_disk_and_then_a_sound_one(tmp_path, content, monkeypatch, kind, name, code):
     base = BASE[:2500]
-    build(base, tmp_path / "whole", params=PARAMS[kind], threads=1)
-    sound, went_on = files.system, 0
+    expected, sound, went_on = whole(kind, len(base)), files.system, 0
     for after in range(0, 200, 17):
         disk = FaultyDisk(name, after, code)
         monkeypatch.setattr(files, "system", disk)
@@ -335,7 +353,7 @@ def test_a_failing_disk_and_then_a_sound_one(tmp_path, content, monkeypatch, kin
             break
     if not (tmp_path / "i").exists():
         build(base, tmp_path / "i", params=PARAMS[kind], threads=1)
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert content(tmp_path / "i") == expected
     assert went_on > 0
 
 
@@ -405,14 +423,14 @@ def test_killed_at_random_times(tmp_path, content, bits, replicas):
 
 @pytest.mark.parametrize(("stage", "share", "passes"), [("refine", 0.3, 2), ("refine", 0.8, 1), ("assign", 0.5, 0)])
 def test_means_of_cells_are_kept(tmp_path, content, monkeypatch, stage, share, passes):
-    build(BASE, tmp_path / "whole", params=PARAMS["codes"])
+    expected = whole("codes")
     with pytest.raises(Stopped):
         build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at(stage, share))
     means, made = refine._means, []
     monkeypatch.setattr(refine, "_means", lambda *about: made.append(means(*about)) or made[-1])
     build(BASE, tmp_path / "i", params=PARAMS["codes"])
     assert len(made) == passes
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
+    assert content(tmp_path / "i") == expected
 
 
 @pytest.mark.parametrize("removing", ["what a finished build leaves", "what is not gone on with"])
@@ -441,9 +459,8 @@ def test_killed_while_files_are_removed(tmp_path, content, removing):
         assert spann.verify(tmp_path / "i") == []
         shutil.rmtree(tmp_path / "i")
     build(BASE, tmp_path / "i", params=PARAMS["codes"])
-    build(BASE, tmp_path / "whole", params=PARAMS["codes"])
-    assert content(tmp_path / "i") == content(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.npy", "i", "whole"]
+    assert content(tmp_path / "i") == whole("codes")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.npy", "i"]
 
 
 def test_the_command_names_the_kept_work_and_resumes(tmp_path):

@@ -100,6 +100,15 @@ def test_sections_that_the_code_refers_to_exist():
     assert found >= 5
 
 
+def test_decisions_that_the_code_refers_to_exist():
+    sources = [file for folder in ("spann", "ext") for file in (ROOT / folder).rglob("*.*") if file.suffix != ".so"]
+    texts = {file: file.read_text(encoding="utf-8") for file in sources if file.suffix not in (".pyc", ".typed")}
+    cited = {number for text in texts.values() for number in re.findall(r"docs/decisions/(\d{4})", text)}
+    there = {file.name[:4] for file in (ROOT / "docs" / "decisions").glob("0*.md")}
+    assert len(cited) > 10
+    assert cited <= there
+
+
 def test_the_version_is_the_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == spann.__version__

@@ -30,7 +30,8 @@
 
 #define SPANN_ROTATION_ROUNDS 4
 /* The share of E that the rounding of a query at c may have, where |q - c| is the root mean square of |r|. It adds the
- * half of its square, 5 %, to the standard error. Of SIFT and MiniLM no posting in 1000 is farther. */
+ * half of its square, 5 %, to the standard error. Of SIFT and MiniLM no posting in 1000 is farther
+ * (docs/decisions/0020). */
 #define SPANN_FAR 0.3f
 
 static inline size_t spann_padded_dim(size_t dim) { return (dim + 31) / 32 * 32; }

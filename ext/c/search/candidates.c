@@ -6,13 +6,13 @@
 #define SMALL 16
 
 /* Room, as a multiple of the wanted. More room makes cuts rarer, but each passes over all of it and the limit falls
- * later. With 4 scoring takes 0 to 2 % longer (SIFT, m = 100, Zen 5). */
+ * later. With 4 scoring takes 0 to 2 % longer (SIFT, m = 100, Zen 5) (docs/decisions/0016). */
 #define FACTOR 2
 
 typedef long long half __attribute__((vector_size(16), may_alias));
 
-/* Explicit halves. gcc takes a struct apart into fields, and its next load waits for the stores of all of them,
- * which made cuts 3 times as slow. */
+/* Explicit halves. gcc takes a struct apart into fields, and its next load waits for the stores of all of them, which
+ * made cuts 3 times as slow (docs/decisions/0016). */
 static void swap(spann_candidate *a, spann_candidate *b) {
     half *x = (half *)a, *y = (half *)b;
     half low = x[0], high = x[1];
@@ -31,9 +31,9 @@ static void insertion_sort(spann_candidate *x, size_t n) {
     }
 }
 
-/* Lomuto's partition around the median of three; n > 2. Returns the place of the pivot: none before it ranks after
- * it, none after it ranks before it. It has no branches, which would be mispredicted half of the time, and is 3
- * times as fast as Hoare's. */
+/* Lomuto's partition around the median of three; n > 2. Returns the place of the pivot: none before it ranks after it,
+ * none after it ranks before it. It has no branches, which would be mispredicted half of the time, and is 3 times as
+ * fast as Hoare's (docs/decisions/0016). */
 static size_t partition(spann_candidate *x, size_t n) {
     size_t mid = n / 2, last = n - 1, place = 0;
     if (spann_candidate_before(&x[mid], &x[0])) swap(&x[mid], &x[0]);

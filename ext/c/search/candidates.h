@@ -1,7 +1,8 @@
 /* The m smallest of a stream of values: a buffer of twice as many, cut by quickselect when it is full.
  *
  * Nearly every value is dismissed by one comparison with the limit: on the 32,000 estimates of a query (m = 200) a heap
- * took ten times as long. Ties are broken by row, so the outcome does not depend on the order of the stream. */
+ * took ten times as long. Ties are broken by row, so the outcome does not depend on the order of the stream
+ * (docs/decisions/0016). */
 #ifndef SPANN_CANDIDATES_H
 #define SPANN_CANDIDATES_H
 

@@ -12,10 +12,10 @@
  * scored. */
 #define VISITS_AHEAD 2
 
-/* Bytes of codes scored at a time, while as many others are prefetched. One burst for each posting delays computing:
- * of 10M SIFT, a kernel takes 1.15 ns a code from the first level of the cache, 5.7 ns from memory, 3.1 ns with
- * bursts and 1.5 ns with pieces. All scoring takes 0.6 of what it took with only the first KiB of each posting
- * prefetched (AVX-512, Zen 5). */
+/* Bytes of codes scored at a time, while as many others are prefetched. One burst for each posting delays computing: of
+ * 10M SIFT, a kernel takes 1.15 ns a code from the first level of the cache, 5.7 ns from memory, 3.1 ns with bursts and
+ * 1.5 ns with pieces. All scoring takes 0.6 of what it took with only the first KiB of each posting prefetched
+ * (AVX-512, Zen 5) (docs/decisions/0016). */
 #define PIECE_BYTES 1024
 #define LEAST_ROWS 8 /* what the kernels take at once */
 

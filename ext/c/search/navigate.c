@@ -8,20 +8,20 @@
 /* A sorted beam longer than this costs more than scanning any number of centroids. */
 #define LONGEST_BEAM 4096
 
-/* The graph compares 4 to 7 centroids for each in the beam, at random places, and keeps the beam sorted. A scan
- * streams through all centroids, and through the caches of all other queries. On 8,000 centroids of SIFT the two
- * cost the same at a ratio of 20 where one thread has the machine for itself; on 418 of embeddings, at 8. A scan
- * finds all, and a graph does not where clusters lie apart: with 200,000 clustered vectors and 1,044 centroids, a
- * beam of 64 left 7 % of the neighbours to postings that it did not hold. */
+/* The graph compares 4 to 7 centroids for each in the beam, at random places, and keeps the beam sorted. A scan streams
+ * through all centroids, and through the caches of all other queries. On 8,000 centroids of SIFT the two cost the same
+ * at a ratio of 20 where one thread has the machine for itself; on 418 of embeddings, at 8. A scan finds all, and a
+ * graph does not where clusters lie apart: with 200,000 clustered vectors and 1,044 centroids, a beam of 64 left 7 % of
+ * the neighbours to postings that it did not hold (docs/decisions/0008). */
 #define SCAN_RATIO 20
 
 #define BLOCK 256 /* centroids of a scan scored at a time */
 _Static_assert(BLOCK % SPANN_BLOCK == 0, "spann_within reads whole blocks");
 
-/* Nodes of the beam that are expanded together, in three steps: their links are prefetched, then the vectors these
- * lead to, then those are compared. Each step runs beside another one of the nodes before and after, so little waits
- * for memory. It makes 1 % more comparisons than one by one. With 8 in one step, navigating 80,000 centroids took
- * 1.45 times as long, and 8,000, which the caches hold, as long (SIFT, Zen 5). */
+/* Nodes of the beam that are expanded together, in three steps: their links are prefetched, then the vectors these lead
+ * to, then those are compared. Each step runs beside another one of the nodes before and after, so little waits for
+ * memory. It makes 1 % more comparisons than one by one. With 8 in one step, navigating 80,000 centroids took 1.45
+ * times as long, and 8,000, which the caches hold, as long (SIFT, Zen 5) (docs/decisions/0016). */
 #define TOGETHER 4
 
 /* Vectors compared, and others prefetched, at a time. Prefetching all at once delays computing. */
@@ -82,7 +82,8 @@ static size_t place_of(const uint64_t *keys, size_t count, uint64_t key) {
 /* Merges at most MERGED different keys into the beam, which stays sorted and at most `beam` long. Returns the first
  * place that changed, or SIZE_MAX. The keys' places are searched for side by side, and what lies between them moves
  * once. One by one, navigating takes 1.14 times as long (8,000 and 80,000 centroids of SIFT, Zen 5). Eight bytes a
- * candidate make that cheap: with 24, a branching search and a heap it took three times as long. */
+ * candidate make that cheap: with 24, a branching search and a heap it took three times as long
+ * (docs/decisions/0016). */
 static size_t insert(spann_navigator *n, size_t beam, const uint64_t *keys, size_t count) {
     uint64_t sorted[MERGED];
     size_t places[MERGED];
@@ -174,9 +175,9 @@ static size_t choose(spann_navigator *n, const spann_level *base, size_t *next, 
     return some;
 }
 
-/* Leaves in `fresh` the neighbours of `some` nodes that were not visited. Each is written, but only new ones are
- * kept, without a branch. A branch made navigating 8,000 centroids take 1.25 times as long, 80,000 1.03 times (SIFT,
- * Zen 5). */
+/* Leaves in `fresh` the neighbours of `some` nodes that were not visited. Each is written, but only new ones are kept,
+ * without a branch. A branch made navigating 8,000 centroids take 1.25 times as long, 80,000 1.03 times (SIFT, Zen 5)
+ * (docs/decisions/0016). */
 static int neighbors_of(walk *w, const spann_level *base, const uint32_t *nodes, size_t some, spann_nodes *fresh) {
     uint64_t *visited = w->n->visited;
     size_t count = 0, kept = 0;

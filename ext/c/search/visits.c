@@ -8,14 +8,14 @@
 #include "search/space.h"
 
 /* Postings are pruned by the ratio of their distance to the 16th smallest. The paper takes the smallest, which says
- * little about how dense the data are near the query. On 1M SIFT (8,000 centroids, their distances alone), 95 % of
- * the neighbours take 83 postings a query without a rule. They take 135 with the ratio to the nearest, and 75, 69
- * and 77 with the ratio to the 4th, 16th and 64th. */
+ * little about how dense the data are near the query. On 1M SIFT (8,000 centroids, their distances alone), 95 % of the
+ * neighbours take 83 postings a query without a rule. They take 135 with the ratio to the nearest, and 75, 69 and 77
+ * with the ratio to the 4th, 16th and 64th (docs/decisions/0010). */
 #define PRUNE_RANK 16
 
-/* The expected squared distance of a posting starts at its centroid's, d^2. It moves a share of the way to
- * d^2 + S - 2 d z, the squared distance of an entry z standard deviations out towards the query. Shares of 0.33 to 0.5
- * and 2.5 to 3.5 deviations are within 5 % of each other on SIFT and sentences (docs/DESIGN.md, Shapes). */
+/* The expected squared distance of a posting starts at its centroid's, d^2. It moves a share of the way to d^2 + S - 2
+ * d z, the squared distance of an entry z standard deviations out towards the query. Shares of 0.33 to 0.5 and 2.5 to
+ * 3.5 deviations are within 5 % of each other on SIFT and sentences (docs/DESIGN.md, Shapes) (docs/decisions/0009). */
 #define SHAPE_SHARE 0.4f
 #define SHAPE_DEVIATIONS 3.0f
 

@@ -29,7 +29,7 @@ ITERATIONS = 8
 
 BALANCE = 0.1
 """Step of the size penalty (ext/c/building/cluster.h). On 62 clusters of SIFT the coefficient of variation of sizes
-falls from 0.21 to 0.05 at 0.3 % higher mean sqdist; 0.3 oscillates."""
+falls from 0.21 to 0.05 at 0.3 % higher mean sqdist; 0.3 oscillates (docs/decisions/0004)."""
 
 LEAF_SLACK = 1.3
 """A child takes at most this many times its even share of rows, where leaves become postings: 8000 leaves of

@@ -26,7 +26,7 @@ of one, finding the nearest of them took more time than the distances."""
 CANCELS = 0.001
 """Where the vectors of a group are nearer to their mean than the root of this share of their squared length, lifted
 products in float32 would keep less than 13 bits of what they are apart: such a group is moved to its mean first. None
-is of SIFT or MiniLM; all are where clusters lie far from each other."""
+is of SIFT or MiniLM; all are where clusters lie far from each other (docs/decisions/0024)."""
 
 Floats = NDArray[np.float32]
 

@@ -38,7 +38,8 @@ FLAT = 64
 
 CANCELS = 0.001
 """Where centres are nearer to another than the root of this share of their squared length, float32 would keep less than
-13 bits of what they are apart. None are of SIFT or MiniLM; those of groups are that lie far from each other."""
+13 bits of what they are apart. None are of SIFT or MiniLM; those of groups are that lie far from each other
+(docs/decisions/0024)."""
 
 SCATTER_BYTES = 8 << 20
 """Vectors that are sorted by region and written at a time, by one thread: what a region gets of them is one write."""
