@@ -1,7 +1,7 @@
 """The canonical form of a filter: equal filters are equal objects, and so share a key and their matches.
 
-Constants have the types in which columns are stored. NOT stands only before a test of one column. So a test that is
-unknown, for want of a value, need not be told from one that is false: neither matches.
+Constants have the types in which columns are stored. NOT stands only before a test of one column. So an unknown test,
+which lacks a value, counts like a false test: neither matches.
 """
 
 from __future__ import annotations
