@@ -179,7 +179,7 @@ def write_names(writer: IndexWriter, chunks: Iterable[Any], count: int, size: in
 
 
 def add_names(ends: ShardedWriter, data: ShardedWriter, chunks: Iterable[Any], at: int) -> None:
-    """Appends names to arrays of which the last name ends `at` that byte, and finishes them."""
+    """Appends names to arrays whose last name ends at byte `at`, and finishes them."""
     for lengths, values in map(parts_of, chunks):
         placed = at + np.cumsum(lengths)
         ends.append(placed.astype("<u8"))
