@@ -2,8 +2,8 @@
 
 Cells that have become too large, too small, or full of dead and appended entries are *dirty*. Their live vectors are
 clustered anew, locally and into as many cells as they fill (`recluster`). Each new cell has one dense posting, behind
-all others. A clean cell that gets vectors has them in one posting besides its main one. Rows that were laid anew are
-dead in their old place. Searches pass over a posting without a live row, and a new build removes it.
+all others. A clean cell that gets vectors has them in a posting besides its main one. Rows that were laid anew are dead
+in their old place. Searches pass over a posting without a live row, and a new build removes it.
 
 A centroid moves only together with all its live entries, for codes are relative to it. No vector is ever dropped:
 copies that cannot be told apart become several postings of one centroid.
@@ -40,6 +40,9 @@ from spann.store.reader import IndexReader
 from spann.system import check_room
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource
+
+MOST_TAILS = 3
+"""Postings of a clean cell besides its main one, at most. The next vectors are written together with theirs."""
 
 MOST_RUNS = 8
 """Runs of rows by id, at most. A search for an id looks into every run, so more are joined."""
@@ -102,9 +105,10 @@ class _Entries:
         return self._entries(cell, self._postings[self._bounds[cell] : self._bounds[cell + 1]])
 
     def tail(self, cell: int) -> Ints:
-        """The entries of a cell outside of its largest posting."""
+        """The entries of a clean cell to write: new ones and, if its smaller postings are many, these."""
         postings = self._postings[self._bounds[cell] : self._bounds[cell + 1]]
-        return self._entries(cell, postings[postings != self._main[cell]])
+        smaller = postings[(postings != self._main[cell]) & (self.cells.live[postings] > 0)]
+        return self._entries(cell, smaller if len(smaller) >= MOST_TAILS else smaller[:0])
 
     def _entries(self, cell: int, postings: Ints) -> Ints:
         rows = [self.cells.rows(int(p)) for p in postings if self.cells.live[p]]
@@ -265,8 +269,7 @@ def _reclustered(job: Job, centroids: Centroids, dirty: NDArray[np.bool_], entri
 
 
 def _members(found: Reclustered, entries: _Entries, touched: Ints) -> Members:
-    """All vectors that are to be written: of dirty cells, moved ones, and for clean cells that get vectors, these and
-    what lies outside of their largest posting."""
+    """All vectors that are to be written: those of dirty cells, moved ones, and the tails of clean cells."""
     cells = entries.cells.count
     target = found.members.target
     parts = [found.members]

@@ -14,6 +14,7 @@ from spann.format.postings import LARGEST_POSTING, PAGE, posting_span
 
 def check_directory(
     about: Collection,
+    *,
     page: NDArray[np.uint32],
     offset: NDArray[np.uint16],
     length: NDArray[np.uint16],

@@ -86,7 +86,20 @@ def evaluate(
     pairs = [(params, count) for params in settings for count in threads]
     runs = []
     for done, (params, count) in enumerate(pairs, 1):
-        runs.append(_run(index, queries, truth, k, params, count, in_flight, order, io, truth_name))
+        runs.append(
+            _run(
+                index,
+                queries,
+                truth,
+                k,
+                params,
+                threads=count,
+                in_flight=in_flight,
+                order=order,
+                io=io,
+                truth_name=truth_name,
+            )
+        )
         if progress:
             progress("evaluate", done, len(pairs))
     return {"runs": runs}
@@ -98,6 +111,7 @@ def _run(
     truth: Truth,
     k: int,
     params: SearchParams,
+    *,
     threads: int,
     in_flight: int | None,
     order: str,

@@ -106,14 +106,14 @@ class Resident:
         check_graph(self.graph, collection.centroids, where)
         check_directory(
             collection,
-            self.page,
-            self.offset,
-            self.length,
-            self.primaries,
-            self.chain,
-            self.appended,
-            self.pages,
-            where,
+            page=self.page,
+            offset=self.offset,
+            length=self.length,
+            primaries=self.primaries,
+            chain=self.chain,
+            appended=self.appended,
+            pages=self.pages,
+            where=where,
         )
         directions_count = collection.kind.centroid_metric(collection.metric) is Metric.COSINE
         bad = first_unusable(self.vectors, self.centroid_element, directions=directions_count)
