@@ -27,7 +27,7 @@ from spann.errors import InputError, RecallWarning, RepeatWarning, UnlikeWarning
 from spann.jobs import JobMethods
 from spann.measuring import explain
 from spann.measuring.explain import Explanation
-from spann.measuring.promise import Calibration
+from spann.measuring.promise import Calibration, recall_target
 from spann.measuring.ranges import LEAST, range_effort
 from spann.progress import reporting
 from spann.search import (
@@ -234,7 +234,7 @@ class Index(JobMethods):
         setting = self._setting(LEAST, params, target_recall)
         efforts: Sequence[Effort] = ()
         if params is None and self.calibration is not None:
-            target = DEFAULT_TARGET if target_recall is None else target_recall
+            target = DEFAULT_TARGET if target_recall is None else recall_target(target_recall)
             setting, efforts = range_effort(self.calibration, target, min(self.count, MAX_K), setting)
 
         copies = self._reader.attributes["entries"] / self.count  # each copy takes the place of a candidate
@@ -299,7 +299,7 @@ class Index(JobMethods):
         decided = SearchDecision.of(setting, arrays.kind, k)
         doubts: list[str] = []
         if params is None and self.calibration is not None:
-            doubts = self.calibration.doubts(target_recall or DEFAULT_TARGET, k)
+            doubts = self.calibration.doubts(DEFAULT_TARGET if target_recall is None else target_recall, k)
         return explain(
             found.stats[0], int((found.ids >= 0).sum()), decided, len(arrays.length), self.calibration, doubts
         )
@@ -327,6 +327,8 @@ class Index(JobMethods):
         return as_queries(queries, self.dtype, self.element, self.dim, str(self.path))
 
     def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:
+        if target_recall is not None:
+            recall_target(target_recall)
         if target_recall is not None and params is not None:
             raise InputError("params and target_recall were both given; the target decides the params")
         if target_recall is not None and self.calibration is None:
@@ -335,7 +337,7 @@ class Index(JobMethods):
             raise InputError(f"params is a {type(params).__name__}; it must be SearchParams")
         if params is not None or self.calibration is None or not isinstance(k, int | np.integer) or k < 1:
             return params or SearchParams()
-        target = DEFAULT_TARGET if target_recall is None else target_recall
+        target = DEFAULT_TARGET if target_recall is None else recall_target(target_recall)
         setting = self.calibration.choose(target, int(k), best=True)
         for doubt in self.calibration.doubts(target, int(k)):
             if doubt not in self._doubted:

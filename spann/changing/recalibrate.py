@@ -15,7 +15,7 @@ from spann.building.stages.calibration import COMPARED, SEED, IdsOf, Queries, ca
 from spann.building.stages.truth import FILE as TRUTH
 from spann.building.stages.truth import answers
 from spann.changing.generation import Generation
-from spann.config import DEFAULT_CALIBRATION
+from spann.config import DEFAULT_CALIBRATION, whole
 from spann.elements import memory_dtype
 from spann.errors import InputError
 from spann.format.postings import PAGE, Record, posting_bytes, posting_span
@@ -48,7 +48,7 @@ def recalibrate(
     Raises `MissingError`, and `ExistsError` while another process changes the index.
     """
     report = progress or (lambda stage, done, total: None)
-    wanted = DEFAULT_CALIBRATION if count is None else count
+    wanted = DEFAULT_CALIBRATION if count is None else whole(count, "count", 1)
     if wanted < FEW:
         raise InputError(f"count is {wanted}; a calibration needs at least {FEW} queries")
     with Generation(path, created_by=created_by, sizes=sizes) as following:

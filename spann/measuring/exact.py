@@ -33,8 +33,11 @@ _BLOCK_ROWS = 4096
 _BLOCK_BYTES = 32 << 20
 """Bytes of a block of rows in float64 at most."""
 
-_TILE = 1 << 21
-"""Keys (query, row) that a thread computes at a time: 8 MB in float32, about the last-level cache of a core."""
+_TILE = 1 << 20
+"""Keys (query, row) that a thread computes at a time: 4 MB in float32, half of the last-level cache of a core."""
+
+_PRODUCTS = 1 << 28
+"""Multiplications that a thread does at a time: an interrupt waits for them, some 50 ms with what follows."""
 
 _MANY = 1 << 17
 """Keys that are merged at a time, by tiles with fewer queries where a block has more: merging takes some 90 bytes of
@@ -291,8 +294,9 @@ class _Scan:
                 progress(stage, first + len(block), self._base.count)
 
     def _tiles(self, count: int) -> list[slice]:
-        """Queries in groups that give every thread work and stay within `_TILE`."""
-        step = max(1, min(-(-count // self._workers), _TILE // self._block_rows))
+        """Queries in groups that give every thread work and stay within `_TILE` and `_PRODUCTS`."""
+        keys = min(_TILE, _PRODUCTS // self._base.dim)
+        step = max(1, min(-(-count // self._workers), keys // self._block_rows))
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
     def _pieces(self, pairs: int) -> list[slice]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
-import numpy as np
-
-from spann.config import SearchParams, usual_rerank
+from spann.config import SearchParams, usual_rerank, whole
 from spann.errors import FormatError, InputError
 from spann.search.decision import SearchDecision
 
@@ -176,9 +175,7 @@ class Calibration:
         """The cheapest setting whose lower confidence bound is at least `target`, for `k` neighbours.
 
         `InputError` for a target that no setting reached; with `best`, the best there is."""
-        check_target(target)
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k is {k!r}; it must be a whole number of at least 1")
+        target, k = recall_target(target), whole(k, "k", 1)
         most = self.most(k)
         if target > most and not best:
             raise InputError(
@@ -204,10 +201,11 @@ class Calibration:
         return min(points, key=lambda p: apart(p.max_postings, postings) + apart(p.error_bound, bound))
 
 
-def check_target(target: float) -> None:
-    """`InputError` unless `target` is a recall that can be asked for."""
-    if not 0 < target < 1:
-        raise InputError(f"target_recall is {target!r}; it must be between 0 and 1, both excluded")
+def recall_target(value: Any) -> float:
+    """`value`, of Python or numpy, as a recall that can be asked for; else an `InputError`."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < 1:
+        raise InputError(f"target_recall is {value!r}; it must be a number between 0 and 1, both excluded")
+    return float(value)
 
 
 def neighbours(points: Sequence[Point], target: float) -> tuple[Point, Point]:

@@ -97,15 +97,28 @@ def test_easy_queries_read_less(tmp_path, data):
 
 def test_invalid_targets_are_refused(coded, data):
     with spann.open(coded) as index:
-        for target in (0, 1, 1.5, -0.1, float("nan")):
-            with pytest.raises(InputError, match=r"target_recall is .*; it must be between 0 and 1"):
-                index.search(data[1], 10, target_recall=target)
+        for target in (0, 1, 1.5, -0.1, float("nan"), True, "0.9", [0.9], np.array(0.9), np.array([0.9, 0.8]), 0.9j):
+            for ask in (
+                lambda target: index.search(data[1], 10, target_recall=target),
+                lambda target: index.search_range(data[1], 0.5, target_recall=target),
+                lambda target: index.explain(data[1][0], target_recall=target),
+                lambda target: next(index.iterate(data[1][0], target_recall=target)),
+                index.params_for,
+            ):
+                with pytest.raises(InputError, match=r"target_recall is .*; it must be a number between 0 and 1"):
+                    ask(target)
+        for target in (np.float64(0.9), np.float32(0.9)):
+            assert index.params_for(target) == index.params_for(float(target))
         with pytest.raises(InputError, match=r"were seen to reach for k 10 is 0\.9"):
             index.params_for(0.99999, 10)
         with pytest.raises(InputError, match="params and target_recall were both given"):
             index.search(data[1], 10, spann.SearchParams(), target_recall=0.9)
-        with pytest.raises(InputError, match="k is 0"):
-            index.params_for(0.9, 0)
+        for k in (0, True, 2.5, "3"):
+            with pytest.raises(InputError, match=f"k is {k!r}"):
+                index.params_for(0.9, k)
+    for count in (0, True, 2.5, "300"):
+        with pytest.raises(InputError, match=f"count is {count!r}"):
+            spann.calibrate(coded, data[1], count=count)
 
 
 def test_an_index_without_calibration_says_so(tmp_path, data):

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 import spann
+from spann.measuring.exact import exact_search
 from spann.search.workers import Stop, StoppedError, Workers
 from spann.testing import clustered
+from spann.vectors import open_source
 
 ALL = spann.SearchParams(max_postings=2**31, rerank=2**31, error_bound=1e6)
 PATIENCE = 2.0
@@ -67,6 +69,13 @@ def test_an_interrupt_ends_a_batch(index, queries, threads, order):
         index.search(queries, 10, ALL, threads=threads, order=order)
     after = index.search(queries[:20], 10, ALL, threads=threads, order=order)
     np.testing.assert_array_equal(before.ids, after.ids)
+
+
+def test_an_interrupt_ends_exact_search():
+    rng = np.random.default_rng(0)
+    base = open_source(rng.standard_normal((60_000, 64)).astype(np.float32))
+    with interrupted():
+        exact_search(base, rng.standard_normal((20_000, 64)).astype(np.float32), 10, "l2", threads=2)
 
 
 def test_an_interrupt_ends_one_query(index, queries):

@@ -162,6 +162,22 @@ def test_the_limit_on_descriptors_is_raised_or_named(tmp_path):
     assert "it may open 64 (`ulimit -Hn`)" in refused
 
 
+FEW_DESCRIPTORS = """
+import resource, sys, numpy, spann
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+base = numpy.random.default_rng(0).standard_normal((2000, 8)).astype(numpy.float32)
+for bits in (0, 2):
+    params = spann.BuildParams(code_bits=bits, calibration_queries=200)
+    with spann.build(base, f"{sys.argv[1]}{bits}", params=params) as index:
+        print((index.search(base, 1, threads=2).ids[:, 0] == range(2000)).mean() > 0.9)
+"""
+
+
+def test_a_build_and_a_search_work_with_64_descriptors(tmp_path):
+    run = [sys.executable, "-c", FEW_DESCRIPTORS, str(tmp_path / "i")]
+    assert subprocess.check_output(run, text=True) == "True\nTrue\n"
+
+
 # ---- results ----
 
 
