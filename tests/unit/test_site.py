@@ -34,7 +34,7 @@ def test_every_method_of_an_index_is_on_a_page():
     found = directives()
     assert found["spann.Index"] == []
     methods = {f"spann.Index.{name}" for name in inherited - set(vars(spann.Index))}
-    assert {name for name in methods if eval(name, {"spann": spann}).__doc__} <= set(found)
+    assert {name for name in methods if getattr(spann.Index, name.rpartition(".")[2]).__doc__} <= set(found)
 
 
 def test_every_document_is_in_the_contents():
