@@ -1,4 +1,4 @@
-"""What tests of every kind share: looking into an index, comparing with the truth, and disks that fail."""
+"""Shared by all tests: looking into an index, comparing with the truth, and failing disks."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def decode() -> Callable[[Path], list[tuple[Array, Array]]]:
 
 @pytest.fixture(scope="session")
 def check_neighbours() -> Callable[..., None]:
-    """Asserts that a result is the exact one, up to the order of what float32 cannot tell apart."""
+    """Asserts that a result is exact, up to the order of distances that float32 cannot tell apart."""
 
     def check(result: SearchResult, base: Array, queries: Array, k: int, metric: str, ids: Array | None = None) -> None:
         n = min(k, len(base))
@@ -128,7 +128,8 @@ def check_neighbours() -> Callable[..., None]:
 
 
 class NoSync:
-    """The operating system without fsync: only a power cut could tell, and it is most of the time of a small build."""
+    """The operating system without fsync. Only a power cut could tell, and fsync takes most of the time of a small
+    build."""
 
     def __getattr__(self, name: str) -> Any:
         return (lambda fd: None) if name == "fsync" else getattr(os, name)
@@ -136,7 +137,7 @@ class NoSync:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_sync() -> Iterator[None]:
-    """Spares all tests but those that put a system of their own in its place the waiting for the disk."""
+    """Spares tests the wait for the disk, unless they replace the system themselves."""
     files.system = NoSync()
     yield
     files.system = os
@@ -144,7 +145,7 @@ def no_sync() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_calibration() -> Iterator[None]:
-    """Builds are not calibrated unless a test asks for it: that takes longer than all else in a small one."""
+    """Switches calibration off unless a test asks for it, because it takes most of the time of a small build."""
     before = config.DEFAULT_CALIBRATION, config.FEWEST_CALIBRATION
     config.DEFAULT_CALIBRATION = config.FEWEST_CALIBRATION = 0
     yield
@@ -165,7 +166,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FaultyDisk]:
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts an empty file system in memory with the given options (again: anew); skips where that is not allowed."""
+    """Mounts an empty file system in memory with the given options, anew at each call. Skips if that is not allowed."""
     place = tmp_path / "mounted"
     place.mkdir()
     inside = False

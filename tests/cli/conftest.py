@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 
 @pytest.fixture
 def refused(run: Run) -> Callable[..., str]:
-    """Runs a command that must fail with `code`: returns its one line on standard error, with nothing before it."""
+    """Runs a command that must fail with `code` and print one line on standard error, which is returned."""
 
     def refused_(code: int, *args: object) -> str:
         result = run(*args)

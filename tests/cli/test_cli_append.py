@@ -1,4 +1,4 @@
-"""`spann append`: what it adds, and what it says."""
+"""`spann append`: the vectors that it adds, and its report."""
 
 from __future__ import annotations
 

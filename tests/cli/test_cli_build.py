@@ -1,4 +1,4 @@
-"""`spann build`: what it makes, what it prints, and which value of a parameter wins."""
+"""`spann build`: the index, the report, and the precedence of parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of failure: its exit code, its one line, and the traceback only where it is asked for."""
+"""Every kind of failure: its exit code, its one line, and the traceback only on request."""
 
 from __future__ import annotations
 

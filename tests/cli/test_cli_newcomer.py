@@ -1,4 +1,4 @@
-"""What people try in their first hour, with their own data and the habits of other libraries."""
+"""First attempts of newcomers, with their own data and the habits of other libraries."""
 
 from __future__ import annotations
 

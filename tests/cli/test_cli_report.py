@@ -1,4 +1,4 @@
-"""`spann report`: one page, whole and well-formed, of what the index and searches of it are."""
+"""`spann report`: one whole, well-formed page on the index and its searches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reaches a terminal or a pipe: text of files made harmless, and outputs that are closed, full or unread."""
+"""Output to a terminal or a pipe: escaped text of files, and outputs that are closed, full or unread."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every "must" of docs/FORMAT.md: an index that breaks it, under checksums that hold, is found by a verification; and
-where opening must refuse it, it does. Each with an error of spann's own."""
+"""Every "must" of docs/FORMAT.md: a verification finds an index that breaks it under right checksums. Opening refuses
+it where it must. Each error is one of spann's own."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ CONTENT: list[tuple[str, Change, str]] = [
 
 
 def problems(path: Path) -> list[str]:
-    """What a verification says; or the error, where the manifest cannot be read at all."""
+    """The problems that a verification finds; or the error, if the manifest cannot be read at all."""
     try:
         return [problem.detail for problem in spann.verify(path)]
     except SpannError as error:

@@ -1,4 +1,4 @@
-"""Whatever happens to the files of an index: verification finds it, and no search is silently wrong."""
+"""Verification finds any damage to the files of an index, and no search is silently wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def answer(path, queries, **how):
 
 
 def _open(path, **how):
-    """With nothing in memory that can be read when it is needed."""
+    """Opens an index that keeps as little as possible in memory."""
     return spann.open(path, io="buffered", memory_budget="none", **how)
 
 
@@ -83,7 +83,7 @@ def positions(size, file, rng):
 
 
 def unread(path, file):
-    """Whether a search has no need of the file: verification has."""
+    """Whether only verification needs the file, and no search."""
     name = str(file.relative_to(path)).replace("/", ".")
     of_no_use = ("vectors.ids", "integrity.postings.pages", "integrity.vectors.exact.c")
     return file != path / "zarr.json" and (file.name == "zarr.json" or any(part in name for part in of_no_use))
@@ -249,7 +249,7 @@ def test_a_file_that_does_not_belong_is_reported(index):
 
 
 def test_broken_invariants_under_right_checksums_are_found(tmp_path, monkeypatch):
-    """An index whose bytes are all as written, by a writer that got them wrong."""
+    """An index of a faulty writer: all bytes are as written, and wrong."""
     base = clustered(600, 8, 0, 4)[0]
     spann.build(base, tmp_path / "i").close()
     read = IndexReader.read

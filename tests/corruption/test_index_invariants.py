@@ -1,4 +1,4 @@
-"""What checksums cannot say: indexes whose every checksum holds and whose content is wrong."""
+"""Indexes with wrong content under right checksums are found."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def sound(tmp_path_factory) -> Path:
 
 
 def forge(sound: Path, path: Path, change: Callable[[Arrays, Arrays], None]) -> list[str]:
-    """Rewrites the index with `change` made to its arrays and attributes; what verification says of the result."""
+    """Rewrites the index with `change` made to its arrays and attributes. Returns the problems that verification
+    finds."""
     reader = IndexReader.open(sound)
     arrays = {name: reader.read(name).copy() for name in reader.arrays()}
     about = {name: value for name, value in reader.attributes.items() if name not in RESERVED}

@@ -1,4 +1,4 @@
-"""What users give: vectors, ids, exact neighbours, presets and queries on standard input, in every format.
+"""Inputs of users: vectors, ids, exact neighbours, presets and queries on standard input, in every format.
 
 The beginning of a seed's name says what it is given as: vectors, ids, truth, preset, lines. Some files are cut while
 they are open.
@@ -71,7 +71,7 @@ def seeds(directory: Path) -> None:
 
 
 def execute(path: Path) -> str:
-    """Gives the program the file; what came of it."""
+    """Gives the program the file. Returns the outcome."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NarrowingWarning)

@@ -104,7 +104,8 @@ def reproduce(target: str, seed: int, number: int, keep: Path) -> str:
 
 
 def work(target: str, seed: int, first: int, last: int, directory: Path) -> None:
-    """What the child process does: executions `first` to `last` (exclusive), telling its parent by lines of JSON."""
+    """The work of the child process: executions `first` to `last` (exclusive). It reports to its parent in lines of
+    JSON."""
     module, corpus, mutants = _module(target), sorted((directory / "seeds").iterdir()), directory / "work"
     shutil.rmtree(mutants, ignore_errors=True)
     mutants.mkdir()
@@ -145,7 +146,7 @@ def _watch(
     found: Found,
     tell: Callable[[str], None],
 ) -> int:
-    """Runs a child from execution `first` on until it ends, for whatever reason; the number to go on from."""
+    """Runs a child from execution `first` on until it ends. Returns the number to continue from."""
     last = 1 << 62 if executions is None else executions
     state = directory / "state"
     state.write_bytes(_NONE_YET.to_bytes(8, "little"))
@@ -220,7 +221,7 @@ def _module(target: str) -> Any:
 
 
 def _key(error: BaseException) -> str:
-    """What tells findings apart: the kind of error, and the last lines of the program that it went through."""
+    """The key of a finding: the kind of error, and the last lines of the program that it went through."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/tests/fuzzing/" not in f.filename]
     return f"{type(error).__name__} at {' < '.join(f'{Path(f.filename).name}:{f.lineno}' for f in frames[:-4:-1])}"
 

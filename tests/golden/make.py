@@ -60,7 +60,7 @@ def vectors() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def answers(index: spann.Index, queries: np.ndarray) -> dict[str, object]:
-    """What the index, opened with memory_budget="none", says: all vectors read, and only a few postings."""
+    """Answers of the index, opened with memory_budget="none": with all vectors read, and with a few postings."""
     everything = spann.SearchParams(max_postings=2**31, rerank=2**31, error_bound=1e6)
     every = index.search(queries, K, everything, threads=1)
     few = index.search(queries, 1, everything.with_(max_postings=2), threads=1)

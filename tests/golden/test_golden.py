@@ -1,4 +1,4 @@
-"""Indexes from the day the format was fixed: whatever changes, they stay readable and their answers stay the same."""
+"""Indexes from the day when the format was fixed stay readable, and their answers stay the same."""
 
 from __future__ import annotations
 

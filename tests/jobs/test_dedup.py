@@ -1,4 +1,4 @@
-"""Groups of near vectors: found completely, whatever the index is like, and in bounded time."""
+"""Groups of near vectors are found completely, for every kind of index, in bounded time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spann search` in parts: what comes out, what memory it takes, and how it goes on where it was stopped."""
+"""`spann search` in parts: its output, its memory, and how it resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code kernels once more in numpy, slow and plain: what ext/c/kernels/codes.c is tested against, bit for bit.
+"""The code kernels in plain numpy. Tests compare ext/c/kernels/codes.c with them, bit for bit.
 
 All floats are float32, and products are rounded before they are added. Sums over dimensions run as in
 tests/kernels/twins.py: element i goes to lane i % 16, and lanes 8, 4, 2 and 1 apart are folded pairwise.
@@ -21,7 +21,7 @@ TINY = np.finfo(np.float32).tiny
 STEPS = 16
 REFINEMENTS = 4
 RANGE = {2: (0.8, 2.4), 3: (0.8, 1.9), 4: (0.8, 1.6), 8: (0.9, 1.02)}
-"""Where the best scale is looked for, in multiples of that at which no coordinate is clipped."""
+"""Scales to try, in multiples of the scale that clips no coordinate."""
 SPREAD = {1: 0.5, 2: 0.94, 3: 1.69, 4: 3.05, 8: 41.0}
 
 Floats = NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""The SIMD levels to walk through, and memory whose end is guarded."""
+"""The SIMD levels to test, and memory with a guarded end."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ COMMANDS = {
 
 @dataclass
 class Outcome:
-    """How rounds went: kills that hit the command before it had ended, and what went wrong."""
+    """The result of rounds: kills that hit the command before its end, and faults."""
 
     rounds: int = 0
     kills: int = 0

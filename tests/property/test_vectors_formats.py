@@ -72,7 +72,7 @@ def read_ids(path: Path) -> bytes:
 
 
 def read_or_refusal(read: Callable[[Path], bytes], path: Path) -> bytes | InputError:
-    """What is in the file, or the one-line refusal that names it; anything else raised is a failure."""
+    """The content of the file, or the one-line refusal that names it. Any other exception is a failure."""
     try:
         return read(path)
     except InputError as error:

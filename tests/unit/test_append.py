@@ -1,4 +1,4 @@
-"""Vectors added to an index: found like all others, whole or not at all, and nobody is disturbed."""
+"""Appended vectors are found like all others, appear whole or not at all, and disturb no reader."""
 
 from __future__ import annotations
 

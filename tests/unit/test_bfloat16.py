@@ -1,4 +1,4 @@
-"""bfloat16 from the source to the search: two bytes a value on disk, results of the same values in float32."""
+"""bfloat16 from the source to the search: two bytes a value on disk, and the results of the same values in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which postings a vector is in: the closure rule, checked against a plain computation, and what no index may break."""
+"""The postings of a vector: the closure rule against a plain computation, and invariants of every index."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_runs_are_joined_as_far_as_they_fit():
 
 
 def test_closure_finds_what_comparing_with_all_centroids_finds(tmp_path, decode):
-    """Where centroids are far more than are looked at: groups of few leaves, runs of many centroids."""
+    """Far more centroids than closure looks at: groups of few leaves, runs of many centroids."""
     sizes = Sizes(closure_candidates=150, closure_reached=400)
     base = exact_data(20_000, 12, 5)
     params = spann.BuildParams(code_bits=0, centroids=0.05, posting_size=1000)

@@ -1,4 +1,4 @@
-"""Indexes with codes: what their bytes say of the vectors, whatever the type, metric, dimension and number of them."""
+"""Indexes with codes: their bytes describe the vectors, for any type, metric, dimension and number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DTYPES = ("uint8", "int8", "float16", "float32")
 
 @dataclass
 class Posting:
-    """One posting, taken apart with nothing but numpy."""
+    """One posting, taken apart with numpy alone."""
 
     centroid: int
     primaries: int
@@ -83,7 +83,7 @@ class Coded:
         return Posting(centroid, primaries, header, ids.astype(int), add, scale, rows, data[at:].reshape(n, width))
 
     def approximate(self, posting):
-        """What the codes of a posting say of its vectors, (n, dim) in the coded space."""
+        """The vectors that the codes of a posting stand for, (n, dim) in the coded space."""
         about = self.about
         dim, bits = about["dim"], about["code_bits"]
         padded = -(-dim // 32) * 32
@@ -121,7 +121,7 @@ def data(n, dim, seed, dtype):
 
 
 def check(index, base, metric, ids=None, replicas=1):
-    """What holds of every index with codes; returns the row of the collection at each row of the exact store."""
+    """Checks the invariants of every index with codes. Returns the collection's row at each row of the exact store."""
     given = np.arange(len(base)) if ids is None else ids
     order = np.argsort(given)
     about = index.about

@@ -1,4 +1,4 @@
-"""The bytes of an index depend on the vectors, the metric and the parameters, on nothing else."""
+"""The bytes of an index depend on nothing but the vectors, the metric and the parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build is given: unusable vectors are refused by name, unusual ones are all kept."""
+"""The input of a build: unusable vectors are refused by name, and unusual vectors are all kept."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_the_smallest_and_a_large_dimension(tmp_path, check_neighbours, dim, dty
 
 
 def test_vectors_far_from_the_origin_are_found_as_well(tmp_path):
-    """Squared Euclidean distance does not change when everything is moved; what is computed of it must not either."""
+    """Squared Euclidean distances do not change if everything is moved. Computed distances must not change, either."""
     base, queries = clustered(10_000, 16, 100, 7)
     recall = {}
     for shift in (0, 1000, 10_000):

@@ -1,4 +1,4 @@
-"""What a build will take: predictions, and the refusal of what cannot fit."""
+"""The plan of a build: its predictions, and the refusal of builds that cannot fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index appears whole or not at all, and what was there before survives whatever goes wrong."""
+"""An index appears whole or not at all, and the old index survives every failure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _is_open(fd):
 
 
 class SpoiltFile:
-    """The operating system, on which one file cannot be created, opened to read, written, or read in full."""
+    """An operating system on which one file cannot be created, opened, written, or read in full."""
 
     def __init__(self, name, how):
         self.name, self.how = name, how
@@ -242,7 +242,7 @@ def test_a_full_disk_at_any_write(tmp_path, other, faulty, content, name, after,
 def test_faults_of_the_files_a_build_works_with(
     tmp_path, other, spoilt, content, what, how, error, match, threads, overwrite
 ):
-    """What comes back short is an error too: otherwise edges would be dropped."""
+    """A short read is an error too; otherwise edges would be dropped."""
     if overwrite:
         shutil.copytree(other, tmp_path / "i")
     before, were_open = content(tmp_path), open_files()

@@ -1,4 +1,4 @@
-"""Cells of nearest centroids: what they hold, where their centroids are, and what that is good for."""
+"""Cells of nearest centroids: their vectors, their centroids, and their benefit for a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An interrupted build goes on where it was, and ends with the same bytes."""
+"""An interrupted build resumes, and ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_parts_of_other_bounds_are_found_again(tmp_path, content):
 
 
 def test_a_mark_is_first_due_after_assignment(tmp_path, content, monkeypatch):
-    """What was done before is then marked too."""
+    """The mark then includes earlier stages."""
     expected = whole("replicas")
     seen, clock, sizes = set(), [0.0], replace(builds.MANY, mark_seconds=1.0)
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
@@ -306,7 +306,8 @@ def test_a_build_resumes_after_a_power_cut(unfinished, content):
 @pytest.mark.parametrize("kind", PARAMS)
 @pytest.mark.parametrize("part", range(4))
 def test_power_cuts_everywhere(tmp_path, content, monkeypatch, kind, part):
-    """At every 24th call that changes the disk: what is left goes on, or begins anew, and ends with the same bytes."""
+    """At every 24th call that changes the disk, from four starts. The build resumes or begins anew, and ends with the
+    same bytes."""
     base = BASE[:1200]  # three regions
     expected, went_on = whole(kind, len(base)), 0
     for after in range(6 * part, changes(kind, len(base)), 24):
@@ -435,7 +436,7 @@ def test_means_of_cells_are_kept(tmp_path, content, monkeypatch, stage, share, p
 
 @pytest.mark.parametrize("removing", ["what a finished build leaves", "what is not gone on with"])
 def test_killed_while_files_are_removed(tmp_path, content, removing):
-    """No checkpoint may outlive the files that it speaks of."""
+    """No checkpoint may outlive the files that it names."""
     with pytest.raises(Stopped):
         build(BASE, tmp_path / "i", params=PARAMS["codes"], progress=stop_at("refine", 0.8))
     np.save(tmp_path / "base.npy", BASE)

@@ -1,4 +1,4 @@
-"""A recall that is asked for is a recall that is had."""
+"""A search has the recall that it is asked for."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_same_bytes_with_any_threads_and_memory(tmp_path, content, data, kin
 
 @pytest.mark.parametrize("count", [1, 2, 5, 40, 150])
 def test_few_vectors(tmp_path, data, count):
-    """As many results as there are, whatever was measured of so few."""
+    """A search finds all results, even if few vectors were measured."""
     with spann.build(data[0][:count], tmp_path / "i", params=PARAMS["codes"]) as index:
         assert (index.calibration is None) == (count == 1)
         found = index.search(data[0][:count], 10)

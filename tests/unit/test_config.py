@@ -1,4 +1,4 @@
-"""Parameters refuse what cannot be, by name, and presets are checked before anything runs."""
+"""Parameters refuse invalid values by name, and presets are checked before anything runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public face of an index: opening, looking, closing; and its arrays in the eyes of other programs."""
+"""The public interface of an index: opening, describing, closing; and its arrays as other programs read them."""
 
 from __future__ import annotations
 

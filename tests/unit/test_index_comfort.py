@@ -1,4 +1,4 @@
-"""What makes an open index pleasant: ranges, iteration, explanations, pickling, forks, tables, notebooks."""
+"""Comforts of an open index: ranges, iteration, explanations, pickling, forks, tables, notebooks."""
 
 from __future__ import annotations
 

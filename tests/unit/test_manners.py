@@ -1,4 +1,4 @@
-"""What a program that uses spann is told, and how many processors it takes."""
+"""Messages to programs that use spann, and the number of processors that it takes."""
 
 from __future__ import annotations
 

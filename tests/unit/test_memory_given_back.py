@@ -1,4 +1,4 @@
-"""An index that is gone leaves no memory in the heaps of the allocator."""
+"""A dropped index leaves no memory in the heaps of the allocator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The class that stands for scikit-learn's KNeighborsTransformer."""
+"""The class that replaces scikit-learn's KNeighborsTransformer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed is whole: the name, the files beside the code, and the libraries that the code imports."""
+"""The installed package is whole: its name, the files beside the code, and the libraries that the code imports."""
 
 from __future__ import annotations
 

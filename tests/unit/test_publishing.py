@@ -1,4 +1,5 @@
-"""What is beside an index: nobody's files are touched, through no link, and a kill at any call is made good."""
+"""Names beside an index: files of others are not touched, links are not followed, and a kill at any call is
+repaired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries are taken in whatever form they are numbers; what is no vector is refused by type and place."""
+"""Queries are taken in every form that holds numbers. Anything else is refused by type and place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BASE, QUERIES = clustered(600, 24, 7, 3)
 
 
 class Dlpack:
-    """What offers nothing but DLPack, as tensors of some libraries do."""
+    """An object with DLPack alone, like tensors of some libraries."""
 
     def __init__(self, array):
         self.array = array
@@ -28,7 +28,7 @@ class Dlpack:
 
 
 class Arrays:
-    """What offers nothing but `__array__`."""
+    """An object with `__array__` alone."""
 
     def __array__(self, dtype=None, copy=None):
         return QUERIES

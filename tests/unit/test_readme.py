@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type works, and the files they name exist."""
+"""Commands and code of the documents work, and the files that they name exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a memory budget says, and that the process keeps to it."""
+"""The memory budget, and that the process keeps to it."""
 
 from __future__ import annotations
 

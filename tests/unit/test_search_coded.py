@@ -1,4 +1,5 @@
-"""Searching an index of codes: the same answers however it is read, exact ones where everything is, and its limits."""
+"""Searches of an index with codes: the same answers for every way of reading, exact answers if everything is read, and
+limits."""
 
 from __future__ import annotations
 

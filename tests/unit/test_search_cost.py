@@ -1,4 +1,4 @@
-"""What a search reads and reports, and what more reading buys."""
+"""The reads of a search, its report, and the gain of more reads."""
 
 from __future__ import annotations
 

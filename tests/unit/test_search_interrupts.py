@@ -1,4 +1,4 @@
-"""What ends a search early, and that the index is as good as before."""
+"""Searches that end early leave the index as good as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search returns: exact neighbours of all that was read, in true units, the same however it is run."""
+"""The results of a search: exact neighbours among the vectors read, in true units, for every way of running it."""
 
 from __future__ import annotations
 

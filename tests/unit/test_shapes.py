@@ -1,4 +1,4 @@
-"""Shapes of postings: what is stored of them, what a search makes of it, and that it is worth having."""
+"""Shapes of postings: their stored form, their use in a search, and their benefit."""
 
 from __future__ import annotations
 

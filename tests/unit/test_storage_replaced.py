@@ -1,4 +1,4 @@
-"""An index that another one takes the place of while it is read: no false alarm, and nothing of both."""
+"""An index is replaced while it is read: no false alarm, and no mixture of both."""
 
 from __future__ import annotations
 

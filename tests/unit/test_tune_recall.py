@@ -1,4 +1,4 @@
-"""The comparer: what counts as found, and which truths are refused."""
+"""Measured recall: which neighbours count as found, and which truths are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact search against the plain model, and where float32 alone would be wrong."""
+"""Exact search against the plain model, also where float32 alone would be wrong."""
 
 from __future__ import annotations
 

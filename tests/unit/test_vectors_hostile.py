@@ -1,4 +1,4 @@
-"""Inputs made to harm, or harmed: each is refused by one of the project's errors, in no time and no memory."""
+"""Hostile and damaged inputs: each is refused by one of the project's errors, at once and without memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of row numbers: distinct, uniform, and cheap however many rows there are."""
+"""Samples of row numbers: distinct, uniform, and cheap for any number of rows."""
 
 from __future__ import annotations
 
