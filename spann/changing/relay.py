@@ -154,12 +154,14 @@ class _Layout:
     - ``place`` (old,): the number of the first centroid that an old one became. For a dissolved one it is that of the
       centroid before it, or of the first of all. ``children`` (old,): how many it became.
     - ``number`` (old + new,): the number that each centroid, old or new, has in this order; -1 if it is no more.
+    - ``born``: the numbers of new centroids, ascending.
     """
 
     centroids: Centroids
     place: Ints
     children: Ints
     number: Ints
+    born: Ints
 
 
 def relay(
@@ -310,7 +312,8 @@ def _layout(centroids: Centroids, dirty: NDArray[np.bool_], found: Reclustered) 
     if centroids.lift is not None:
         lifts = np.concatenate([centroids.lift[clean], lift])[kept[order]].astype(np.float32)
     made = Centroids(centroids.space, every[kept[order]], None, lifts, given=False)
-    return _Layout(made, np.maximum(place, 0), children, number)
+    born = np.flatnonzero(kept[order] >= len(clean))
+    return _Layout(made, np.maximum(place, 0), children, number, born)
 
 
 def _stored(centroids: Centroids, means: Floats) -> tuple[Array, Floats]:
@@ -397,8 +400,11 @@ def _write_directory(
         following.rewrite(f"{_DIRECTORY}/{name}", values if more is None else np.concatenate([values, more]))
     if old.decision.directions:
         shapes = np.insert(following.old.read("postings/shapes"), at, 0, axis=0)
-        more = shapes[:0] if added is None else shape_bytes(added.facts["shape"])
-        following.rewrite("postings/shapes", np.concatenate([shapes, more]))
+        new = shapes[:0] if added is None else shape_bytes(added.facts["shape"])
+        if added is not None:  # of a cell that was laid anew, for its first posting as well
+            first = np.searchsorted(added.laid.directory.owner, layout.born)
+            shapes[np.searchsorted(own, layout.born)] = new[first]
+        following.rewrite("postings/shapes", np.concatenate([shapes, new]))
     chain = f"{_DIRECTORY}/chain"
     if len(own) != len(layout.centroids):
         following.rewrite(chain, np.searchsorted(own, np.arange(len(layout.centroids) + 1)).astype(np.uint32))

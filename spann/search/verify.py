@@ -153,7 +153,16 @@ def _check_directory(resident: Resident) -> Iterator[str]:
 def _check_shapes(resident: Resident) -> Iterator[str]:
     if resident.shapes is None:
         return
-    for p in np.flatnonzero((resident.length == 0) & resident.shapes.any(axis=1))[:1]:
+    empty = resident.length == 0
+    if resident.live is not None and len(resident.appended):  # the cell may have been laid anew
+        own = len(empty) - len(resident.appended)
+        owner = (
+            np.arange(own)
+            if resident.chain is None
+            else np.repeat(np.arange(resident.collection.centroids), np.diff(resident.chain))
+        )
+        empty[:own] &= ~np.isin(owner, resident.appended)
+    for p in np.flatnonzero(empty & resident.shapes.any(axis=1))[:1]:
         yield f"posting {p} is empty, and its shape is not 0"
 
 
