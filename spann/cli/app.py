@@ -52,7 +52,8 @@ class _Program(click.Group):
             if sys.stdout is None:
                 raise InputError("standard output is closed; send it to /dev/null to see nothing")
             with warnings.catch_warnings():
-                warnings.simplefilter("always", RecallWarning)
+                for kind in (RecallWarning, NarrowingWarning):
+                    warnings.simplefilter("always", kind)
                 warnings.showwarning = _show_warning
                 code = super().main(*args, **extra)
         except click.exceptions.NoArgsIsHelpError as error:

@@ -50,16 +50,18 @@ def arrow_blocks(batches: Iterable[pa.RecordBatch], column: str, ids: str | None
     while True:
         with foreign(f"{name} cannot be read from row {first} on"):
             batch = next(coming, None)
-        if batch is None:
-            return
-        wanted = find_vectors(batch.schema, column, name)
-        with foreign(f"column {wanted!r} of {name} cannot be read"):
+            if batch is None:
+                return
+            batch.validate(full=True)  # what comes out of a file may point anywhere
+            wanted = find_vectors(batch.schema, column, name)
             chunk = batch.column(batch.schema.get_field_index(wanted))
             dtype = element_of(chunk.type, wanted, name)
             if dim is None and len(batch):
                 dim = width_of(chunk.type) or first_width(chunk, first, name)
-            if len(batch):
-                yield as_rows(chunk, dim or 0, dtype, first, name), _ids(batch, ids, first, name)
+            block = as_rows(chunk, dim or 0, dtype, first, name) if len(batch) else None
+            named = _ids(batch, ids, first, name)
+        if block is not None:
+            yield block, named
         first += len(batch)
 
 
@@ -84,9 +86,9 @@ def _orc(place: Place, column: str, ids: str | None) -> Iterator[Block]:
     with place.open() as stream:
         with foreign(f"{place.name} is not an ORC file that can be read"):
             file = orc.ORCFile(stream)
-            schema, stripes = file.schema, file.nstripes
+            schema, stripes, names = file.schema, file.nstripes, file.schema.names
         wanted = find_vectors(schema, column, place.name)
-        named = [one for one in (ids or ID,) if one in schema.names]
+        named = [one for one in (ids or ID,) if one in names]
         batches = (file.read_stripe(number, [wanted, *named]) for number in range(stripes))
         yield from arrow_blocks(batches, wanted, ids, place.name)
 
@@ -109,26 +111,26 @@ def _csv(place: Place, column: str, ids: str | None) -> Iterator[Block]:
                 parse_options=csv.ParseOptions(delimiter="\t" if tab else ","),
                 convert_options=csv.ConvertOptions(strings_can_be_null=True),
             )
-            schema = head.schema
-        wanted = column or next((one for one in VECTORS if one in schema.names), "")
-        if wanted and wanted not in schema.names:
-            raise InputError(f"{name} has no column {wanted!r}; it has {', '.join(schema.names)}")
-        numbers = [one for one in schema.names if one != (ids or ID)]
+            schema, names = head.schema, head.schema.names
+        wanted = column or next((one for one in VECTORS if one in names), "")
+        if wanted and wanted not in names:
+            raise InputError(f"{name} has no column {wanted!r}; it has {', '.join(names)}")
+        numbers = [one for one in names if one != (ids or ID)]
         if not wanted:
             _check_header(schema, numbers, name)
         first = 0
         while True:
             with foreign(f"{name} cannot be read from row {first} on"):
                 batch = next(head, None)
-            if batch is None:
-                return
-            if len(batch):
-                if wanted:
-                    texts = batch.column(batch.schema.get_field_index(wanted)).to_pylist()
-                    rows = _parsed(texts, first, name)
+                if batch is None:
+                    return
+                if wanted and len(batch):
+                    rows = _parsed(batch.column(batch.schema.get_field_index(wanted)).to_pylist(), first, name)
                 else:
                     rows = _numbers(batch, numbers, first, name)
-                yield narrowed(rows, first, name, spread=False), _ids(batch, ids, first, name)
+                block, named = narrowed(rows, first, name, spread=False), _ids(batch, ids, first, name)
+            if len(batch):
+                yield block, named
             first += len(batch)
 
 

@@ -25,7 +25,17 @@ from spann.config import BuildParams, SearchParams, load_toml
 from spann.errors import NarrowingWarning, SpannError
 from spann.measuring.exact import exact_search
 from spann.types import Metric
-from spann.vectors import check_finite, check_lengths, convert, open_queries, open_source, read_ids, read_truth
+from spann.vectors import (
+    NameList,
+    check_finite,
+    check_lengths,
+    convert,
+    open_queries,
+    open_source,
+    read_ids,
+    read_truth,
+)
+from spann.vectors.names import check_types
 from tests.fuzzing import mutate as changes
 
 ROWS, DIM = 12, 8
@@ -34,7 +44,7 @@ CUT = "-cut"
 """Ends the names of files that are cut while they are open."""
 
 QUICK = {".fbin", ".f16bin", ".bf16bin", ".u8bin", ".i8bin", ".fvecs", ".bvecs", ".npy", ".npz", ".toml", ".jsonl"}
-QUICK |= {".ibin", ".ivecs"}
+QUICK |= {".ibin", ".ivecs", ".csv", ".feather", ".arrows"}
 
 LARGEST = 1 << 20
 """Values read at once: a damaged header may say truly that there are many."""
@@ -66,7 +76,7 @@ def seeds(directory: Path) -> None:
     lines = [json.dumps(row) for row in x.tolist()]
     (directory / "lines.jsonl").write_text("\n".join(lines) + "\n")
     (directory / "lines-named.jsonl").write_text("\n".join(f'{{"id": 7, "vector": {line}}}' for line in lines))
-    for seed in (_hdf5, _parquet, _zarr):
+    for seed in (_hdf5, _parquet, _tables, _zarr):
         seed(directory, x)
 
 
@@ -114,7 +124,10 @@ def _vectors(path: Path) -> None:
             assert part.shape[1] == source.dim
             if first > rows:
                 break
-        source.own_ids()
+        names = source.own_ids()
+        if isinstance(names, NameList):
+            for chunk in names.chunks():
+                check_types(chunk, names.kind)
         if block.dtype == np.float32:
             check_finite(block, 0, source.name)
             check_lengths(block, 0, source.name, directions=False)
@@ -123,7 +136,11 @@ def _vectors(path: Path) -> None:
 
 
 def _ids(path: Path) -> None:
-    assert read_ids(path).values.ndim == 1
+    found = read_ids(path)
+    if isinstance(found, NameList):
+        found.checksum()
+    else:
+        assert found.values.ndim == 1
 
 
 def _truth(path: Path) -> None:
@@ -198,6 +215,35 @@ def _parquet(directory: Path, x: Any) -> None:
     pq.write_table(table, folder / "train.parquet")
     pq.write_table(table[:4], folder / "test.parquet")
     pq.write_table(near, folder / "neighbors.parquet")
+
+
+def _tables(directory: Path, x: Any) -> None:
+    """Tables besides Parquet, with ids that are integers or texts, and a folder of parts."""
+    import pyarrow as pa
+    import pyarrow.feather as feather
+    import pyarrow.ipc as ipc
+    import pyarrow.orc as orc
+    import pyarrow.parquet as pq
+
+    texts = [f"text {row}" for row in range(len(x))]
+    for name, ids in (("", np.arange(len(x))), ("-texts", texts)):
+        table = pa.table({"id": ids, "vector": pa.array(list(x))})
+        orc.write_table(table, directory / f"vectors{name}.orc")
+        with ipc.new_stream(directory / f"vectors{name}.arrows", table.schema) as file:
+            file.write_table(table, max_chunksize=5)
+        feather.write_feather(table, directory / f"vectors{name}.feather", "uncompressed", chunksize=5)
+        rows = [json.dumps(row) for row in table.to_pylist()]
+        (directory / f"vectors{name}.jsonl").write_text("\n".join(rows))
+        lines = [f'{one},"{row}"\n' for one, row in zip(ids, x.tolist(), strict=True)]
+        (directory / f"vectors{name}.csv").write_text("id,vector\n" + "".join(lines))
+        pq.write_table(table, directory / f"vectors{name}-ids.parquet", use_dictionary=bool(name))
+    feather.write_feather(pa.table({"v": pa.array(list(x)), "id": texts}), directory / "vectors-packed.feather", "lz4")
+    pq.write_table(pa.table({"id": texts}), directory / "ids-texts.parquet")
+    (directory / "vectors-wide.csv").write_text("id,a,b\n1,0.5,2\n7,1e3,-4\n")
+    parts = directory / "vectors-parts"
+    parts.mkdir()
+    for number in range(2):
+        pq.write_table(table[6 * number : 6 * number + 6], parts / f"part-{number}.parquet")
 
 
 def _zarr(directory: Path, x: Any) -> None:
