@@ -43,6 +43,10 @@ class SpooledSource(FileSource):
         super().close()
         self._names.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_names"):
+            self._names.close()
+
 
 class _IdSpool:
     """Ids as they come: integers in memory, names in a file."""
