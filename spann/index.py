@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,9 @@ from spann.system import given_path
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
 from spann.vectors import GivenIds, NameList, VectorSource, as_queries, ids_for, metric_of, open_queries, open_source
 
+if TYPE_CHECKING:
+    from spann.vectors.attributes import GivenColumn
+
 Vectors = Any
 """Vectors: whatever `spann.open_source` takes, or a source that it returned."""
 
@@ -57,6 +60,9 @@ Queries = Array | Sequence[Any] | str | Path
 """Queries: numbers in an array or in lists, anything that becomes an array, or the path of a file."""
 
 Found = TypeVar("Found", SearchResult, RangeResult)
+
+GivenColumns = Any
+"""Columns beside the vectors: names, a dictionary of values, or a table (`spann.vectors.attributes`)."""
 
 log = logging.getLogger(__name__)
 
@@ -511,6 +517,8 @@ def build(
     *,
     metric: Metric | str | None = None,
     ids: GivenIds | bool | None = None,
+    attributes: GivenColumns | None = None,
+    payload: GivenColumns | None = None,
     params: BuildParams | None = None,
     threads: int | None = None,
     memory_limit: int | str | None = None,
@@ -530,6 +538,10 @@ def build(
     `spann.vectors.read_ids`). The default is the column "id", if there is one. Otherwise, and with False, an id is the
     row number.
 
+    `attributes` are columns of values beside the vectors: a dictionary of names and arrays, a table, or names of
+    columns of `vectors`, if that is a table. They are numbers, booleans, strings, dates, timestamps, or lists of
+    strings, and may have missing values. `payload` are such columns too, but long texts need no dictionary there.
+
     An existing index is replaced only with `overwrite`, and only once the new one is complete. `memory_limit` bounds
     the resident memory of the process, in bytes or as "1GiB"; the default is half of the memory available. The index
     that is returned keeps within it, or within `memory_budget` (see `open`). A build that cannot fit, in memory or on
@@ -548,10 +560,11 @@ def build(
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
     with _opened(vectors, beside=path) as source, ExitStack() as shown:
         wanted, made = metric_of(source, metric), _build_params(params)
+        columns = _columns(attributes, payload, source)
         told: dict[str, Any] = {}
         if progress is True:
             limit = limit_bytes(_limit(memory_limit))
-            planned = plan_build(source, wanted, made, threads=thread_count(threads), limit=limit)
+            planned = plan_build(source, wanted, made, threads=thread_count(threads), limit=limit, columns=columns)
             told = {"stages": planned.stages, "seconds": planned.seconds}
         built = build_index(
             source,
@@ -560,6 +573,7 @@ def build(
             made,
             created_by=f"spann {__version__}",
             ids=ids_for(source, ids),
+            columns=columns,
             threads=threads,
             memory_limit=_limit(memory_limit),
             overwrite=overwrite,
@@ -676,6 +690,8 @@ def plan(
     vectors: Vectors,
     *,
     metric: Metric | str | None = None,
+    attributes: GivenColumns | None = None,
+    payload: GivenColumns | None = None,
     params: BuildParams | None = None,
     threads: int | None = None,
     memory_limit: int | str | None = None,
@@ -697,6 +713,7 @@ def plan(
             threads=thread_count(threads),
             limit=limit_bytes(_limit(memory_limit)),
             names_size=_likely_size(source),
+            columns=_columns(attributes, payload, source),
         )
 
 
@@ -704,6 +721,16 @@ def _likely_size(source: VectorSource) -> int:
     """Bytes of the names that come with vectors."""
     names = source.own_ids() if source.named else None
     return names.likely_size() if isinstance(names, NameList) else 0
+
+
+def _columns(
+    attributes: GivenColumns | None, payload: GivenColumns | None, source: VectorSource
+) -> tuple[GivenColumn, ...]:
+    if attributes is None and payload is None:
+        return ()
+    from spann.vectors.attributes import given_columns  # which takes pyarrow
+
+    return given_columns(attributes, payload, source)
 
 
 def _build_params(params: BuildParams | None) -> BuildParams:

@@ -23,6 +23,7 @@ UNITS = {
     **dict.fromkeys(("scan", "partition", "cluster", "refine", "assign", "arrange", "truth", "convert"), "vectors"),
     "graph": "centroids",
     "write": "pages",
+    "attributes": "columns",
     "search": "queries",
 }
 """The unit of each stage whose rate people can judge."""

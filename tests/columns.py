@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from spann.filters.words import Words
 from spann.format.columns import BOOL, DATE, STRING, TAGS, TIMESTAMP, Column
+from spann.format.words import Words
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spann._kernels.checksum import crc32c
 from spann.building.centroids import Centroids
 from spann.building.ids import Given, Ids, mark_of
 from spann.building.job import Job
@@ -17,6 +19,7 @@ from spann.building.sizes import DEFAULT_SIZES, Sizes
 from spann.building.stages.arrange import NAME as EXACT
 from spann.building.stages.arrange import ExactStore, arrange, exact_store
 from spann.building.stages.assign import assign
+from spann.building.stages.attributes import write_columns
 from spann.building.stages.calibration import calibrate_index, own_queries, own_rows
 from spann.building.stages.cluster import gather, grow_tree
 from spann.building.stages.clusters import Clusters
@@ -35,6 +38,7 @@ from spann.building.workspace import Workspace
 from spann.config import BuildDecision, BuildParams, thread_count
 from spann.elements import pack
 from spann.errors import InputError, SpannError
+from spann.format.columns import ATTRIBUTES
 from spann.format.graph import Graph
 from spann.format.names import NAMES
 from spann.format.postings import Record
@@ -45,6 +49,9 @@ from spann.store.places import as_path
 from spann.store.reader import IndexReader
 from spann.types import ELEMENT_TYPES, Metric, Progress
 from spann.vectors import VectorSource, for_metric
+
+if TYPE_CHECKING:
+    from spann.vectors.attributes import GivenColumn
 
 TEMPORARY_FILES = {
     "partition": ("regions-vectors", "regions-rows"),
@@ -73,6 +80,7 @@ def build_index(
     *,
     created_by: str,
     ids: Given = None,
+    columns: Sequence[GivenColumn] = (),
     threads: int | None = None,
     memory_limit: int | None = None,
     overwrite: bool = False,
@@ -85,8 +93,9 @@ def build_index(
     Returns False if that very index is there already, as after a process that was killed when it was all but done.
 
     `ids` (count,) are different integers in [0, 2^63), or names, that stand for the vectors in results. Without them
-    the id of a vector is its row number. The process stays within `memory_limit` (bytes; by default half of what is
-    available) by using fewer threads. Neither `threads` nor `memory_limit` changes a byte of the index.
+    the id of a vector is its row number. `columns` have a value for each vector. The process stays within
+    `memory_limit` (bytes; by default half of what is available) by using fewer threads. Neither `threads` nor
+    `memory_limit` changes a byte of the index.
 
     Raises `InputError` for bad input, and if the memory limit or the free disk is too small. Raises `ExistsError`,
     `MissingError` and `StorageError` as `IndexWriter` does.
@@ -94,6 +103,7 @@ def build_index(
     report = progress or (lambda stage, done, total: None)
     source = for_metric(source, metric)
     names, marked = Ids.check(ids, source, Path(path).absolute().parent), mark_of(ids, source)
+    held = [column.checksum(source.count) for column in columns]
     plan = plan_build(
         source,
         metric,
@@ -102,6 +112,7 @@ def build_index(
         limit=limit_bytes(memory_limit),
         id_bytes=names.width,
         names_size=0 if names.names is None else names.names.size,
+        columns=columns,
     )
     decision = params.decide(source.element, source.dim, metric, source.count)
     record = Record.exact(names.width, source.stored_bytes)
@@ -111,7 +122,7 @@ def build_index(
 
     if not overwrite and _may_be_built(path, source, metric, decision, created_by):
         _, content = scan(source, metric, plan.threads, report)
-        if _sources(path) == [source_mark(source, content, marked)]:
+        if _sources(path) == [source_mark(source, content, marked, held)]:
             finish_publishing(path, created_by)
             return False
     work = Workspace(path, created_by=created_by, overwrite=overwrite, sizes=sizes)
@@ -120,18 +131,18 @@ def build_index(
         space, content = scan(source, metric, plan.threads, report)
         work.resume(
             "build",
-            {"metric": metric.value, **checksums_of(source, content, marked), **decision.as_json()},
+            {"metric": metric.value, **checksums_of(source, content, marked, held), **decision.as_json()},
             command=f"spann build {source.name} {path}" + (" --overwrite" if overwrite else ""),
             files=TEMPORARY_FILES,
             arrays=ARRAYS,
             restart=restart,
         )
         job = Job(source, space, decision, names, record, plan.threads, report, sizes)
-        _build(job, work, source_mark(source, content, marked), plan)
+        _build(job, work, source_mark(source, content, marked, held), plan, columns)
     return True
 
 
-def _build(job: Job, work: Workspace, mark: str, plan: Plan) -> None:
+def _build(job: Job, work: Workspace, mark: str, plan: Plan, columns: Sequence[GivenColumn]) -> None:
     """All stages after "scan"; `mark` is what the index keeps of the source."""
     decision = job.decision
     tree = grow_tree(job, work)  # partition and cluster
@@ -156,6 +167,10 @@ def _build(job: Job, work: Workspace, mark: str, plan: Plan) -> None:
         write_names(work.writer, new.chunks(), job.source.count, new.size)
     about = _attributes(job, clusters.centroids, laid.directory, navigation) | {"sources": [mark]}
     features = features_of(job.source.element, decision, named=job.ids.names is not None)
+    if columns:
+        written = write_columns(job, work, columns, clusters, laid, store)
+        about["columns"] = [column.to_json() for column in written]
+        features = sorted([*features, ATTRIBUTES])
     if decision.calibration_queries:
         work.writer.complete(about, features=features)
         calibration = _calibration(job, work, clusters.vectors, plan)
@@ -214,19 +229,24 @@ def _calibration(job: Job, work: Workspace, vectors: Partition, plan: Plan) -> d
     )
 
 
-def checksums_of(source: VectorSource, content: int, ids: str) -> dict[str, str]:
-    """What tells vectors and their ids from others. `content` is the checksum that `scan` returns, `ids` the text that
-    `mark_of` does."""
-    return {
+def checksums_of(source: VectorSource, content: int, ids: str, columns: Sequence[str] = ()) -> dict[str, str]:
+    """What tells vectors, their ids and `columns` (their checksums) from others. `content` is the checksum that `scan`
+    returns, `ids` the text that `mark_of` does."""
+    found = {
         "vectors": f"{source.count} x {source.dim} {source.element}, checksum {content:08x}",
         "ids": ids,
     }
+    if columns:
+        text = np.frombuffer("\n".join(columns).encode(), np.uint8)
+        found["columns"] = f"{len(columns)}, checksum {crc32c(text):08x}"
+    return found
 
 
-def source_mark(source: VectorSource, content: int, ids: str) -> str:
+def source_mark(source: VectorSource, content: int, ids: str, columns: Sequence[str] = ()) -> str:
     """The same in one text: an entry of the attribute `sources` of the index."""
-    found = checksums_of(source, content, ids)
-    return f"{found['vectors']}; ids {found['ids']}"
+    found = checksums_of(source, content, ids, columns)
+    more = f"; columns {found['columns']}" if columns else ""
+    return f"{found['vectors']}; ids {found['ids']}{more}"
 
 
 def finish_publishing(path: str | Path, created_by: str) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import mmap
 import stat
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,6 +23,7 @@ from spann.building.stages import refine
 from spann.building.stages.partition import FLAT, region_rows
 from spann.config import BuildDecision, BuildParams
 from spann.errors import InputError
+from spann.format.columns import STRING, TAGS, TEXT, Column
 from spann.format.names import CHUNK_BYTES as NAMES_CHUNK
 from spann.format.postings import Record
 from spann.format.shapes import shape_record
@@ -33,12 +35,16 @@ from spann.system import available_memory
 from spann.types import Metric
 from spann.vectors import VectorSource, for_metric
 
+if TYPE_CHECKING:
+    from spann.vectors.attributes import GivenColumn
+
 STAGES = (
     *("scan", "partition", "cluster", "refine", "graph", "assign", "layout", "arrange", "write"),
-    *("truth", "calibrate", "publish"),
+    *("attributes", "truth", "calibrate", "publish"),
 )
 """What `build_index` does, in the order progress is reported, but for "graph", which is made beside others where there
-are threads. "refine" is there only if centroids are means, "arrange" only if there is an exact store."""
+are threads. "refine" is there only if centroids are means, "arrange" only if there is an exact store, "attributes"
+only if there are columns."""
 
 LIMIT_SHARE = 0.5
 """Share of the available memory that is the default limit of a build."""
@@ -75,6 +81,10 @@ GRAPH_BYTES = 82
 
 DIRECTORY_BYTES = 22
 """Bytes of each posting in memory."""
+
+WORD_BYTES = 32
+TEXT_BYTES = 100
+"""Likely bytes of the tags, or the text, of one row. Nothing is read to know better."""
 
 PAGE_LOSS = 1.02
 """Pages of postings over what their bytes fill."""
@@ -157,8 +167,9 @@ def plan_build(
     limit: int,
     id_bytes: int | None = None,
     names_size: int = 0,
+    columns: Sequence[GivenColumn] = (),
 ) -> Plan:
-    """Predicts the build of `source`; threads are as many of `threads` as `limit` bytes of memory allow.
+    """Predicts the build of `source` with `columns`; threads are as many of `threads` as `limit` bytes of memory allow.
 
     `names_size` are the bytes of the names of the vectors. Raises `InputError` where not even one does, naming what
     would help.
@@ -184,6 +195,7 @@ def plan_build(
     codes = record.primary * inside + record.replica * (entries - inside) if bits else 0
     names = names_bytes(count, names_size) if names_size else 0
     kept += 4 * (names // NAMES_CHUNK + 2) if names else 0
+    column_bytes = count * (width + row_width + sum(map(_column_bytes, columns))) if columns else 0
     open_memory = kept + checksums + codes
     memory = BASE_BYTES + centroids * ((MEAN_COPIES if decision.means else CENTROID_COPIES) * dim + CENTROID_BYTES)
     memory += count * row_width if bits and entries > inside else 0
@@ -225,21 +237,28 @@ def plan_build(
         centroids=centroids,
         threads=fitting,
         memory_limit=limit,
-        disk_bytes=postings + exact + checksums + kept + names,
+        disk_bytes=postings + exact + checksums + kept + names + column_bytes,
         temporary_bytes=temporary,
         memory_bytes=max(peak(fitting), searching if pins else 0),
         seconds=_seconds(source, decision, fitting),
         open_memory_bytes=open_memory,
         open_memory_least=kept + checksums,
         pins=pins,
-        stages=_stages(decision),
+        stages=_stages(decision, bool(columns)),
     )
 
 
-def _stages(decision: BuildDecision) -> tuple[str, ...]:
+def _column_bytes(column: GivenColumn) -> int:
+    """About what a value of a column takes."""
+    if column.kind in (TAGS, TEXT):
+        return TEXT_BYTES if column.kind == TEXT else WORD_BYTES
+    return 4 if column.kind == STRING else Column(column.name, column.kind).dtype.itemsize
+
+
+def _stages(decision: BuildDecision, columns: bool) -> tuple[str, ...]:
     """The stages of a build."""
     there = {"refine": decision.means, "arrange": decision.code_bits > 0}
-    there |= dict.fromkeys(("truth", "calibrate"), decision.calibration_queries > 0)
+    there |= dict.fromkeys(("truth", "calibrate"), decision.calibration_queries > 0) | {"attributes": columns}
     return tuple(stage for stage in STAGES if there.get(stage, True))
 
 

@@ -29,7 +29,7 @@ from spann.building.stages.clusters import Clusters
 from spann.building.stages.layout import Directory, lay_out_more
 from spann.building.stages.scan import scan
 from spann.changing.extend import extend_postings
-from spann.changing.generation import Generation
+from spann.changing.generation import Generation, refuse_columns
 from spann.changing.likeness import still_valid, unlike
 from spann.changing.present import Present
 from spann.config import thread_count
@@ -77,6 +77,7 @@ def append_index(
     """
     report = progress or (lambda stage, done, total: None)
     with Generation(path, created_by=created_by, sizes=sizes) as following:
+        refuse_columns(following.old)
         old = _Old(following.old, source.count)
         source = for_metric(source, old.metric)
         old.check(source)

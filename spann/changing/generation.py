@@ -9,12 +9,26 @@ from typing import Any, Self
 
 from spann.building.sizes import DEFAULT_SIZES, Sizes
 from spann.building.workspace import Workspace
+from spann.errors import InputError
 from spann.format.layout import CHUNK_BYTES
 from spann.format.manifest import RESERVED
 from spann.store.arrays import ShardedWriter
 from spann.store.places import without_links
 from spann.store.reader import IndexReader
 from spann.types import Array
+
+MOVED = frozenset({"postings/pages", "vectors/exact"})
+"""Arrays whose change adds or moves stored rows, in whose order columns lie."""
+
+
+def refuse_columns(reader: IndexReader) -> None:
+    """Raises `InputError` if the index has columns: vectors without values cannot join it."""
+    if reader.collection.columns:
+        names = ", ".join(repr(column.name) for column in reader.collection.columns)
+        raise InputError(
+            f"{reader.path}: the index has the columns {names}, and vectors can only be added with values for them, "
+            "which is not possible yet: build it anew"
+        )
 
 
 class Generation(Workspace):
@@ -81,6 +95,8 @@ class Generation(Workspace):
         `changes` are the attributes that differ; `features`, if given, replace those of the old generation. Raises as
         `IndexWriter.publish` does."""
         about = self.old.attributes
+        if MOVED & {*self.writer.names, *self._dropped}:
+            refuse_columns(self.old)
         for name in self.old.arrays():
             if name not in self.writer.names and name not in self._dropped:
                 self.extend(name, 0, chunk_bytes=self.old.layout(name).chunk_bytes).finish()

@@ -45,6 +45,10 @@ def _code_bits(ctx: click.Context, param: click.Parameter, value: str | None) ->
     return value if value in (None, AUTO) else int(click.INT(value, param, ctx))
 
 
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [name.strip() for name in value.split(",")]
+
+
 _BUILD_OPTIONS = (
     click.option(
         "--posting-size",
@@ -97,9 +101,25 @@ _BUILD_OPTIONS = (
 )
 
 
+_COLUMN_OPTIONS = (
+    click.option(
+        "--attributes",
+        metavar="A,B",
+        callback=_names,
+        help="Columns of BASE that filters may name; they come back with results too. Default: none.",
+    ),
+    click.option(
+        "--payload",
+        metavar="A,B",
+        callback=_names,
+        help="Columns of BASE that only come back with results. Default: none.",
+    ),
+)
+
+
 def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the parameters of a build to `build` or `plan`."""
-    for option in reversed(_BUILD_OPTIONS):
+    for option in reversed((*_BUILD_OPTIONS, *_COLUMN_OPTIONS)):
         command = option(command)
     return command
 
@@ -131,6 +151,8 @@ def build(
     memory_limit: str | None,
     overwrite: bool,
     restart: bool,
+    attributes: list[str] | None,
+    payload: list[str] | None,
     config: Path | None,
     as_json: bool,
     progress_form: str,
@@ -151,7 +173,15 @@ def build(
         stages: tuple[str, ...] = ()
         expected = None
         if not quiet and progress_form == "text":
-            planned = spann.plan(source, metric=metric, params=params, threads=threads, memory_limit=memory_limit)
+            planned = spann.plan(
+                source,
+                metric=metric,
+                attributes=attributes,
+                payload=payload,
+                params=params,
+                threads=threads,
+                memory_limit=memory_limit,
+            )
             say(f"spann: plan: {_plan_line(planned)}", err=True)
             stages, expected = planned.stages, planned.seconds
         report = progress_report(quiet, progress_form, stages=stages, seconds=expected)
@@ -161,6 +191,8 @@ def build(
                 index,
                 metric=metric,
                 ids=ids,
+                attributes=attributes,
+                payload=payload,
                 params=params,
                 threads=threads,
                 memory_limit=memory_limit,
@@ -197,6 +229,8 @@ def plan(
     code_bits: int | str | None,
     threads: int | None,
     memory_limit: str | None,
+    attributes: list[str] | None,
+    payload: list[str] | None,
     config: Path | None,
     as_json: bool,
     **options: Any,
@@ -208,6 +242,8 @@ def plan(
         found = spann.plan(
             source,
             metric=metric or preset.get("metric"),
+            attributes=attributes,
+            payload=payload,
             params=params,
             threads=threads,
             memory_limit=memory_limit,

@@ -22,8 +22,9 @@ from spann.filters.canonical import (
     OfIds,
     Within,
 )
-from spann.filters.words import Words, pattern
+from spann.filters.patterns import pattern
 from spann.format.columns import TAGS, Column
+from spann.format.words import Words
 from spann.types import Array
 
 BLOCK = 1 << 16

@@ -16,6 +16,7 @@ import numpy as np
 from spann.config import MAX_DIRECTIONS
 from spann.elements import STORED_TYPES, stored_dtype, stored_width
 from spann.errors import FormatError
+from spann.format.columns import ATTRIBUTES, Column, ColumnArray, column_arrays, parse_columns
 from spann.format.entries import Entries
 from spann.format.exact import exact_pages
 from spann.format.json_text import shown
@@ -81,6 +82,7 @@ class Collection:
     is_appended: bool
     updates: Updates | None
     name_type: str | None
+    columns: tuple[Column, ...]
 
     @classmethod
     def parse(cls, attributes: Mapping[str, Any], where: str) -> Collection:
@@ -119,7 +121,10 @@ class Collection:
             is_appended="appended" in features,
             name_type=entry.one_of("name_type", NAME_TYPES) if NAMES in features else None,
             updates=Updates.parse(entry.object("updates"), count, f"{where}: updates") if DELETED in features else None,
+            columns=parse_columns(entry.list_of("columns", object), where) if ATTRIBUTES in features else (),
         )
+        if ATTRIBUTES not in features:
+            entry.absent("columns", ATTRIBUTES)
         if found.updates is None:
             entry.absent("updates", DELETED)
         if found.name_type is None:
@@ -164,6 +169,13 @@ class Collection:
     def live(self) -> int:
         """Vectors of the collection: rows that are live."""
         return self.count if self.updates is None else self.updates.live
+
+    @property
+    def held(self) -> Updates | None:
+        """How `by_id` holds the ids of rows: as updates left it, or as the build of an index with columns did."""
+        if self.updates is None and self.columns:
+            return Updates(self.count, None, "00000000", 1, (self.count,))
+        return self.updates
 
     @property
     def binary(self) -> bool:
@@ -220,19 +232,21 @@ class Collection:
             found.append(ArraySpec(f"{name}/neighbors", "uint32"))
         if self.is_appended:
             found.append(ArraySpec(f"{directory}/appended", "uint32"))
-        if self.updates is not None:
+        if self.held is not None:
             rows = layouts.get(ROWS)
             wide = rows is not None and rows.dtype.itemsize == 8
             found += [
-                ArraySpec(LIVE, "uint8", (), live_bytes(self.count)),
-                ArraySpec(IDS, f"uint{8 * self.id_bytes}", (), self.updates.entries),
-                ArraySpec(ROWS, "uint64" if wide or self.count > 1 << 32 else "uint32", (), self.updates.entries),
+                ArraySpec(IDS, f"uint{8 * self.id_bytes}", (), self.held.entries),
+                ArraySpec(ROWS, "uint64" if wide or self.count > 1 << 32 else "uint32", (), self.held.entries),
             ]
         if self.name_type is not None:
             numbered = self.count if self.updates is None else None
             found += [ArraySpec(ENDS, "uint64", (), numbered), ArraySpec(BYTES, "uint8")]
-        if self.updates is None and self.user_ids:
+        if self.updates is not None:
+            found.append(ArraySpec(LIVE, "uint8", (), live_bytes(self.count)))
+        elif self.user_ids:
             found.append(ArraySpec("vectors/ids", "int64", (), self.count))
+        found += [ArraySpec(array.name, array.dtype, (), array.rows) for array in self._column_arrays()]
         if not self.code_bits:
             return [*found, ArraySpec("centroids/ids", f"uint{8 * self.id_bytes}", (), self.centroids)]
         exact = layouts.get("vectors/exact")
@@ -247,6 +261,14 @@ class Collection:
             ArraySpec("quantizer/origin", "float32", (), self.dim),
             ArraySpec("quantizer/signs", "uint8", (self.padded_dim // 8,), 4),
         ]
+
+    def _column_arrays(self) -> list[ColumnArray]:
+        return [one for i, column in enumerate(self.columns) for one in column_arrays(column, i, self.count)]
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the arrays of all columns."""
+        return [array.name for array in self._column_arrays()]
 
     def check_arrays(self, layouts: Mapping[str, ArrayLayout], where: str, *, but: Container[str] = ()) -> None:
         """Raises `FormatError` unless `layouts` are exactly the arrays of the index, with the right types and shapes.

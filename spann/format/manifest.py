@@ -18,7 +18,9 @@ from spann.format.layout import ArrayLayout
 FORMAT_VERSION = 1
 """Version of the format that this spann writes, and the newest version that it reads."""
 
-KNOWN_FEATURES: frozenset[str] = frozenset({"appended", "bfloat16", "bit", "codes", "deleted", "names", "shapes"})
+KNOWN_FEATURES: frozenset[str] = frozenset(
+    {"appended", "attributes", "bfloat16", "bit", "codes", "deleted", "names", "shapes"}
+)
 """Names of the optional parts of the format that this spann understands. Persistent."""
 
 LARGEST_MANIFEST = 4 << 20

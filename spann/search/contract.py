@@ -102,7 +102,8 @@ class Resident:
         """Raises `FormatError` for an array of another type or shape, and `CorruptionError` unless a search can follow
         every number and compute with every float."""
         collection, where = self.collection, self.where
-        collection.check_arrays(self._forms(), where, but=("vectors/ids", IDS, ROWS, ENDS, BYTES))
+        lazy = ("vectors/ids", IDS, ROWS, ENDS, BYTES, *collection.column_names)
+        collection.check_arrays(self._forms(), where, but=lazy)
         check_graph(self.graph, collection.centroids, where)
         check_directory(
             collection,

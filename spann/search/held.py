@@ -21,10 +21,10 @@ class HeldRows:
     `RowSet`, and has the same methods."""
 
     def __init__(self, about: Collection, reader: IndexReader, bits: NDArray[np.uint8]) -> None:
-        assert about.updates is not None
+        assert about.held is not None
         self._about = about
         self._known = check_by_id(
-            about.updates, reader.read(IDS), reader.read(ROWS), unpack_live(bits, about.count), str(reader.path)
+            about.held, reader.read(IDS), reader.read(ROWS), unpack_live(bits, about.count), str(reader.path)
         )
         self._held = np.zeros(about.count, np.int64)
         self._mark = np.zeros(about.count, np.int64)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from spann.elements import unpack
 from spann.errors import SpannError
-from spann.format.live import is_live
+from spann.format.live import all_live, is_live
 from spann.format.names import BYTES, parts_of
 from spann.quantize import Quantizer
 from spann.quantize.factors import prove
+from spann.search.columns import check_columns
 from spann.search.contract import Resident, first_unusable
 from spann.search.engine import Engine
 from spann.search.held import HeldRows
@@ -80,8 +81,8 @@ def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:
     yield from _check_directory(resident)
     yield from _check_shapes(resident)
     rows: Rows
-    if resident.live is not None:
-        rows = HeldRows(about, reader, resident.live)
+    if about.held is not None:
+        rows = HeldRows(about, reader, all_live(about.count) if resident.live is None else resident.live)
     else:
         rows = RowSet(about, reader.read("vectors/ids") if about.user_ids else None)
     yield from rows.bad_ids()
@@ -90,11 +91,12 @@ def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:
         yield from rows.represent(resident.ids)
     yield from _check_walk(postings, rows)
     missing = rows.missing()
-    if missing is not None and resident.live is not None:
+    if missing is not None and about.held is not None:
         yield f"row {missing} has the id of another, which without codes no row may have"
     elif missing is not None:
         yield f"row {missing} is in no posting and represents no centroid"
     yield from _check_replicas(postings, rows)
+    yield from check_columns(reader)
     largest = postings.largest_sqnorm
     if isinstance(postings, CodeLists):
         store = _Store(reader, resident)

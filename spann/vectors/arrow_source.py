@@ -57,6 +57,12 @@ class ArrowSource(VectorSource):
             raise InputError(f"{self.name} has no column {column!r}; it has {', '.join(self._table.schema.names)}")
         return ids_of(self._table[column or ID], f"column {column or ID!r} of {self.name}").first(self.count)
 
+    def own_column(self, name: str) -> tuple[pa.DataType, Iterator[pa.Array]]:
+        if name not in self.columns:
+            raise InputError(f"{self.name} has no column {name!r}; it has {', '.join(self._table.schema.names)}")
+        values = self._table[name].slice(0, self.count)
+        return values.type, iter(values.chunks)
+
     def _read(self, start: int, stop: int) -> Array:
         parts = []
         number = int(np.searchsorted(self._starts, start, side="right")) - 1

@@ -31,6 +31,9 @@ class NarrowedSource(VectorSource):
     def own_ids(self, column: str | None = None) -> Any:
         return self._wide.own_ids(column)
 
+    def own_column(self, name: str) -> tuple[Any, Iterator[Any]]:
+        return self._wide.own_column(name)
+
     def close(self) -> None:
         self._wide.close()
 

@@ -87,7 +87,7 @@ class VectorSource(ABC):
     copies : bool
         Whether what is read takes memory of its own.
     columns : tuple of str
-        Columns beside the vectors. `own_ids` can read each of them.
+        Columns beside the vectors. `own_ids` can read each of them; of tables, `own_column` too.
     metric : Metric, optional
         What the source says that near means; None where it says nothing.
     named : bool
@@ -152,6 +152,12 @@ class VectorSource(ABC):
         if column is not None:
             raise InputError(f"{self.name} has no column {column!r}: it has vectors and nothing else")
         return None
+
+    def own_column(self, name: str) -> tuple[Any, Iterator[Any]]:
+        """The Arrow type of the named one of `columns`, and its values in order, as Arrow arrays."""
+        raise InputError(
+            f"{self.name} cannot give column {name!r} beside its vectors: give a dictionary or a table of columns"
+        )
 
     def close(self) -> None:  # noqa: B027 - arrays hold nothing to let go of
         """Let go of the file, if there is one; no other method may be called during or after this."""

@@ -30,6 +30,9 @@ PIECE_BYTES = 8 << 20
 KEPT_PIECES = 16
 """Decoded pieces that are kept: threads that read blocks near each other find them there."""
 
+COLUMN_ROWS = 1 << 16
+"""Values of another column that are decoded at a time."""
+
 OPEN_FILES = 32
 """Files of a folder that are open at once."""
 
@@ -108,6 +111,30 @@ class TableSource(VectorSource):
         if column is None and ID not in self.columns:
             return None
         return read_table_ids(self._places, column or ID, self.name).first(self.count)
+
+    def own_column(self, name: str) -> tuple[pa.DataType, Iterator[pa.Array]]:
+        first = open_table(self._places[0])
+        try:
+            return type_of(first.schema, name, first.name), self._column_chunks(name)
+        finally:
+            first.close()
+
+    def _column_chunks(self, name: str) -> Iterator[pa.Array]:
+        """The values of another column in order, from files opened for it alone."""
+        left, kind = self.count, None
+        for place in self._places:
+            file = open_table(place)
+            try:
+                kind = kind or type_of(file.schema, name, file.name)
+                if type_of(file.schema, name, file.name) != kind:
+                    raise InputError(f"column {name!r} of {file.name} is another type than the {kind} before it")
+                for group in range(len(file.rows)):
+                    with foreign(f"column {name!r} of {file.name} cannot be read"):
+                        for batch in file.batches(group, [name], COLUMN_ROWS):
+                            yield batch.column(0)[:left]
+                            left -= min(left, len(batch))
+            finally:
+                file.close()
 
     def close(self) -> None:
         """Closes the files."""
