@@ -1,7 +1,7 @@
 """The centroids of an index: vectors of the collection that represent the others, or means.
 
-Where postings hold vectors, a representative is one entry less and a result already. Where they hold codes and no
-replicas, the mean is nearer to what is coded, and no vector need be kept twice.
+In an index without codes a representative saves an entry, and is a result by itself. With codes and without replicas
+the mean is nearer to the coded vectors, and no vector is kept twice.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from spann.types import Array, Metric
 from spann.vectors import VectorSource
 
 HALF_ERROR = 1e-3
-"""Centroids become float16 if that moves them, in the root mean square, by at most this share of their distance from
-their mean. It costs nothing but a longer residual: squares add, so even at the limit the error of a code whose residual
-is a tenth of that distance grows by 0.005 %."""
+"""Centroids become float16 if that moves them by at most this share of their distance from their mean, in the root mean
+square. The cost is a longer residual. Squares add: even at the limit, the error of a code whose residual is a tenth of
+that distance grows by 0.005 %."""
 
 HALF_RANGE = 32_768
 """Largest coordinate that may become float16. float16 ends at 65504."""
 
 BLOCK = 4096
-"""Centroids looked at at a time."""
+"""Centroids that are read at a time."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Centroids:
-    """Centroids as stored, and their places in the working space, all proportional to their number.
+    """Centroids as stored, and their places in the working space.
 
-    - ``vectors`` (centroids, source_dim), no two equal; of the collection's dtype, or float16 or float32.
-    - ``rows`` (centroids,) int64, ascending: the position in tree order that each is of; None for means.
-    - ``lift`` (centroids,) float32: the last working coordinate under ip, where `vectors` do not determine it.
-    - ``given``: they are vectors of the collection as given, found by no posting.
+    - ``vectors`` (centroids, source_dim), no two equal: in the type of the collection, float16 or float32.
+    - ``rows`` (centroids,) int64, ascending: the position of each in tree order; None for means.
+    - ``lift`` (centroids,) float32: the last working coordinate under ip, if `vectors` do not determine it.
+    - ``given``: whether they are vectors of the collection, which are in no posting.
     """
 
     space: Space
@@ -51,8 +51,8 @@ class Centroids:
 
     @property
     def middle(self) -> Floats:
-        """A point (source_dim,) near the mean of what is coded, to measure codes from; 0 under ip, where there is none
-        that leaves products as they are."""
+        """A point (source_dim,) near the mean of the coded vectors, from which codes are measured. Under ip it is 0,
+        because any other would change products."""
         if self.space.metric is Metric.L2:
             return self.space.origin
         if self.space.metric is Metric.IP:
@@ -75,8 +75,9 @@ class Centroids:
 def represent(
     source: VectorSource, space: Space, rows: NDArray[np.int64], *, given: bool
 ) -> tuple[Centroids, NDArray[np.int64], NDArray[np.int64]]:
-    """Centroids of leaves that the vectors at `rows` (leaves,) of `source` represent, `given` as they are or as working
-    vectors; which leaves they are of, ascending, and for each leaf the number of its centroid."""
+    """Centroids that are the vectors at `rows` (leaves,) of `source`, `given` as they are or as working vectors.
+
+    Also returns the leaf of each centroid, ascending, and the number of the centroid of each leaf."""
     if given:
         return _merged(space, source.take(rows), rows, None, given=True)
     vectors, lift = _points(space.map(source.take(rows)), space, source.dtype)
@@ -99,8 +100,8 @@ def _points(points: Floats, space: Space, dtype: np.dtype[Any]) -> tuple[Array, 
 def _merged(
     space: Space, vectors: Array, rows: NDArray[np.int64] | None, lift: Floats | None, *, given: bool
 ) -> tuple[Centroids, NDArray[np.int64], NDArray[np.int64]]:
-    """Leaves whose centroids would be equal share one: copies belong in one posting chain, and a navigation graph with
-    copies among its nodes falls apart (their mutual distances are zero, so pruning keeps one edge)."""
+    """Leaves with equal centroids share one. Copies belong in one chain of postings, and a navigation graph with copies
+    among its nodes falls apart: their distances are zero, so pruning keeps one edge."""
     keep, centroid_of = _distinct(vectors)
     rows = None if rows is None else rows[keep]
     lift = None if lift is None else lift[keep]
@@ -124,7 +125,7 @@ def _stored(points: Floats, dtype: np.dtype[Any], metric: Metric) -> Array:
 
 
 def _distinct(vectors: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the first of each distinct row, ascending, and for each row which of them it equals.
+    """The first position of each distinct row, ascending, and for each row the number of the equal one among these.
 
     Rows are compared as bytes; adding 0 makes -0.0 the 0.0 that it equals.
     """

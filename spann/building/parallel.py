@@ -16,8 +16,8 @@ R = TypeVar("R")
 def ordered_map(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """``map(work, items)`` on `threads` threads, at most two items a thread ahead of what is consumed.
 
-    BLAS is held to one thread a call meanwhile: its own threads would split sums differently from machine to machine,
-    and compete with ours. The first error ends the map; what is under way finishes, nothing new starts.
+    BLAS works on one thread a call meanwhile. Its own threads would split sums differently from machine to machine, and
+    compete with ours. After the first error nothing new starts, and items under way finish.
     """
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[R]] = deque()

@@ -1,7 +1,7 @@
-"""What a build will take: disk, temporary disk, memory and time, from counts alone, before anything is read or written.
+"""Predicts disk, temporary disk, memory and time of a build from counts alone, before anything is read or written.
 
-Sizes follow from the format; `docs/SCALING.md` has the measurements that the other constants are fitted to, and how far
-predictions were off.
+Sizes follow from the format. The other constants are fitted to measurements. `docs/SCALING.md` has these, and the
+errors of predictions.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ STAGES = (
     *("scan", "partition", "cluster", "refine", "graph", "assign", "layout", "arrange", "write"),
     *("attributes", "truth", "calibrate", "publish"),
 )
-"""What `build_index` does, in the order progress is reported, but for "graph", which is made beside others where there
-are threads. "refine" is there only if centroids are means, "arrange" only if there is an exact store, "attributes"
-only if there are columns."""
+"""The stages of `build_index`, in the order of progress. With several threads "graph" runs beside those after it.
+"refine" is there only if centroids are means, "arrange" only with an exact store, "attributes" only with columns."""
 
 LIMIT_SHARE = 0.5
 """Share of the available memory that is the default limit of a build."""
@@ -121,12 +120,13 @@ CALIBRATION_FULL = 50_000
 
 @dataclass(frozen=True)
 class Plan:
-    """What is predicted of a build; sizes in bytes.
+    """The prediction for a build; sizes in bytes.
 
-    `disk_bytes` of the index, `temporary_bytes` at most besides, `memory_bytes` resident at most with `threads`
-    threads; `open_memory_bytes` of an open index with all codes in memory, `open_memory_least` with none. `pins` says
-    whether all codes fit within the limit beside the build; then the calibration keeps them in memory. The `stages` of
-    the build, each reported as progress.
+    - `disk_bytes`: the index. `temporary_bytes`: temporary files, at most.
+    - `memory_bytes`: resident memory with `threads` threads, at most.
+    - `open_memory_bytes`: an open index with all codes in memory; `open_memory_least`: with none.
+    - `pins`: whether all codes fit within the limit beside the build. Then the calibration keeps them in memory.
+    - `stages`: the stages of the build, in the order of progress.
     """
 
     count: int
@@ -169,10 +169,10 @@ def plan_build(
     names_size: int = 0,
     columns: Sequence[GivenColumn] = (),
 ) -> Plan:
-    """Predicts the build of `source` with `columns`; threads are as many of `threads` as `limit` bytes of memory allow.
+    """Predicts the build of `source` with `columns`, with as many of `threads` as `limit` bytes of memory allow.
 
-    `names_size` are the bytes of the names of the vectors. Raises `InputError` where not even one does, naming what
-    would help.
+    `names_size` are the bytes of the names of the vectors. Raises `InputError` if the limit is too small for
+    one thread, and says what would help.
     """
     source = for_metric(source, metric)
     decision, sizes = params.decide(source.element, source.dim, metric, source.count), DEFAULT_SIZES
@@ -225,7 +225,7 @@ def plan_build(
         len(sizes.refine_candidates) * (refine.FOUND.itemsize * count + 4 * centroids * dim) if decision.means else 0
     )
     temporary = max(
-        2 * copies + 2 * count,  # as they come and in regions, or, where there are many, roughly and finely so
+        2 * copies + 2 * count,  # in the order of the source and in regions; with two cuts, in coarse and fine regions
         copies + cells + entries * EDGE.itemsize + entries * 8 + (count * 8 if bits else 0),
     )
     return Plan(
@@ -299,8 +299,9 @@ def threads_to_append(
 
 
 def check_disk(plan: Plan, path: Path, work: Where) -> None:
-    """Raises `InputError` if what the build will write does not fit on the file system of `path`; what an unfinished
-    build left in `work` is there already."""
+    """Raises `InputError` if the build does not fit on the file system of `path`.
+
+    The files of an unfinished build in `work` count as written."""
     free = files.free_bytes(path.parent)
     needed = plan.disk_bytes + plan.temporary_bytes
     there = files.status(work)

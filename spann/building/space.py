@@ -5,8 +5,8 @@
 - ip: one coordinate more, sqrt(R^2 - |v|^2) with R the largest length, and 0 for queries; sqdist = |q|^2 + R^2 - 2 q.v
   (Bachrach et al., RecSys 2014, "Speeding up the Xbox recommender system", section 3), so nearest is largest product.
 
-Only clustering and closure work here, block by block; what is stored and what queries are scored against are the
-vectors as given, by kernels that know the metric.
+Only clustering and closure work here, block by block. An index stores the vectors as given, and queries are scored
+against these by kernels that know the metric.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Space:
         return x
 
     def plain(self, block: Array) -> NDArray[np.float32]:
-        """What codes are made of, (n, source_dim) float32, of `block` (n, source_dim): the vectors as given or, under
-        cosine, divided by their length. Centroids of postings with codes are points of this space."""
+        """The vectors (n, source_dim) float32 that are coded, for `block` (n, source_dim): as given or, under cosine,
+        divided by their length. Centroids of postings with codes are points of this space."""
         return self.map(block) if self.metric is Metric.COSINE else block.astype(np.float32)
 
 

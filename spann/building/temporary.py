@@ -16,7 +16,7 @@ from spann.store.places import Where
 from spann.types import Array
 
 GAP_BYTES = 512
-"""Records with no more between them are read together."""
+"""Records with no more than this between them are read together."""
 
 TAKEN_BYTES = 16 << 20
 """Bytes that are read at a time to pick records out of."""
@@ -32,8 +32,8 @@ class RecordFile:
     """Records of `dtype` and `shape` in a new file at `path`. A context manager: leaving it closes the file.
 
     Pass the `state` saved by an earlier process to reopen the file with exactly those records. Methods raise
-    `StorageError` where the system refuses, `CorruptionError` where less comes back than was written, or other records
-    than the state speaks of. Several threads may `read` and `take` at once.
+    `StorageError` if the system refuses, and `CorruptionError` if fewer bytes come back than were written, or other
+    records than those of the state. Several threads may `read` and `take` at once.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RecordFile:
             raise
 
     def state(self) -> State:
-        """Makes all records durable; what it takes to go on with them later."""
+        """Makes all records durable; returns the `state` to reopen the file with."""
         files.sync_file(self._writing, self.path)
         if self._crc is None:
             self._crc = self._content_crc()
@@ -74,7 +74,7 @@ class RecordFile:
         self.put(self.count, records)
 
     def put(self, start: int, records: Array) -> None:
-        """Writes `records` (n, ...) from record number `start` on; what lies between that and the end is undefined."""
+        """Writes `records` (n, ...) from number `start` on. Records between the end and `start` are undefined."""
         data = np.ascontiguousarray(records, self.dtype).view(np.uint8).reshape(-1)
         files.write_at(self._writing, data, start * self._bytes, self.path, _WHAT)
         self._crc = crc32c(data, self._crc) if start == self.count and self._crc is not None else None
@@ -87,7 +87,7 @@ class RecordFile:
         return records
 
     def take(self, numbers: NDArray[np.int64]) -> Array:
-        """The records of these numbers (n,), in any order, repeats allowed: those near each other in one read."""
+        """The records of these numbers (n,), in any order, repeats allowed. Neighbours share a read."""
         records = np.empty((len(numbers), *self._shape), self.dtype)
         order = np.argsort(numbers, kind="stable")
         step = max(1, TAKEN_BYTES // (self._bytes + GAP_BYTES))
@@ -98,7 +98,7 @@ class RecordFile:
         return records
 
     def close(self) -> None:
-        """Lets go of the file, which stays where it is. A second call does nothing."""
+        """Closes the file, which stays in its place. A second call does nothing."""
         for fd in (self._writing, self._reading):
             if fd >= 0:
                 files.close(fd)

@@ -24,7 +24,7 @@ kind. New vectors of the same kind differ by up to 0.22 where postings are small
 All that are 1.5 times as long differ by 0.85 and more (3,000 Gaussian or clustered vectors of 32 dimensions)."""
 
 CHANCE = 1.36
-"""Over the root of how many there are, the difference that one sample in 20 has by chance (Kolmogorov and Smirnov)."""
+"""Divided by the root of a sample's size: the difference that one sample in 20 has by chance (Kolmogorov, Smirnov)."""
 
 SHARE = 0.01
 """Share of the collection: so many new vectors of another kind make its calibration void."""

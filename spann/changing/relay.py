@@ -337,7 +337,7 @@ def _alike(old: Array, new: Array) -> tuple[Array, Array]:
 def _write(
     job: Job, following: Generation, old: Present, layout: _Layout, members: Members, entries: _Entries
 ) -> _Added:
-    """Writes the postings of all `members` behind those there are."""
+    """Writes the postings of all `members` behind the old ones."""
     target, centroids, total = layout.number[members.target], layout.centroids, len(members.entry)
     order = np.lexsort((members.entry, target))
     entry, target = members.entry[order], target[order]

@@ -71,7 +71,7 @@ class TreeFiles:
         self.groups += int(tree.leaf_group[-1]) + 1
 
     def state(self) -> Mark:
-        """Makes all durable; what it takes to go on from here."""
+        """Makes all files durable; returns the mark to resume from."""
         return {
             "regions": self.regions,
             "groups": self.groups,

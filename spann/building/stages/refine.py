@@ -2,8 +2,8 @@
 without replicas.
 
 A tree of splits parts what lies on either side of each of them: a third of the vectors of 1M SIFT, and nearly half of
-10M, are nearer to another leaf's mean than to their own's. A query pays for that with postings, for what it looks for
-is not where its nearest centroids are. So every vector goes to the nearest centroid, and centroids become means again.
+10M, are nearer to the mean of another leaf. A query pays for that with postings, because its neighbours are not in the
+postings of the nearest centroids. So every vector goes to the nearest centroid, and centroids become means again.
 """
 
 from __future__ import annotations
