@@ -35,6 +35,10 @@ MOST_COPIES = 512
 """Copies of a query that are left out of its answers, itself among them. Of vectors that have more, queries are none:
 whoever asks for such a vector finds it, and new ones are not like it."""
 
+USUAL_COPIES = 64
+"""The same where half of the queries have no more. A search for each number of copies made such a build take twice as
+long with 512 (text repeated by Zipf's law), and no promise was better kept."""
+
 SAME = 1e-12
 """1 - cos of vectors of one direction, at most."""
 
@@ -107,11 +111,14 @@ def _answers(
     if own is not None:
         while True:
             copies = _copies(vectors, queries, own, rows, distances, metric)
-            most = int((copies >= 0).sum(axis=1).max())
-            if most <= same or same == min(MOST_COPIES, vectors.count - few[-1]):
+            found = (copies >= 0).sum(axis=1)
+            most, limit = int(found.max()), min(MOST_COPIES, vectors.count - few[-1])
+            if 2 * (found <= USUAL_COPIES).sum() >= len(found):  # the others are not asked
+                most, limit = min(most, USUAL_COPIES), min(limit, USUAL_COPIES)
+            if most <= same or same >= limit:
                 break
             # There are copies, so lists must be longer; by how much shows only once all of them are in these.
-            same = min(MOST_COPIES, vectors.count - few[-1], most if most < rows.shape[1] // 2 else 4 * rows.shape[1])
+            same = min(limit, most if most <= max(USUAL_COPIES, rows.shape[1] // 2) else 4 * rows.shape[1])
             rows, distances = parts.nearest(queries, few[-1] + same)
         # Under ip, copies of a query need not be among its nearest. Then they do no harm.
         first = np.unique(queries, axis=0, return_index=True)[1]
@@ -122,6 +129,7 @@ def _answers(
         else:
             copies, same = own[:, None], 1
     copies = copies[chosen]
+    copies = copies[:, : int((copies >= 0).sum(axis=1).max(initial=0))]
     kth: dict[int, NDArray[np.float64]] = {}
     for k in few:
         enough = len(chosen) if k <= 10 else min(len(chosen), max(len(queries) // 5, FEW))
