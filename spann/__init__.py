@@ -27,7 +27,7 @@ from spann.errors import (
     SpannWarning,
     StorageError,
 )
-from spann.index import Index, append, build, calibrate, plan, verify
+from spann.index import Index, append, build, calibrate, create, plan, snapshot, verify
 from spann.index import open_index as open
 from spann.jobs import join
 from spann.types import Metric, RangeResult, SearchResult
@@ -58,9 +58,11 @@ __all__ = [
     "append",
     "build",
     "calibrate",
+    "create",
     "join",
     "open",
     "open_source",
     "plan",
+    "snapshot",
     "verify",
 ]

@@ -23,6 +23,18 @@ _IN_MEMORY: dict[str, np.dtype[Any]] = {"bfloat16": np.dtype(np.float32), "bit":
 _ON_DISK: dict[str, np.dtype[Any]] = {"bfloat16": np.dtype(np.uint16), "bit": np.dtype(np.uint8)}
 
 
+def element_of(dtype: Any) -> str:
+    """The elements of vectors of `dtype`, a type of numpy or the name of an element; what is unknown comes back as its
+    name, for whoever refuses it."""
+    if isinstance(dtype, str) and dtype in STORED_TYPES:
+        return dtype
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        return str(dtype)
+    return "bit" if found == np.bool_ else "bfloat16" if is_bfloat16(found) else found.name
+
+
 def memory_dtype(element: str) -> np.dtype[Any]:
     """The type of arrays (n, dim) of such elements in memory."""
     return _IN_MEMORY[element] if element in _IN_MEMORY else np.dtype(element)

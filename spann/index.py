@@ -23,6 +23,7 @@ from spann.building.plan import Plan, limit_bytes, plan_build, resident_bytes
 from spann.changing.append import APPEND_STAGES, append_index
 from spann.changing.recalibrate import recalibrate
 from spann.config import BuildParams, SearchParams, finite, parse_size, thread_count, whole
+from spann.elements import element_of
 from spann.errors import InputError, RecallWarning, RepeatWarning, UnlikeWarning
 from spann.jobs import JobMethods
 from spann.measuring import explain
@@ -44,10 +45,15 @@ from spann.search import (
 )
 from spann.search.decision import SearchDecision
 from spann.store.arrays import Problem
-from spann.store.names import NameTable, names_of
+from spann.store.names import NameTable
 from spann.store.reader import IndexReader, on_current
 from spann.system import given_path
 from spann.types import MAX_K, Array, Metric, Progress, RangeResult, SearchResult
+from spann.updating.copying import snapshot_index
+from spann.updating.create import create_index
+from spann.updating.flush import flush_index
+from spann.updating.living import Living
+from spann.updating.methods import UpdateMethods
 from spann.vectors import GivenIds, NameList, VectorSource, as_queries, ids_for, metric_of, open_queries, open_source
 
 if TYPE_CHECKING:
@@ -78,25 +84,44 @@ class Numbered:
     search: Callable[..., SearchResult]
 
 
-class Index(JobMethods):
+class Index(JobMethods, UpdateMethods):
     """An open index, made by `spann.open` or `spann.build`. Any number of threads may search it at once, also after a
     fork.
 
     A pickle holds the path and the options. Unpickling opens the index that is then at the path.
     """
 
-    def __init__(self, reader: IndexReader, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
-        self._reader, self._engine, self._options = reader, engine, dict(options or {})
-        found = reader.attributes.get("calibration")
-        self.calibration: Calibration | None = None if found is None else Calibration.from_json(found)
+    def __init__(self, living: Living, options: Mapping[str, Any], upkeep: Mapping[str, Any] | None = None) -> None:
+        self._living, self._options, self._upkeep = living, dict(options), dict(upkeep or {})
         self._doubted: set[str] = set()  # warnings already given
-        self.path: Path = reader.path
-        self.count: int = engine.count
+        engine = living.snapshot.engine
+        self.path: Path = living.path
         self.dim: int = engine.dim
         self.dtype: np.dtype[Any] = engine.dtype
         self.element: str = engine.element
         self.metric: Metric = engine.metric
-        self._names = names_of(reader, check=bool(self._options.get("check", True)))
+
+    @property
+    def _names(self) -> NameTable | None:
+        return self._living.snapshot.names
+
+    @property
+    def _reader(self) -> IndexReader:
+        return self._living.snapshot.reader
+
+    @property
+    def _engine(self) -> Engine:
+        return self._living.snapshot.engine
+
+    @property
+    def count(self) -> int:
+        """Vectors of the collection, as this index sees it."""
+        return self._living.snapshot.count
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The settings that were measured for recalls; None if the index is not calibrated."""
+        return self._living.snapshot.calibration
 
     def search(
         self,
@@ -181,14 +206,15 @@ class Index(JobMethods):
         **how: Any,
     ) -> SearchResult:
         k = whole(k, "k", 1, MAX_K)
+        now = self._living.current()
         if radius is None and inner is None:
-            return self._engine.search(self._batch(queries), k, self._setting(k, params, target_recall), **how)
+            return now.search(self._batch(queries), k, self._setting(k, params, target_recall), **how)
         within = Within.checked(radius, inner, self.metric is Metric.IP)
 
         def search(some: Array, k: int) -> SearchResult:
-            return self._engine.search(some, k, self._setting(k, params, target_recall), radius=within.radius, **how)
+            return now.search(some, k, self._setting(k, params, target_recall), radius=within.radius, **how)
 
-        return search_within(search, self._batch(queries), k, within, self.count)
+        return search_within(search, self._batch(queries), k, within, max(1, now.count))
 
     async def search_async(self, queries: Queries, k: int = 10, **options: Any) -> SearchResult:
         """Runs `search` on another thread, so that the event loop of a server stays free. Cancelling the task ends the
@@ -237,20 +263,21 @@ class Index(JobMethods):
         [6, 9]
         """
         within = Within.checked(finite(radius, "radius"), inner, self.metric is Metric.IP)
+        now = self._living.current()
         setting = self._setting(LEAST, params, target_recall)
         efforts: Sequence[Effort] = ()
         if params is None and self.calibration is not None:
             target = DEFAULT_TARGET if target_recall is None else recall_target(target_recall)
-            setting, efforts = range_effort(self.calibration, target, min(self.count, MAX_K), setting)
+            setting, efforts = range_effort(self.calibration, target, max(1, min(now.count, MAX_K)), setting)
 
-        copies = self._reader.attributes["entries"] / self.count  # each copy takes the place of a candidate
+        copies = now.reader.attributes["entries"] / now.engine.count  # each copy takes the place of a candidate
 
         def search(some: Array, k: int) -> SearchResult:
             roomy = setting.with_(rerank=max(setting.rerank or 1, math.ceil(RANGE_CANDIDATES * copies * k)))
-            return self._engine.search(some, k, roomy, radius=within.radius, efforts=efforts, threads=threads)
+            return now.search(some, k, roomy, radius=within.radius, efforts=efforts, threads=threads)
 
-        owed = not efforts and not self._engine.arrays.kind.is_reranked
-        return self._named(search_range(search, self._batch(queries), within, self.count, owed=owed))
+        owed = not efforts and not now.engine.arrays.kind.is_reranked
+        return self._named(search_range(search, self._batch(queries), within, max(1, now.count), owed=owed))
 
     def iterate(
         self,
@@ -273,14 +300,14 @@ class Index(JobMethods):
         [7, 8, 6, 9]
         """
         batch = whole(batch, "batch", 1)
-        row = self._batch(query)
+        row, now = self._batch(query), self._living.current()
         found = iterate(
-            lambda some, k: self._engine.search(some, k, self._setting(k, params, target_recall), threads=1),
+            lambda some, k: now.search(some, k, self._setting(k, params, target_recall), threads=1),
             row[0] if row.ndim == 2 and len(row) == 1 else row,
             batch,
-            self.count,
+            max(1, now.count),
         )
-        names = self._names
+        names = now.names
         return found if names is None else ((names.objects(ids), distances) for ids, distances in found)
 
     def explain(
@@ -300,8 +327,9 @@ class Index(JobMethods):
         """
         k = whole(k, "k", 1, MAX_K)
         setting = self._setting(k, params, target_recall)
-        found = self._engine.search(self._batch(query)[:1], k, setting, threads=1, in_flight=1)
-        arrays = self._engine.arrays
+        now = self._living.current()
+        found = now.search(self._batch(query)[:1], k, setting, threads=1, in_flight=1)
+        arrays = now.engine.arrays
         decided = SearchDecision.of(setting, arrays.kind, k)
         doubts: list[str] = []
         if params is None and self.calibration is not None:
@@ -396,10 +424,11 @@ class Index(JobMethods):
                 "histogram": _histogram(length, bins),
             },
             "posting_replicas": {"mean": float(replicas.mean()), "histogram": _histogram(replicas, bins)},
+            "updates": self._living.info(),
             "disk_bytes": self._reader.disk_bytes(),
             "disk": {name: self._reader.layout(name).stored_bytes for name in self._reader.arrays()},
             "open_memory_bytes": self.open_memory_bytes,
-            "open_memory_bytes_per_vector": self.open_memory_bytes / self.count,
+            "open_memory_bytes_per_vector": self.open_memory_bytes / max(1, self.count),
             "open_memory": dict(arrays.memory),
             "open_memory_least": self.open_memory_bytes - arrays.memory.get("codes", 0),
             "open_memory_most": self.open_memory_bytes - arrays.memory.get("codes", 0) + arrays.codes_bytes,
@@ -411,10 +440,7 @@ class Index(JobMethods):
 
     def close(self) -> None:
         """Closes the posting files. Searches under way in other threads end, with `InputError`."""
-        self._engine.close()
-        self._reader.close()
-        if self._names is not None:
-            self._names.close()
+        self._living.close()
 
     def __enter__(self) -> Self:
         return self
@@ -426,7 +452,7 @@ class Index(JobMethods):
         return self.count
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._options)
+        return _reopen, (self.path, self._options, self._upkeep)
 
     def _repr_html_(self) -> str:
         import html
@@ -444,13 +470,26 @@ class Index(JobMethods):
         return f"Index({str(self.path)!r}, count={self.count}, dim={self.dim}, {self.element}, {self.metric.value})"
 
 
-def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str = "auto", check: bool = True) -> Index:
+def open_index(
+    path: str | Path,
+    *,
+    io: str = "auto",
+    memory_budget: int | str = "auto",
+    check: bool = True,
+    refresh: float | None = None,
+    maintenance: str = "inline",
+) -> Index:
     """Opens the index at `path`. Everything that stays in memory is read and verified now.
 
     `io` "direct" bypasses the page cache (O_DIRECT), "buffered" uses it. "auto" is direct if searches read more than
     the memory available. `memory_budget` limits the memory of the index, in bytes or as "44MB". Centroids, graph and
     directory are always in memory; then come as many codes as fit. "auto" is half of the memory available, "none" keeps
     no codes. Results do not depend on it. `check=False` skips checksums of reads (docs/BENCHMARKS.md has their cost).
+
+    With `refresh`, in seconds, a search looks for writes of other processes if the last look is so long ago. Without
+    it only `Index.refresh` does. `maintenance` says who flushes and optimises after writes: "inline" the writer,
+    "background" a thread, "manual" nobody until the log is full (docs/UPDATES.md).
+
     Raises `MissingError`, `FormatError`, `CorruptionError`, and `InputError` if the budget is too small.
 
     >>> import numpy as np, spann
@@ -460,7 +499,10 @@ def open_index(path: str | Path, *, io: str = "auto", memory_budget: int | str =
     ...     print(index)  # doctest: +ELLIPSIS
     Index('/.../line.spann', count=1000, dim=1, float32, l2)
     """
-    return _reopen(given_path(path), {"io": io, "memory_budget": memory_budget, "check": check})
+    if refresh is not None and finite(refresh, "refresh") < 0:
+        raise InputError(f"refresh is {refresh!r}; it must be at least 0 seconds")
+    options = {"io": io, "memory_budget": memory_budget, "check": check}
+    return _reopen(given_path(path), options, {"refresh": refresh, "maintenance": maintenance})
 
 
 def _open_built(path: str | Path, memory_limit: int | str | None, memory_budget: int | str | None) -> Index:
@@ -486,8 +528,8 @@ def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:
     return {"counts": counts.tolist(), "edges": edges.tolist()}
 
 
-def _reopen(path: Path, options: dict[str, Any]) -> Index:
-    index = on_current(path, lambda reader: Index(reader, Engine(reader, **options), options))
+def _reopen(path: Path, options: dict[str, Any], upkeep: dict[str, Any] | None = None) -> Index:
+    index = Index(Living(path, options, **(upkeep or {})), options, upkeep)
     about = index._engine.arrays
     log_backend()
     log.info(
@@ -585,6 +627,59 @@ def build(
     return _open_built(path, memory_limit, memory_budget)
 
 
+def create(
+    path: str | Path,
+    dim: int,
+    *,
+    metric: Metric | str = "l2",
+    dtype: Any = "float32",
+    given_ids: bool = False,
+    params: BuildParams | None = None,
+    refresh: float | None = None,
+    maintenance: str = "inline",
+) -> Index:
+    """Makes an index at `path` for vectors of dimension `dim`, without vectors, and opens it. `Index.add` adds some.
+
+    `dtype` is uint8, int8, float16, float32 or "bfloat16", and bool under hamming. The index numbers its vectors itself
+    unless they have `given_ids`. `params` are those of the builds that it has as it grows. Other arguments are those of
+    `open`. Raises `InputError`, and `ExistsError` if something is at `path`.
+
+    >>> import numpy as np, spann
+    >>> index = spann.create("new.spann", dim=2)
+    >>> index.add(np.float32([[0, 1], [2, 3]])).tolist(), len(index)
+    ([0, 1], 2)
+    >>> index.search(np.float32([2, 2]), k=3).ids.tolist()
+    [[1, 0, -1]]
+    """
+    path = given_path(path)
+    create_index(
+        path,
+        whole(dim, "dim", 1),
+        Metric.parse(metric),
+        element_of(dtype),
+        _build_params(params),
+        numbered=not given_ids,
+        created_by=f"spann {__version__}",
+    )
+    return open_index(path, refresh=refresh, maintenance=maintenance)
+
+
+def snapshot(path: str | Path, target: str | Path) -> None:
+    """Makes `target` a copy of the index at `path` as it is now, with everything that was written to it.
+
+    On one file system the copy shares the files of the index, and takes little time and space. No change of one of them
+    changes the other. Raises `ExistsError` if something is at `target`, or while another process changes the index.
+
+    >>> import numpy as np, spann
+    >>> index = spann.create("new.spann", dim=2)
+    >>> ids = index.add(np.float32([[0, 1], [2, 3]]))
+    >>> spann.snapshot("new.spann", "copy.spann")
+    >>> index.delete(ids), len(index), len(spann.open("copy.spann"))
+    (2, 0, 2)
+    """
+    snapshot_index(given_path(path), given_path(target), created_by=f"spann {__version__}")
+
+
 def append(
     path: str | Path,
     vectors: Vectors,
@@ -614,6 +709,7 @@ def append(
     path = given_path(path)
     MemoryBudget.parse("auto" if memory_budget is None else memory_budget)  # an error now rather than in the end
     with _opened(vectors, beside=path) as source, reporting(progress, stages=APPEND_STAGES) as report:
+        flush_index(path, created_by=f"spann {__version__}", restart=restart)
         appended = append_index(
             source,
             path,

@@ -87,11 +87,12 @@ class Ids:
 @dataclass(frozen=True)
 class Known:
     """The ids of an index that is added to: ``user`` (count,), or None where they are row numbers, which may have
-    ``names``. Temporary files are in ``scratch``."""
+    ``names``. Temporary files are in ``scratch``. An index with updates may have ``numbered`` its vectors itself."""
 
     user: NDArray[np.int64] | None
     names: NameTable | None
     scratch: Path
+    numbered: bool = False
 
     def check(self, ids: Given, source: VectorSource) -> None:
         """Refuse ids of another kind than the index has."""
@@ -108,7 +109,7 @@ class Known:
                     f"{source.name} has ids{ids.note}, and the index numbers its vectors by row: leave them out "
                     "with --no-ids (ids=False)"
                 )
-        elif not isinstance(ids, IdList):
+        elif not isinstance(ids, IdList) and not (ids is None and self.numbered):
             what = "needs ids" if ids is None else f"has {ids.kind} as ids{ids.note}"
             raise InputError(f"{source.name} {what}: the vectors of the index have ids that were given, integers")
 

@@ -32,13 +32,16 @@ from spann.changing.extend import extend_postings
 from spann.changing.generation import Generation, refuse_columns
 from spann.changing.likeness import still_valid, unlike
 from spann.changing.present import Present
+from spann.changing.rows import Replaced, add_rows, quiet_log
 from spann.config import thread_count
 from spann.errors import InputError
+from spann.format.live import is_live
 from spann.format.names import BYTES, CHUNK_BYTES, ENDS
 from spann.format.shapes import shape_bytes
+from spann.format.updates import IDS, LIVE, ROWS
 from spann.store.names import add_names, names_of
 from spann.types import Progress
-from spann.vectors import VectorSource, for_metric
+from spann.vectors import IdList, VectorSource, for_metric
 
 APPEND_STAGES = ("scan", "partition", "cluster", "assign", "layout", "arrange", "write", "publish")
 """The stages of `append_index`, in the order of progress; "arrange" only with an exact store."""
@@ -76,7 +79,7 @@ def append_index(
     or `StorageError` as readers and writers do.
     """
     report = progress or (lambda stage, done, total: None)
-    with Generation(path, created_by=created_by, sizes=sizes) as following:
+    with Generation(path, created_by=created_by, sizes=sizes) as following, quiet_log(following.old):
         refuse_columns(following.old)
         old = _Old(following.old, source.count)
         source = for_metric(source, old.metric)
@@ -98,7 +101,8 @@ def append_index(
             scanned = scan(source, old.metric, workers, report, alone=False)
             if source_mark(source, scanned[1], marked) in old.appended:
                 return False
-        names = Ids.more(ids, source, known, count=old.count, width=old.about["id_bytes"])
+        given = old.numbered(ids, source.count)
+        names = Ids.more(given, source, known, count=old.count, width=old.about["id_bytes"])
         found, content = scanned or scan(source, old.metric, workers, report, alone=False)
         following.resume(
             "append",
@@ -110,6 +114,37 @@ def append_index(
         job = Job(source, old.space(found.max_norm), old.decision, names, old.record, workers, report, sizes)
         _append(job, following, old, source_mark(source, content, marked))
     return True
+
+
+def append_rows(
+    following: Generation,
+    source: VectorSource,
+    ids: NDArray[np.int64],
+    replaced: Replaced,
+    *,
+    threads: int | None,
+    memory_limit: int | None,
+    progress: Progress | None,
+) -> None:
+    """Publishes as `following` the index with the vectors of `source` under `ids`, and without the rows `replaced`.
+
+    The index has updates, and no live row that stays has one of these ids. Raises as `append_index` does."""
+    report = progress or (lambda stage, done, total: None)
+    old = _Old(following.old, source.count)
+    old.check(source)
+    workers = threads_to_append(
+        source,
+        old.about,
+        following.path,
+        decision=old.decision,
+        threads=thread_count(threads),
+        limit=limit_bytes(memory_limit),
+        copied=following.copied_bytes(),
+    )
+    found, _ = scan(source, old.metric, workers, report, alone=False)
+    names = Ids(ids, old.about["id_bytes"])
+    job = Job(source, old.space(found.max_norm), old.decision, names, old.record, workers, report, following.sizes)
+    _append(job, following, old, None, replaced)
 
 
 class _Old(Present):
@@ -146,26 +181,51 @@ class _Old(Present):
 
     def known(self, scratch: Path) -> Known:
         """Its ids. Temporary files are in `scratch`."""
+        if self.updates is not None:
+            return Known(self._taken(), None, scratch, self.updates.next_id is not None)
         user = self.reader.read("vectors/ids") if self.about["ids"] == "user" else None
         return Known(user, names_of(self.reader), scratch)
 
+    def _taken(self) -> NDArray[np.int64]:
+        """The ids that new vectors of an index with updates cannot have."""
+        ids = self.reader.read(IDS).astype(np.int64)
+        if not self.decision.code_bits:  # not even those of dead rows
+            return ids
+        live: NDArray[np.int64] = ids[is_live(self.reader.read(LIVE), self.reader.read(ROWS).astype(np.int64))]
+        return live
 
-def _append(job: Job, following: Generation, old: _Old, mark: str) -> None:
-    """All stages after "scan"; `mark` is what the index keeps of the source."""
+    def numbered(self, ids: Given, count: int) -> Given:
+        """The ids of `count` new vectors: as given, or the numbers that follow if an index with updates has such."""
+        if ids is None and self.updates is not None and self.updates.next_id is not None:
+            return IdList(np.arange(self.updates.next_id, self.updates.next_id + count))
+        return ids
+
+    def replaced(self, names: Ids) -> Replaced:
+        """What an append changes besides adding rows with these `names`: the next id."""
+        assert self.updates is not None
+        following = self.updates.next_id
+        if following is not None and names.user is not None:
+            following = max(following, int(names.user.max()) + 1)
+        return Replaced(np.empty(0, np.int64), following, self.updates.log)
+
+
+def _append(job: Job, following: Generation, old: _Old, mark: str | None, replaced: Replaced | None = None) -> None:
+    """All stages after "scan"; `mark` is what the index keeps of the source, and `replaced` what dies of it."""
     about, source = old.about, job.source
     centroids = old.centroids(job.space)
     clusters = _clusters(grow_tree(job, following), centroids)  # partition and cluster
     edges = assign_nearest(job, following, clusters)
     laid = lay_out_more(job, following, edges, old.pages, old.count)
     directory = laid.directory
-    facts = extend_postings(job, following, old, clusters.vectors, centroids, laid).facts
+    made = extend_postings(job, following, old, clusters.vectors, centroids, laid)
+    facts = made.facts
     checksums = facts["crc32c"] if job.decision.code_bits else facts
     if job.decision.directions:
         shapes = following.extend("postings/shapes", len(facts))
         shapes.append(shape_bytes(facts["shape"]))
         shapes.finish()
     _extend_directory(old, following, directory, checksums)
-    if job.ids.user is not None:
+    if old.updates is None and job.ids.user is not None:
         user = following.extend("vectors/ids", source.count)
         user.append(job.ids.user)
         user.finish()
@@ -178,8 +238,12 @@ def _append(job: Job, following: Generation, old: _Old, mark: str) -> None:
         "postings": about["postings"] + len(directory.page),
         "entries": about["entries"] + int(directory.length.sum()),
         "max_norm": job.space.max_norm,
-        "sources": [*(old.sources or [""]), mark],
     }
+    if mark is not None:
+        changes["sources"] = [*(old.sources or [""]), mark]
+    if old.updates is not None:
+        ids = job.ids.of(clusters.vectors.rows_of(made.stored(laid))).astype(np.int64)
+        changes |= add_rows(following, ids, replaced or old.replaced(job.ids))
     if "calibration" in about:
         difference = unlike(old.reader, centroids, job.space, source)
         changes["calibration"] = still_valid(about["calibration"], difference, source.count, changes["count"])

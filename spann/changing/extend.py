@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spann.building.centroids import Centroids
 from spann.building.checkpoint import Batches
@@ -15,7 +16,7 @@ from spann.building.stages.layout import Laid
 from spann.building.stages.partition import Partition
 from spann.building.stages.write_codes import Coded, posting_facts, write_codes
 from spann.building.stages.write_exact import NAME as PAGES
-from spann.building.stages.write_exact import Pages, write_pages
+from spann.building.stages.write_exact import Pages, ranges, write_pages
 from spann.building.temporary import RecordFile
 from spann.changing.generation import Generation
 from spann.changing.present import Present
@@ -35,6 +36,14 @@ class Extended:
 
     facts: Array
     positions: RecordFile | None
+
+    def stored(self, laid: Laid) -> NDArray[np.int64]:
+        """The position in the vectors of each new stored row, of the postings that are `laid` out."""
+        if self.positions is not None:
+            return self.positions.read(0, self.positions.count)
+        length, primaries = laid.directory.length.astype(np.int64), laid.directory.primaries.astype(np.int64)
+        found: NDArray[np.int64] = laid.kept.read(0, laid.kept.count)[ranges(np.cumsum(length) - length, primaries)]
+        return found
 
 
 def extend_postings(

@@ -23,7 +23,7 @@ class Present:
     manifest contradicts itself."""
 
     def __init__(self, reader: IndexReader, added: int) -> None:
-        self.reader, self.about = reader, reader.attributes
+        self.reader, self.about, self.updates = reader, reader.attributes, reader.collection.updates
         about, where = reader.attributes, str(reader.path)
         self.count = reader.collection.count
         self.metric = Metric.parse(about["metric"])

@@ -118,6 +118,11 @@ class _Store(VectorSource):
 
 def _vectors(reader: IndexReader, base: VectorSource | None) -> VectorSource:
     about = reader.attributes
+    if reader.collection.live < reader.collection.count:
+        raise InputError(
+            f"{reader.path}: the index holds deleted or replaced vectors, which would be taken for neighbours: "
+            "`spann optimize --purge` first"
+        )
     if base is None:
         if not about.get("code_bits", 0):
             raise InputError(

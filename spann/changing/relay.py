@@ -30,22 +30,19 @@ from spann.changing.extend import extend_postings
 from spann.changing.generation import Generation
 from spann.changing.present import Present
 from spann.changing.recluster import Floats, Ints, Members, Recluster, Reclustered, nearest_of
+from spann.changing.rows import add_run
 from spann.elements import memory_dtype, unpack
 from spann.errors import InputError
-from spann.format.live import Bits, extended, is_live, without
+from spann.format.live import extended, without
 from spann.format.shapes import shape_bytes
 from spann.format.updates import DELETED, IDS, LIVE, ROWS, Updates
 from spann.store.checked import Checked
 from spann.store.reader import IndexReader
-from spann.system import check_room
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource
 
 MOST_TAILS = 3
 """Postings of a clean cell besides its main one, at most. The next vectors are written together with theirs."""
-
-MOST_RUNS = 8
-"""Runs of rows by id, at most. A search for an id looks into every run, so more are joined."""
 
 GAP_ROWS = 64
 """Wanted rows of the exact store with no more than this between them share a read."""
@@ -216,7 +213,8 @@ def relay(
     bits = extended(without(bits, members.entry[members.entry < old.count]), old.count, total)
     following.rewrite(LIVE, bits)
     live = updates.live - len(change.dead) + len(change.ids)
-    changes["updates"] = _write_by_id(following, updates, live, ids, bits).to_json()
+    runs = add_run(following, ids, bits)
+    changes["updates"] = replace(updates, live=live, runs=runs).to_json()
     features = {*old.about["features"], DELETED} | ({"appended"} if total else set())
     following.publish(changes, features=sorted(features))
     report("publish", 1, 1)
@@ -420,27 +418,3 @@ def _within(counts: Ints) -> Ints:
     """0, 1, ... for each of the `counts`, one after another."""
     found: Ints = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     return found
-
-
-def _write_by_id(following: Generation, updates: Updates, live: int, ids: Ints, bits: Bits) -> Updates:
-    """Adds a run for the new rows, which have these `ids`; joins all runs if there are many."""
-    old, runs = following.old, updates.runs
-    order = np.argsort(ids, kind="stable")
-    rows = old.collection.count + order
-    if len(runs) < MOST_RUNS:
-        for name, more in ((IDS, ids[order]), (ROWS, rows)):
-            array = following.extend(name, len(ids))
-            array.append(more.astype(array.layout.dtype))
-            array.finish()
-        runs = (*runs, updates.entries + len(ids)) if len(ids) else runs
-    else:
-        check_room(40 * (updates.entries + len(ids)), f"the ids of the vectors of {following.path}")
-        every, places = old.read(IDS).astype(np.int64), old.read(ROWS).astype(np.int64)
-        counts = is_live(bits, places)
-        every = np.concatenate([every[counts], ids])
-        places = np.concatenate([places[counts], old.collection.count + np.arange(len(ids))])
-        order = np.argsort(every, kind="stable")
-        following.rewrite(IDS, every[order].astype(old.layout(IDS).dtype))
-        following.rewrite(ROWS, places[order].astype(old.layout(ROWS).dtype))
-        runs = (len(every),)
-    return Updates(live, updates.next_id, updates.lineage, updates.log, runs)

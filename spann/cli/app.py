@@ -29,6 +29,7 @@ from spann.cli.search import search
 from spann.cli.text import say
 from spann.cli.truth import truth
 from spann.cli.tune import tune
+from spann.cli.update import add, delete, flush, get, optimize, snapshot, upsert
 from spann.errors import InputError, NarrowingWarning, RecallWarning, SpannError
 
 
@@ -137,7 +138,8 @@ def cli() -> None:
 
 # In the order of work; the help lists them in this order.
 for _command in (
-    *(demo, plan, build, search, tune, append, knn_graph, dedup, join, assign),
+    *(demo, plan, build, search, tune, append, add, upsert, delete, get, flush, optimize, snapshot),
+    *(knn_graph, dedup, join, assign),
     *(info, verify, truth, evaluate, report, convert, config),
 ):
     cli.add_command(_command)

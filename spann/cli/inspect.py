@@ -58,6 +58,7 @@ def _info_text(info: dict[str, Any]) -> list[str]:
         "on disk": size(info["disk_bytes"]),
         "memory when open": size(info["open_memory_bytes"]),
         "generation": f"{info['generation']}, {info['appended_postings']} postings appended",
+        **_updates_facts(info["updates"]),
         "calibrated": "; ".join([_calibration_text(info["calibration"]), *info["recall_doubts"]]),
         "format version": f"{info['format_version']}",
         "created by": info["created_by"],
@@ -66,6 +67,16 @@ def _info_text(info: dict[str, Any]) -> list[str]:
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
     return [*lines, "", "postings by length", *_histogram(length["histogram"])]
+
+
+def _updates_facts(updates: dict[str, Any] | None) -> dict[str, str]:
+    if updates is None:
+        return {}
+    return {
+        "rows": f"{updates['live_rows']} live, {updates['dead_rows']} dead, {updates['worn']:.0%} dead or appended",
+        "log": f"{updates['logged_operations']} operations, {size(updates['log_bytes'])}; flushed at "
+        f"{updates['flushed_at']} operations",
+    }
 
 
 def _parameter_text(name: str, value: Any, info: dict[str, Any]) -> str:

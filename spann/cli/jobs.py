@@ -17,7 +17,17 @@ from spann.cli.text import print_json, say
 from spann.config import thread_count
 from spann.elements import memory_dtype
 from spann.errors import InputError
-from spann.jobs import OwnVectors, Shape, answer_own, answer_parts, answer_queries, describe, find_parts, own_parts
+from spann.jobs import (
+    OwnVectors,
+    Shape,
+    answer_own,
+    answer_parts,
+    answer_queries,
+    describe,
+    find_parts,
+    own_parts,
+    settled,
+)
 from spann.jobs import share_memory as share
 from spann.jobs.clusters import assign_parts, own_clusters
 from spann.jobs.groups import KEEP, check_keep, dedup_parts, duplicates_of, posting_parts, read_pairs
@@ -99,7 +109,7 @@ def knn_graph(
     with spann.open(index, io=io, memory_budget=memory.budget, check=not no_check) as opened:
         setting = opened.setting(k + 1, None, target_recall)
         answer = answer_own(opened.numbered.search, k, params=setting, threads=threads)
-        parts = own_parts(OwnVectors(IndexReader.open(index)), options.part_rows)
+        parts = own_parts(OwnVectors(settled(IndexReader.open(index))), options.part_rows)
         names = None if output.suffix.lower() == ".npz" else opened.names  # a matrix has rows
         how = How("knn-graph", options, k, memory.block_rows, Labels(names, names))
         _neighbours(opened, parts, answer, output, how, as_json, params=setting)
@@ -147,7 +157,7 @@ def join(
     with spann.open(right, io=io, memory_budget=memory.budget, check=not no_check) as opened:
         setting = opened.setting(k, None, target_recall)
         answer = answer_queries(opened.numbered.search, k, params=setting, threads=threads, radius=radius)
-        parts = own_parts(OwnVectors(IndexReader.open(left)), options.part_rows)
+        parts = own_parts(OwnVectors(settled(IndexReader.open(left))), options.part_rows)
         how = How("join", options, k, memory.block_rows, Labels(names_of(IndexReader.open(left)), opened.names))
         _neighbours(opened, parts, answer, output, how, as_json, params=setting, radius=radius)
 
@@ -224,7 +234,7 @@ def assign(index: Path, vectors: str | None, output: Path, threads: int | None, 
     options = JobOptions.take(given)
     checked_output(output, options, (".parquet",))
     about = IndexReader.open(index).attributes
-    collection = OwnVectors(IndexReader.open(index))
+    collection = OwnVectors(settled(IndexReader.open(index)))
     memory = _share(options, about, 2, 0 if vectors else 8 * collection.count)
     parts: Sequence[Part]
     parts = (
@@ -293,7 +303,7 @@ def dedup(
     checked_output(output, options, (".parquet",))
     check_keep(keep)
     reader = IndexReader.open(index)
-    about, collection = reader.attributes, OwnVectors(reader)
+    about, collection = reader.attributes, OwnVectors(settled(reader))
     _share(options, about, 1, CACHE_BYTES + 48 * collection.count)
     parts = posting_parts(collection, options.part_rows)
     with spann.open(index, memory_budget="none") as opened, options.progress() as progress:

@@ -4,7 +4,7 @@ from spann.jobs.groups import Duplicates
 from spann.jobs.memory import JobMemory, share_memory
 from spann.jobs.methods import JobMethods, Joined, join
 from spann.jobs.output import OutputFolder, Shape, Shard
-from spann.jobs.own import OwnVectors
+from spann.jobs.own import OwnVectors, settled
 from spann.jobs.parts import PART_ROWS, find_parts, own_parts
 from spann.jobs.search import answer_own, answer_parts, answer_queries, describe
 
@@ -25,5 +25,6 @@ __all__ = [
     "find_parts",
     "join",
     "own_parts",
+    "settled",
     "share_memory",
 ]

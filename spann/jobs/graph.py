@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann.errors import InputError
+from spann.format.updates import IDS
 from spann.store.reader import IndexReader
 from spann.types import Array
 from spann.vectors.sinks import write_whole
@@ -34,8 +35,11 @@ class RowOrder:
     def __init__(self, reader: IndexReader) -> None:
         self.ids: NDArray[np.int64] | None = None
         """The id of each row; None if ids are rows."""
-        if reader.attributes["ids"] == "user":
+        if reader.collection.updates is not None:  # the rows of vectors that change are in the order of ids
+            self.ids = np.sort(reader.read(IDS).astype(np.int64))
+        elif reader.attributes["ids"] == "user":
             self.ids = reader.read("vectors/ids").astype(np.int64)
+        if self.ids is not None:
             self._order = np.argsort(self.ids, kind="stable")
             self._sorted = self.ids[self._order]
 

@@ -17,7 +17,7 @@ from spann.jobs.ahead import ahead
 from spann.jobs.clusters import own_clusters
 from spann.jobs.graph import Neighbours, RowOrder, as_csr, check_mode, gather
 from spann.jobs.groups import Duplicates, check_keep, duplicates_of, find_pairs
-from spann.jobs.own import OwnVectors
+from spann.jobs.own import OwnVectors, settled
 from spann.jobs.pairs import Pairs
 from spann.jobs.parts import Block
 from spann.jobs.search import Answer, answer_own, answer_queries, search_batches
@@ -34,16 +34,28 @@ OWN_BLOCK = 1 << 16
 class JobMethods:
     """Methods of an index that go through all of its vectors, or through any number of queries."""
 
-    _reader: IndexReader
-    _engine: Engine
     path: Path
-    count: int
     element: str
     metric: Metric
     search: Callable[..., SearchResult]
     _search: Callable[..., SearchResult]
-    _names: NameTable | None
     _setting: Callable[[int, SearchParams | None, float | None], SearchParams]
+
+    @property
+    def _names(self) -> NameTable | None:
+        raise NotImplementedError
+
+    @property
+    def _reader(self) -> IndexReader:
+        raise NotImplementedError
+
+    @property
+    def _engine(self) -> Engine:
+        raise NotImplementedError
+
+    @property
+    def count(self) -> int:
+        raise NotImplementedError
 
     def setting(
         self, k: int = 10, params: SearchParams | None = None, target_recall: float | None = None
@@ -72,7 +84,7 @@ class JobMethods:
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be at least 1")
-        blocks, names = OwnVectors(self._opened()).blocks(batch), self._names
+        blocks, names = OwnVectors(settled(self._opened())).blocks(batch), self._names
         return blocks if names is None else ((names.objects(ids), vectors) for ids, vectors in blocks)
 
     def search_batches(self, batches: Iterable[Array], k: int = 10, **options: Any) -> Iterator[SearchResult]:
@@ -127,7 +139,7 @@ class JobMethods:
 
     def _answers(self, answer: Answer, stage: str, progress: Progress | None) -> Neighbours:
         """Answers for all vectors of the collection, a block at a time."""
-        collection, done = OwnVectors(self._opened()), 0
+        collection, done = OwnVectors(settled(self._opened())), 0
         for ids, vectors in ahead(collection.blocks(OWN_BLOCK)):
             near, distances = answer(Block(vectors, keys=ids))
             yield ids, near, distances
@@ -168,7 +180,7 @@ class JobMethods:
         if vectors is not None:
             rows = np.asarray(vectors)
             return self._engine.nearest_centroids(rows[None] if rows.ndim == 1 else rows, threads)
-        collection = OwnVectors(self._opened())
+        collection = OwnVectors(settled(self._opened()))
         out = np.empty(collection.count, np.int64)
         out[RowOrder(self._opened()).rows(collection.ids())] = own_clusters(collection)
         return out
@@ -191,7 +203,7 @@ class JobMethods:
         []
         """
         check_keep(keep)
-        collection = OwnVectors(self._opened())
+        collection = OwnVectors(settled(self._opened()))
         pairs = Pairs(collection, self.centroids, self.metric, radius)
         postings = range(len(collection.centroid_of))
         with reporting(progress) as report:

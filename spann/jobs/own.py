@@ -11,6 +11,7 @@ from spann.elements import memory_dtype, stored_dtype, stored_width, unpack
 from spann.errors import CorruptionError, InputError
 from spann.format.postings import PAGE, Record, posting_bytes, posting_span
 from spann.store.checked import Checked
+from spann.store.log import log_of
 from spann.store.reader import IndexReader
 from spann.types import Array
 
@@ -141,6 +142,18 @@ class OwnVectors:
             for posting in run.tolist():
                 yield posting, data[int(self._start[posting]) - page * PAGE : int(self._end[posting]) - page * PAGE]
             at = end
+
+
+def settled(reader: IndexReader) -> IndexReader:
+    """`reader`, if every row of its index is live and its log is empty. Else raises `InputError`, for whoever would
+    take dead rows for vectors of the collection."""
+    about = reader.collection
+    if about.updates is not None and (about.live < about.count or log_of(reader).poll()):
+        raise InputError(
+            f"{reader.path}: the index has deleted or replaced vectors, or writes in its log, which this does not take "
+            "into account: `spann optimize --purge` first"
+        )
+    return reader
 
 
 def _centroid_of(reader: IndexReader, postings: int) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from spann.search.held import HeldRows
 from spann.search.postings import CodeLists, Postings, RowSet
 from spann.store.arrays import Problem
 from spann.store.exact import page_checksums
+from spann.store.log import log_of
 from spann.store.names import find_repeated, names_of
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric
@@ -57,7 +58,7 @@ def verify_index(reader: IndexReader, progress: Callable[[int, int], None] | Non
     represents a centroid or is primary once; replicas are copies; numbers are finite; postings match the checksums that
     searches compare, none overlaps another; bytes between them are 0. Of codes besides: a replica names the row of the
     exact store that has its id; codes stand for the vectors that they are of; the checksums of pages of the exact store
-    are those of its pages.
+    are those of its pages. Last comes the log of an index with updates.
     """
     problems = reader.verify(progress)
     if problems:
@@ -70,7 +71,9 @@ def verify_index(reader: IndexReader, progress: Callable[[int, int], None] | Non
         found = next(_content(reader, resident), None)
     except SpannError as error:
         return [Problem("damaged", reader.path, str(error))]
-    return [] if found is None else [Problem("damaged", reader.path / "postings", found)]
+    if found is not None:
+        return [Problem("damaged", reader.path / "postings", found)]
+    return [] if reader.collection.updates is None else list(log_of(reader).problems())
 
 
 def _content(reader: IndexReader, resident: Resident) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from spann._kernels.checksum import crc32c
+from spann.elements import stored_dtype
 from spann.errors import CorruptionError, ExistsError, FormatError, InputError, MissingError, SpannError, StorageError
 from spann.format.log import (
     FRAME_BYTES,
@@ -27,6 +28,7 @@ from spann.format.log import (
 from spann.store import files
 from spann.store.arrays import Problem
 from spann.store.places import Directory, Place, as_path, without_links
+from spann.store.reader import IndexReader
 from spann.store.stored import reading
 
 SUFFIX = ".log"
@@ -56,7 +58,7 @@ class Log:
 
     def __init__(self, path: Path, lineage: str, first: int, dtype: np.dtype[Any], width: int) -> None:
         self.path = path
-        self._lineage, self._dtype, self._width = lineage, dtype, width
+        self.lineage, self.dtype, self.width = lineage, dtype, width
         self._place = log_place(path)
         self._number, self._offset, self._sequence = first, HEADER_BYTES, 0
         self._held = self._broken = False
@@ -156,7 +158,7 @@ class Log:
         following = self._number + 1
         if files.exists(self._file(following)):  # of a rotation that was killed: without a whole header
             files.remove_file(self._file(following))
-        _make_file(self._place, FileHeader(self._lineage, following, self._sequence))
+        _make_file(self._place, FileHeader(self.lineage, following, self._sequence))
         files.sync_dir(self._place)
         self._number, self._offset, self._broken = following, HEADER_BYTES, False
         return following
@@ -212,10 +214,10 @@ class Log:
             if size <= HEADER_BYTES and not files.exists(self._file(number + 1)):
                 return None  # no frame can be in it
             raise
-        if (header.lineage, header.number) != (self._lineage, number):
+        if (header.lineage, header.number) != (self.lineage, number):
             raise FormatError(
                 f"{path}: file {header.number} of the log of lineage {header.lineage}; expected file {number} of "
-                f"{self._lineage}: it belongs to another index"
+                f"{self.lineage}: it belongs to another index"
             )
         return header
 
@@ -261,13 +263,20 @@ class Log:
         if head is None or size - self._offset - FRAME_BYTES < head.body_bytes:
             return None
         where = f"{path}, byte {self._offset}"
-        head.check(self._sequence, self._width * self._dtype.itemsize, where)
+        head.check(self._sequence, self.width * self.dtype.itemsize, where)
         body = np.empty(head.body_bytes, np.uint8)
         files.read_exact(fd, body, self._offset + FRAME_BYTES, path)
         if crc32c(body) != head.crc:
             return None
         self._offset += FRAME_BYTES + head.body_bytes
-        return head.frame(body.tobytes(), self._dtype, where)
+        return head.frame(body.tobytes(), self.dtype, where)
+
+
+def log_of(reader: IndexReader) -> Log:
+    """The log of an index with updates, from the first file that the index does not contain."""
+    about = reader.collection
+    assert about.updates is not None
+    return Log(reader.path, about.updates.lineage, about.updates.log, stored_dtype(about.element), about.width)
 
 
 def log_place(path: Path) -> Place:
@@ -288,6 +297,19 @@ def create_log(path: Path, lineage: str, number: int, sequence: int = 1) -> None
     _make_file(place, FileHeader(lineage, number, sequence))
     files.sync_dir(place)
     files.sync_dir(place.parent)
+
+
+def copy_log(log: Log, target: Path) -> None:
+    """Makes the log of the index at `target`, with all operations of `log`. The caller holds the lock of `log`, and has
+    read nothing of it. Raises as `create_log` does."""
+    first = log.number
+    frames = log.poll()
+    create_log(target, log.lineage, first, log.sequence + 1 - len(frames))
+    copy = Log(target, log.lineage, first, log.dtype, log.width)
+    with copy.locked():
+        copy.poll()
+        if frames:
+            copy.append(frames)
 
 
 def check_own(place: Place) -> None:

@@ -128,6 +128,10 @@ class Publication:
         if not self._overwrite:
             raise ExistsError(f"{self.path}: exists already; choose another path or use --overwrite to replace it")
         foreign = _foreign_content(self.index)
+        before = None
+        while foreign and (now := files.status(self.index)) is not None and now.st_ino != before:
+            before = now.st_ino  # another process may have put another generation there meanwhile
+            foreign = _foreign_content(self.index)
         if foreign:
             raise InputError(f"{self.path}: {foreign}; only a spann index can be overwritten: choose another path")
 

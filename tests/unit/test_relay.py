@@ -13,7 +13,8 @@ import pytest
 import spann
 from spann.changing.cells import PURGED, TIDY, Bounds, Cells
 from spann.changing.generation import Generation
-from spann.changing.relay import MOST_RUNS, Change, can_be_relaid, relay
+from spann.changing.relay import Change, can_be_relaid, relay
+from spann.changing.rows import MOST_RUNS
 from spann.elements import pack
 from spann.errors import InputError
 from spann.format.live import all_live, unpack_live
