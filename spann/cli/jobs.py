@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 import spann
+from spann.cli.groups_page import write_page
 from spann.cli.inputs import SOURCE
 from spann.cli.job import TABLES, JobOptions, checked_output, is_folder, job_options, output_path, run_job, tell
-from spann.cli.options import FILE, Command, check_option, io_option, json_option, k_option, threads_option
+from spann.cli.options import FILE, RECALL, Command, check_option, io_option, json_option, k_option, threads_option
 from spann.cli.text import print_json, say
 from spann.config import thread_count
 from spann.elements import memory_dtype
@@ -32,12 +33,14 @@ from spann.jobs import share_memory as share
 from spann.jobs.clusters import assign_parts, own_clusters
 from spann.jobs.groups import KEEP, check_keep, dedup_parts, duplicates_of, posting_parts, read_pairs
 from spann.jobs.output import Labels
-from spann.jobs.pairs import CACHE_BYTES, Pairs
+from spann.jobs.pairs import AT_ONCE, CACHE_BYTES, Pairs
 from spann.jobs.parts import Part
+from spann.jobs.reach import choose_reach
 from spann.jobs.search import Answer
 from spann.store.names import names_of
 from spann.store.reader import IndexReader
 from spann.types import Metric
+from spann.vectors.sinks import check_path
 
 NEIGHBOURS = Shape("id", "neighbors", "neighbor")
 
@@ -279,6 +282,20 @@ def _merge(files: list[Path], target: Path, plain: Sequence[str]) -> None:
     help="Vectors at most R apart, in the unit of the metric, form one group.",
 )
 @click.option(
+    "--target",
+    type=RECALL,
+    metavar="R",
+    help="Share of the pairs within the radius to find, as a sample tells that is compared with all vectors first. "
+    f"Default: no sample; {AT_ONCE} centroids are looked at beyond the last near one.",
+)
+@click.option(
+    "--report",
+    "page",
+    type=FILE,
+    metavar="FILE",
+    help="Write an HTML page on the groups: how many, how large, examples. Default: no page.",
+)
+@click.option(
     "--keep",
     type=click.Choice(KEEP),
     default="first",
@@ -289,7 +306,15 @@ def _merge(files: list[Path], target: Path, plain: Sequence[str]) -> None:
 @job_options(layout=False)
 @json_option
 def dedup(
-    index: Path, radius: float, keep: str, output: Path, threads: int | None, as_json: bool, **given: Any
+    index: Path,
+    radius: float,
+    target: float | None,
+    page: Path | None,
+    keep: str,
+    output: Path,
+    threads: int | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Group the vectors in INDEX that lie within R of each other, directly or through others of the group.
 
@@ -302,6 +327,8 @@ def dedup(
         raise InputError(f"{output}: the groups go to one file, such as groups.parquet")
     checked_output(output, options, (".parquet",))
     check_keep(keep)
+    if page is not None:
+        check_path(page, (".html",))
     reader = IndexReader.open(index)
     about, collection = reader.attributes, OwnVectors(settled(reader))
     _share(options, about, 1, CACHE_BYTES + 48 * collection.count)
@@ -309,14 +336,20 @@ def dedup(
     with spann.open(index, memory_budget="none") as opened, options.progress() as progress:
         pairs = Pairs(collection, opened.centroids, opened.metric, radius)
         found: dict[str, Any] = {}
+        if target is not None:
+            reach = choose_reach(pairs, target)
+            pairs = pairs.looking(reach.at_once)
+            found |= {"sampled_pairs": reach.pairs, "sampled_recall": reach.found}
 
         def finish(files: list[Path], target: Path) -> None:
             groups = duplicates_of(collection, read_pairs(files), radius, keep, opened.metric, opened.names)
             groups.write(target)
             found.update(groups.report())
+            if page is not None:
+                write_page(groups, index.name, page)
 
         report = run_job(
-            describe("dedup", about, parts, radius=radius),
+            describe("dedup", about, parts, radius=radius, target=target),
             parts,
             output,
             options,
@@ -327,4 +360,6 @@ def dedup(
         f"\n{found['groups']} groups, the largest of {found['largest_group']}; {found['filtered']} vectors "
         f"({found['duplicate_ratio']:.2%}) are near one that is kept, {found['exact_duplicate_ratio']:.2%} are copies"
     )
+    if target is not None:
+        more += f"\nof {found['sampled_pairs']} pairs in a sample, {found['sampled_recall']:.2%} were found"
     _tell({**report, **found}, as_json, more)

@@ -87,7 +87,7 @@ def _page(info: dict[str, Any], runs: dict[str, Any] | None) -> Iterator[str]:
     name = html.escape(Path(info["path"]).name)
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
     yield f"<style>{STYLE}</style></head><body><h1>{name}</h1>"
-    yield _table(
+    yield html_table(
         ("", ""),
         [
             ("vectors", f"{info['count']:,}"),
@@ -103,7 +103,7 @@ def _page(info: dict[str, Any], runs: dict[str, Any] | None) -> Iterator[str]:
     )
     yield "<h2>Planned and measured</h2>"
     yield "<p>The prediction of <code>spann plan</code> for such a build, and the index itself.</p>"
-    yield _table(("", "planned", "measured"), _planned(info))
+    yield html_table(("", "planned", "measured"), _planned(info))
     yield "<h2>Disk</h2>" + _shares(info["disk"])
     yield "<h2>Memory when open</h2>" + _shares(info["open_memory"])
     yield "<h2>Postings</h2>" + svg(index_figure(info))
@@ -111,9 +111,9 @@ def _page(info: dict[str, Any], runs: dict[str, Any] | None) -> Iterator[str]:
         k = runs["runs"][0]["settings"]["k"]
         yield f"<h2>Searches for {k} neighbours</h2>" + svg(curves(runs))
         yield "<p>A latency is the time of one query, while its thread works on others too.</p>"
-        yield _table(("postings", f"recall@{k}", "queries per second", "mean ms", "p50", "p95", "p99"), _runs(runs))
+        yield html_table(("postings", f"recall@{k}", "queries per second", "mean ms", "p50", "p95", "p99"), _runs(runs))
     yield "<h2>Parameters</h2>"
-    yield _table(("", ""), [(key, "default" if value is None else f"{value}") for key, value in _parameters(info)])
+    yield html_table(("", ""), [(key, "default" if value is None else f"{value}") for key, value in _parameters(info)])
     yield "</body></html>\n"
 
 
@@ -161,7 +161,7 @@ def _runs(report: dict[str, Any]) -> list[Sequence[str]]:
     ]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     lines = (
         f"<tr><th>{html.escape(first)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in rest)}</tr>"

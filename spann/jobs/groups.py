@@ -134,10 +134,25 @@ class Duplicates:
         nearest[at], far[at] = self._ids[b[order][first]], distance[order][first]
         return nearest, far
 
+    def largest(self, most: int) -> Iterator[tuple[Any, Array, float]]:
+        """The `most` largest groups: the id of the kept vector, the ids of the others, and the largest distance of one
+        of them from its nearest."""
+        _, far = self._nearest()
+        kept, sizes = np.unique(self._group, return_counts=True)
+        order = np.argsort(-sizes, kind="stable")[:most]
+        for one in kept[order[sizes[order] > 1]].tolist():
+            members = np.flatnonzero(self._group == one)
+            others = self._ids[members][self._ids[members] != one]
+            yield self._shown(np.array([one]))[0], self._shown(others), float(far[members].max())
+
+    def sizes(self) -> NDArray[np.int64]:
+        """The vectors of each group that has more than one."""
+        _, sizes = np.unique(self._group, return_counts=True)
+        return np.asarray(sizes[sizes > 1])
+
     def report(self) -> dict[str, Any]:
         """Counts, ready for JSON."""
-        _, sizes = np.unique(self._group, return_counts=True)
-        groups = sizes[sizes > 1]
+        groups = self.sizes()
         return {
             "vectors": len(self._ids),
             "radius": self.radius,

@@ -20,6 +20,7 @@ from spann.jobs.groups import Duplicates, check_keep, duplicates_of, find_pairs
 from spann.jobs.own import OwnVectors, settled
 from spann.jobs.pairs import Pairs
 from spann.jobs.parts import Block
+from spann.jobs.reach import choose_reach
 from spann.jobs.search import Answer, answer_own, answer_queries, search_batches
 from spann.progress import reporting
 from spann.search import Engine
@@ -186,11 +187,19 @@ class JobMethods:
         return out
 
     def duplicates(
-        self, radius: float, *, keep: str = "first", threads: int | None = None, progress: Progress | bool | None = None
+        self,
+        radius: float,
+        *,
+        target: float | None = None,
+        keep: str = "first",
+        threads: int | None = None,
+        progress: Progress | bool | None = None,
     ) -> Duplicates:
         """Groups vectors of the collection that are within `radius` of each other, directly or through others. `radius`
         is in the unit of the metric; a smaller one is faster. `keep` chooses the kept member of each group: "first" has
-        the smallest id, "medoid" is nearest to the mean. Raises `InputError`, also under ip.
+        the smallest id, "medoid" is nearest to the mean. With a `target`, a sample of vectors is compared with the
+        whole collection first. As many cells are then looked at as find that share of the pairs of the sample. Raises
+        `InputError`, also under ip.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -205,6 +214,8 @@ class JobMethods:
         check_keep(keep)
         collection = OwnVectors(settled(self._opened()))
         pairs = Pairs(collection, self.centroids, self.metric, radius)
+        if target is not None:
+            pairs = pairs.looking(choose_reach(pairs, target).at_once)
         postings = range(len(collection.centroid_of))
         with reporting(progress) as report:
             told = None if report is None else lambda done: report("dedup", done, len(postings))

@@ -54,7 +54,7 @@ class OwnVectors:
         """The row of the first primary of each posting; (postings + 1,)."""
         self.centroid_of: NDArray[np.int64] = _centroid_of(reader, len(self._length))
         """The centroid of each posting; (postings,)."""
-        self._leading = _first_postings(self.centroid_of, self.led)
+        self.leading = _first_postings(self.centroid_of, self.led)
         if self.first[-1] != self.count:
             raise CorruptionError(f"{self.path}: postings hold {self.first[-1]} vectors; the index has {self.count}")
 
@@ -87,7 +87,7 @@ class OwnVectors:
         if self._exact is not None:
             return rows, unpack(self._exact.read(start, stop), self.element)
         vectors = self.read(start, stop)[1]
-        leads = np.flatnonzero(self._leading == posting)
+        leads = np.flatnonzero(self.leading == posting)
         if len(leads):
             led = [self.read(int(lead), int(lead) + 1)[1] for lead in leads]
             rows, vectors = np.concatenate([leads, rows]), np.concatenate([*led, vectors])

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -67,8 +68,11 @@ class Cell:
 class Pairs:
     """Finds the pairs of a `collection` within `radius`, in the unit of `metric`. Threads may share it."""
 
-    def __init__(self, collection: OwnVectors, centroids: Array, metric: Metric, radius: float) -> None:
-        """`centroids` (centroids, dim) are in the working space if there are codes; otherwise they are vectors."""
+    def __init__(
+        self, collection: OwnVectors, centroids: Array, metric: Metric, radius: float, *, at_once: int = AT_ONCE
+    ) -> None:
+        """`centroids` (centroids, dim) are in the working space if there are codes; otherwise they are vectors. After
+        `at_once` of them without a near vector, those beyond are passed over."""
         if metric is Metric.IP:
             raise InputError(
                 f"{collection.path}: under ip a large product does not mean that vectors are alike. Pairs within a "
@@ -78,7 +82,8 @@ class Pairs:
             raise InputError(f"radius is {radius!r}; it must be a number of at least 0")
         self.collection, self.metric, self.radius = collection, metric, float(radius)
         self.sqradius = {Metric.L2: radius**2, Metric.COSINE: 2 * radius, Metric.HAMMING: radius}[metric]
-        self._centroids = centroids.astype(np.float32) if collection.led == 0 else self._working(centroids)
+        self._at_once = at_once
+        self._centroids = centroids.astype(np.float32) if collection.led == 0 else self.working(centroids)
         self._sqnorm = np.einsum("ij,ij->i", self._centroids, self._centroids)
         order = np.argsort(collection.centroid_of, kind="stable")
         ends = np.searchsorted(collection.centroid_of[order], np.arange(len(centroids) + 1))
@@ -99,17 +104,44 @@ class Pairs:
                     coming.append(pool.submit(self._task, tasks[number + 2 * threads]))
                 yield task.stop, found
 
-    def _task(self, postings: range) -> NDArray[np.void]:
-        homes = self.collection.centroid_of[postings.start : postings.stop]
+    @property
+    def centroids(self) -> int:
+        """How many centroids there are."""
+        return len(self._centroids)
+
+    def looking(self, at_once: int) -> Pairs:
+        """The same pairs, looked for with another number of centroids."""
+        found = copy(self)
+        found._at_once = at_once
+        return found
+
+    def between(self, postings: NDArray[np.int64]) -> NDArray[np.void]:
+        """The pairs that the cells of some postings have with any, as a forest."""
+        parts = np.array_split(postings, -(-len(postings) // TASK_CELLS))
+        return forest(np.concatenate([self._task(part) for part in parts]))
+
+    def maybe_near(self, x: Floats, y: Floats) -> NDArray[np.bool_]:
+        """Which of `x` (n, dim) and `y` (m, dim), of the working space, may be within the radius, (n, m)."""
+        a, b = np.einsum("ij,ij->i", x, x)[:, None], np.einsum("ij,ij->i", y, y)
+        near: NDArray[np.bool_] = a + b - 2 * (x @ y.T) <= self.sqradius + _ROUNDING * (a + b)
+        return near
+
+    def within(self, a: Array, i: NDArray[np.int64], b: Array, j: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether rows `i` of the vectors `a` are within the radius of rows `j` of `b`."""
+        return np.asarray(self._distance(a, i, b, j).astype(np.float32) <= np.float32(self.radius))
+
+    def _task(self, postings: Sequence[int] | NDArray[np.int64]) -> NDArray[np.void]:
+        homes = self.collection.centroid_of[np.asarray(postings)]
         nearest = self._near(homes)
-        found = [edges for posting, near in zip(postings, nearest, strict=True) for edges in self._cell(posting, near)]
+        every = zip(postings, nearest, strict=True)
+        found = [edges for posting, near in every for edges in self._cell(int(posting), near)]
         return forest(np.concatenate([np.empty(0, EDGE), *found]))
 
     def _near(self, homes: NDArray[np.int64]) -> Floats:
         """What orders all centroids by their distance from each of `homes`, (homes, centroids)."""
         nearest: Floats = self._sqnorm - 2 * (self._centroids[homes] @ self._centroids.T)
-        if nearest.shape[1] > AT_ONCE:
-            farthest = np.partition(nearest, AT_ONCE, axis=1)[:, AT_ONCE] + self._sqnorm[homes]
+        if nearest.shape[1] > self._at_once:
+            farthest = np.partition(nearest, self._at_once, axis=1)[:, self._at_once] + self._sqnorm[homes]
             for row in np.flatnonzero(farthest < _CANCELS * self._sqnorm[homes]):
                 apart = self._centroids - self._centroids[homes[row]]
                 nearest[row] = np.einsum("ij,ij->i", apart, apart)
@@ -144,13 +176,13 @@ class Pairs:
         reach = float(np.sqrt(self.sqradius)) / 2
         chosen = np.empty(0, np.int64)
         while done + 1 < count:
-            wanted = min(count, max(done + AT_ONCE + 1, 4 * AT_ONCE if done else AT_ONCE + 1))
+            wanted = min(count, max(done + self._at_once + 1, 4 * self._at_once if done else self._at_once + 1))
             if wanted > len(chosen):
                 wanted = min(count, 2 * wanted)
                 chosen = np.argpartition(nearest, wanted - 1)[:wanted]
                 chosen = chosen[np.lexsort((chosen, nearest[chosen]))]
                 chosen = chosen[chosen != home]
-            some = chosen[done : done + AT_ONCE]
+            some = chosen[done : done + self._at_once]
             if not len(some):
                 return
             between = self._centroids[some] - self._centroids[home]
@@ -189,7 +221,7 @@ class Pairs:
         within = distance.astype(np.float32) <= np.float32(self.radius)
         yield _edges(cell.rows[rows[i[within]]], other.rows[j[within]], distance[within])
 
-    def _distance(self, a: Floats, i: NDArray[np.int64], b: Floats, j: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _distance(self, a: Array, i: NDArray[np.int64], b: Array, j: NDArray[np.int64]) -> NDArray[np.float64]:
         """The distance of rows `i` of `a` from rows `j` of `b`, in the unit of the metric."""
         out = np.empty(len(i))
         for start in range(0, len(i), _EXACT_PAIRS):
@@ -235,9 +267,9 @@ class Pairs:
         copy = np.flatnonzero(original != np.arange(len(rows)))
         kept = np.sort(first)
         raw = vectors[kept].astype(np.float32)
-        return Cell(rows[kept], raw, self._working(raw), np.stack([rows[original[copy]], rows[copy]], axis=1))
+        return Cell(rows[kept], raw, self.working(raw), np.stack([rows[original[copy]], rows[copy]], axis=1))
 
-    def _working(self, vectors: Array) -> Floats:
+    def working(self, vectors: Array) -> Floats:
         """The vectors in the space where their distance is Euclidean."""
         x = vectors.astype(np.float32)
         if self.metric is not Metric.COSINE:

@@ -17,6 +17,9 @@ from scipy.sparse.csgraph import connected_components
 
 import spann
 from spann.jobs.forest import EDGE, components, forest
+from spann.jobs.own import OwnVectors
+from spann.jobs.pairs import Pairs
+from spann.jobs.reach import LADDER, Reach, choose_reach
 from spann.testing import clustered
 
 KINDS = [
@@ -200,3 +203,50 @@ def test_the_command_writes_groups_and_resumes_after_a_kill(tmp_path, done, refu
     filtered = table.filter([not keep for keep in table["keep"].to_pylist()])
     assert filtered["id"].to_pylist() == list(range(4000, 4500))
     assert filtered["group"].to_pylist() == list(range(500))
+
+
+def near_copies(tmp_path):
+    """4000 vectors, of which 400 have a near copy, in an index."""
+    rng = np.random.default_rng(0)
+    base = rng.random((4000, 16), dtype=np.float32)
+    base[2000:2400] = base[:400] + rng.normal(0, 0.01, (400, 16)).astype(np.float32)
+    return spann.build(base, tmp_path / "i", params=spann.BuildParams(calibration_queries=0))
+
+
+def test_a_target_decides_how_many_cells_are_compared(tmp_path, monkeypatch):
+    with near_copies(tmp_path) as index:
+        exact = index.duplicates(0.1)
+        pairs = Pairs(OwnVectors(index._opened()), index.centroids, index.metric, 0.1)
+        found = choose_reach(pairs, 0.999)
+        assert found.pairs > 50
+        assert found.found >= 0.999
+        least = choose_reach(pairs, 0.01)
+        assert least.at_once == LADDER[0] <= found.at_once
+        np.testing.assert_array_equal(index.duplicates(0.1, target=0.999).filtered, exact.filtered)
+        # If a search misses, more cells are looked at until the share is reached.
+        enough, none, plain = pairs.centroids, np.empty(0, EDGE), Pairs.between
+        monkeypatch.setattr(Pairs, "between", lambda self, at: plain(self, at) if self._at_once == enough else none)
+        assert choose_reach(pairs, 0.9) == Reach(enough, found.pairs, 1.0)
+        for wrong in (0.0, 1.0, -1, np.nan):
+            with pytest.raises(spann.InputError, match=r"target is .*; it must be between 0 and 1"):
+                index.duplicates(0.1, target=wrong)
+    with spann.build(np.arange(300, dtype=np.float32)[:, None], tmp_path / "j") as index:
+        pairs = Pairs(OwnVectors(index._opened()), index.centroids, index.metric, 0.1)
+        assert choose_reach(pairs, 0.9).pairs == 0
+
+
+def test_the_command_takes_a_target_and_writes_a_page(tmp_path):
+    near_copies(tmp_path).close()
+    command = [sys.executable, "-m", "spann.cli", "dedup", "i", "--radius", "0.1", "-o", "g.parquet", "-q"]
+    done = subprocess.run(
+        [*command, "--target", "0.99", "--report", "g.html"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "pairs in a sample, 100.00% were found" in done.stdout
+    page = (tmp_path / "g.html").read_text()
+    assert "<td>400</td>" in page
+    assert page.count("<tr><th>") > 20
+    kept = pq.read_table(tmp_path / "g.parquet")
+    assert sum(kept["keep"].to_pylist()) == 3600
+    wrong = subprocess.run([*command, "--report", "g.txt"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "extension '.txt' is unknown" in wrong.stderr
