@@ -30,7 +30,7 @@ from spann.building.stages.layout import Directory, lay_out_more
 from spann.building.stages.scan import scan
 from spann.changing.extend import extend_postings
 from spann.changing.generation import Generation, refuse_columns
-from spann.changing.likeness import still_valid, unlike
+from spann.changing.likeness import compared, still_valid, unlike
 from spann.changing.present import Present
 from spann.changing.rows import Replaced, add_rows, quiet_log
 from spann.config import thread_count
@@ -225,6 +225,9 @@ def _append(job: Job, following: Generation, old: _Old, mark: str | None, replac
         shapes.append(shape_bytes(facts["shape"]))
         shapes.finish()
     _extend_directory(old, following, directory, checksums)
+    if "centroids/lift" in old.reader.arrays() and job.space.max_norm > about["max_norm"]:
+        assert centroids.lift is not None
+        following.rewrite("centroids/lift", centroids.lift)
     if old.updates is None and job.ids.user is not None:
         user = following.extend("vectors/ids", source.count)
         user.append(job.ids.user)
@@ -245,7 +248,7 @@ def _append(job: Job, following: Generation, old: _Old, mark: str | None, replac
         ids = job.ids.of(clusters.vectors.rows_of(made.stored(laid))).astype(np.int64)
         changes |= add_rows(following, ids, replaced or old.replaced(job.ids))
     if "calibration" in about:
-        difference = unlike(old.reader, centroids, job.space, source)
+        difference = unlike(old.reader, centroids, job.space, source.take(compared(source.count)))
         changes["calibration"] = still_valid(about["calibration"], difference, source.count, changes["count"])
     following.publish(changes, features=sorted({*about["features"], "appended"}))
     job.report("publish", 1, 1)

@@ -13,7 +13,7 @@ from spann.elements import stored_dtype, stored_width, unpack
 from spann.format.postings import PAGE, Record, posting_bytes, posting_span
 from spann.store.reader import IndexReader
 from spann.types import Array
-from spann.vectors import VectorSource, sample_rows
+from spann.vectors import sample_rows
 
 COMPARED = 256
 """Vectors of either kind that are looked at, at most."""
@@ -32,10 +32,14 @@ SHARE = 0.01
 SEED = 7_345
 
 
-def unlike(reader: IndexReader, centroids: Centroids, space: Space, source: VectorSource) -> float:
-    """How far the distances of the vectors of `source` from the nearest of `centroids`, of the index, are distributed
-    otherwise than those of its own: the largest difference between the cumulative distributions, 0 to 1."""
-    new = source.take(sample_rows(source.count, min(COMPARED, source.count), SEED))
+def compared(count: int) -> NDArray[np.int64]:
+    """The rows of `count` new vectors that are compared with those of the index, ascending."""
+    return sample_rows(count, min(COMPARED, count), SEED)
+
+
+def unlike(reader: IndexReader, centroids: Centroids, space: Space, new: Array) -> float:
+    """How much the distances of `new` vectors (n, dim) from the nearest of `centroids` differ from those of the index's
+    own vectors: the largest difference between the cumulative distributions, 0 to 1."""
     a, b = (np.sort(_nearest(centroids, space.map(some))) for some in (new, _own(reader)))
     at = np.concatenate([a, b])
     shares = [np.searchsorted(x, at, side="right") / len(x) for x in (a, b)]
@@ -43,8 +47,8 @@ def unlike(reader: IndexReader, centroids: Centroids, space: Space, source: Vect
 
 
 def still_valid(calibration: dict[str, Any], difference: float, added: int, count: int) -> dict[str, Any]:
-    """What is kept of a calibration after `added` vectors were appended, that differ so from the others, to make
-    `count`: where it no longer holds, `stale` says why."""
+    """The calibration of an index of `count` vectors after `added` ones came, with this `difference` from the others.
+    If it no longer holds, its entry `stale` says why."""
     least = UNLIKE + CHANCE / np.sqrt(min(added, COMPARED))
     strangers = calibration.get("strangers", 0) + (added if difference > least else 0)
     if not strangers:
@@ -52,7 +56,7 @@ def still_valid(calibration: dict[str, Any], difference: float, added: int, coun
     kept = {**calibration, "strangers": strangers}
     if strangers > SHARE * count:
         kept["stale"] = (
-            f"{strangers} of {count} vectors were appended after the calibration and are unlike those that it was "
+            f"{strangers} of {count} vectors were added after the calibration and are unlike those that it was "
             "measured with, so a recall may be missed: `spann tune` measures anew, a new build searches faster"
         )
     return kept

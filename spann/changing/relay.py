@@ -28,6 +28,7 @@ from spann.building.stages.partition import Partition
 from spann.changing.cells import TIDY, Bounds, Cells
 from spann.changing.extend import extend_postings
 from spann.changing.generation import Generation
+from spann.changing.likeness import compared, still_valid, unlike
 from spann.changing.present import Present
 from spann.changing.recluster import Floats, Ints, Members, Recluster, Reclustered, nearest_of
 from spann.changing.rows import add_run
@@ -200,7 +201,8 @@ def relay(
     total = len(members.entry)
     if old.count + total > 1 << 8 * old.about["row_bytes"]:
         raise InputError(
-            f"{following.path}: its rows have numbers of {old.about['row_bytes']} bytes; rebuild the index"
+            f"{following.path}: {old.count + total} rows do not fit row numbers of {old.about['row_bytes']} bytes; "
+            "rebuild the index"
         )
     changes: dict[str, Any] = {"count": old.count + total, "max_norm": space.max_norm}
     if dirty.any() or space.max_norm > old.about["max_norm"]:
@@ -215,6 +217,10 @@ def relay(
     live = updates.live - len(change.dead) + len(change.ids)
     runs = add_run(following, ids, bits)
     changes["updates"] = replace(updates, live=live, runs=runs).to_json()
+    if "calibration" in old.about and len(change.ids):
+        new = unpack(change.vectors[compared(len(change.ids))], str(old.about["dtype"]))
+        difference = unlike(reader, centroids, space, new)
+        changes["calibration"] = still_valid(old.about["calibration"], difference, len(change.ids), live)
     features = {*old.about["features"], DELETED} | ({"appended"} if total else set())
     following.publish(changes, features=sorted(features))
     report("publish", 1, 1)

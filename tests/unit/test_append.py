@@ -307,3 +307,20 @@ def test_the_reader_checks_owners(built):
     owner = IndexReader.open(built).read("postings/directory/appended")
     assert len(owner) == spann.open(built).info()["appended_postings"]
     assert owner.max() < about["centroids"]
+
+
+def test_lifts_grow_with_the_longest_vector(tmp_path):
+    """Under ip all vectors have the same length in the working space, so centroids keep their distances there."""
+    base = BASE[:1200] - BASE.mean(axis=0)
+    spann.build(base[:1000], tmp_path / "i", metric="ip", params=PARAMS["codes"]).close()
+
+    def known():
+        reader = IndexReader.open(tmp_path / "i")
+        return np.square(reader.read("centroids/lift"), dtype=np.float64), reader.attributes["max_norm"] ** 2
+
+    lifts, norm = known()
+    for scale, start in ((2, 1000), (3, 1100)):
+        spann.append(tmp_path / "i", base[start : start + 100] * np.float32(scale)).close()
+        grown, longest = known()
+        assert longest > norm
+        np.testing.assert_allclose(grown - lifts, longest - norm, rtol=1e-4)

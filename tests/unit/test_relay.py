@@ -274,3 +274,15 @@ def test_recall_stays_while_the_collection_drifts(tmp_path, moved):
         assert estimates < 1.3 * built_estimates
     else:
         assert estimates > 2 * built_estimates
+
+
+def test_vectors_of_another_kind_make_a_calibration_void(tmp_path):
+    one = Collection(tmp_path / "i", BASE[:1000], calibration_queries=200)
+
+    def stale():
+        return IndexReader.open(one.path).attributes["calibration"].get("stale", "")
+
+    one.change(range(100), BASE[1000:1100])
+    assert stale() == ""
+    one.change((), BASE[1100:1200] + 300)
+    assert "100 of 1100 vectors were added after the calibration and are unlike" in stale()
