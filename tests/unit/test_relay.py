@@ -19,8 +19,9 @@ from spann.elements import pack
 from spann.errors import InputError
 from spann.format.live import all_live, unpack_live
 from spann.format.updates import DELETED, IDS, LIVE, ROWS, Updates
+from spann.store import files
 from spann.store.reader import IndexReader
-from spann.testing import clustered, exact_neighbours
+from spann.testing import PowerCut, PowerCutDisk, clustered, exact_neighbours
 
 PROGRAM = "spann test"
 EVERYTHING = spann.SearchParams(max_postings=2**31, rerank=2**31, error_bound=1e6)
@@ -286,3 +287,37 @@ def test_vectors_of_another_kind_make_a_calibration_void(tmp_path):
     assert stale() == ""
     one.change((), BASE[1100:1200] + 300)
     assert "100 of 1100 vectors were added after the calibration and are unlike" in stale()
+
+
+def test_power_cuts(made, tmp_path, content, monkeypatch):
+    """The old generation is there or the new one, and the same change made again ends with the same bytes."""
+
+    def changed(name, disk):
+        place = tmp_path / name
+        place.mkdir()
+        monkeypatch.setattr(files, "system", os)
+        shutil.copytree(made.path, place / "i")
+        other = copy.copy(made)
+        other.path, other.vectors = place / "i", dict(made.vectors)
+        monkeypatch.setattr(files, "system", disk)
+        return other
+
+    disk = PowerCutDisk(10**9)
+    whole = changed("whole", disk)
+    old = content(whole.path)
+    whole.change(range(200), BASE[1000:1200], threads=1)
+    new = content(whole.path)
+    assert disk.calls > 300
+    for after in range(5, disk.calls, 61):
+        cut = PowerCutDisk(after, seed=after)
+        one = changed(str(after), cut)
+        with pytest.raises(PowerCut):
+            one.change(range(200), BASE[1000:1200], threads=1)
+        cut.restart()
+        assert content(one.path) in (old, new)
+        if content(one.path) == old:
+            again = copy.copy(made)
+            again.path, again.vectors = one.path, dict(made.vectors)
+            monkeypatch.setattr(files, "system", PowerCutDisk(10**9))
+            again.change(range(200), BASE[1000:1200], threads=1)
+        assert content(one.path) == new
