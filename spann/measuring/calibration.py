@@ -282,9 +282,16 @@ class _Sweep:
         own = own[:count]
         copies = (own >= 0).sum(axis=1)
         parts = {}
+        if self._asked.largest_first:
+            # The product of a vector with itself is often not among the largest k: then the query is like any other.
+            found = self._search(queries, k, params)
+            met = (found.ids[:, :, None] == own[:, None, :]).any(axis=(1, 2))
+            parts[0] = np.flatnonzero(~met), _rows(found, ~met)
+        else:
+            met = np.ones(count, np.bool_)
         candidates = params.rerank or usual_rerank(k)
-        for number in np.unique(copies).tolist():
-            some = np.flatnonzero(copies == number)
+        for number in np.unique(copies[met]).tolist():
+            some = np.flatnonzero(met & (copies == number))
             # As many candidates as a search for k has: each of the query's copies takes the place of another.
             with_copies = params.with_(rerank=candidates + number)
             parts[number] = some, self._search(queries[some], k + number, with_copies)
@@ -313,6 +320,10 @@ class _Sweep:
         counts: NDArray[np.int64] = within.sum(axis=1)
         shares: NDArray[np.float64] = np.minimum(counts, k) / k
         return shares
+
+
+def _rows(found: SearchResult, chosen: NDArray[np.bool_]) -> SearchResult:
+    return SearchResult(found.ids[chosen], found.distances[chosen], found.stats[chosen])
 
 
 def _doubled(stats: Array) -> bool:

@@ -186,6 +186,30 @@ def test_given_queries_speak_for_themselves(missed, recall):
     assert calibrated_for_k_1(missed, own=False).recall == recall
 
 
+def test_products_are_asked_for_as_new_queries_ask():
+    """A vector takes no place among its own best products. Asked for one more, the best would be found more easily."""
+    queries, asked_for = 200, []
+
+    def search(q, k, params):
+        asked_for.append(k)
+        found = np.tile(np.arange(1, k + 1), (len(q), 1))  # never the vector itself, which is 0
+        if k == 1:
+            found[:] = 2  # the best is found only by those who ask for two
+        return SearchResult(found.astype(np.int64), 9 - found.astype(np.float32), np.zeros(len(q), QUERY_STATS))
+
+    asked = Asked(
+        np.zeros((queries, 8), np.float32),
+        {j: np.full(queries, 9.0 - j) for j in (1, 2)},
+        own=np.zeros((queries, 1), np.int64),
+        largest_first=True,
+        noise=0.0,
+    )
+    limits = {"reach": lambda count, fill: np.inf, "unlike": 0.0, "postings": 6, "entries": 10.0}
+    point = calibrate(search, asked, coded=True, **limits).curves[1][0]
+    assert set(asked_for) == {1, 2}
+    assert point.recall == pytest.approx(0.5)  # the second neighbour is found
+
+
 def test_less_missed_is_more_promised():
     """200 queries with two answers each: none, one and two are wrong."""
     lows = [calibrated_for_k_1((2,), own=True, failing=share).low for share in (0.0, 0.005, 0.01)]
