@@ -206,7 +206,7 @@ def test_the_command_writes_groups_and_resumes_after_a_kill(tmp_path, done, refu
 
 
 def near_copies(tmp_path):
-    """4000 vectors, of which 400 have a near copy, in an index."""
+    """An index of 4000 vectors. 400 of them have a near copy."""
     rng = np.random.default_rng(0)
     base = rng.random((4000, 16), dtype=np.float32)
     base[2000:2400] = base[:400] + rng.normal(0, 0.01, (400, 16)).astype(np.float32)
