@@ -102,7 +102,7 @@ def test_search_refuses(refused: Refused, data: Path, tmp_path: Path) -> None:
     for args, message in [
         ((tmp_path / "none", queries, "-o", out), "no index at"),
         ((index, tmp_path / "none.npy", "-o", out), "none.npy does not exist"),
-        ((index, queries, "-o", tmp_path / "r.csv"), "extension '.csv' is unknown"),
+        ((index, queries, "-o", tmp_path / "r.txt"), "extension '.txt' is unknown"),
         ((index, queries, "-o", tmp_path / "none" / "r.npz"), "does not exist"),
         ((index, queries, "-o", out, "-k", 2_000_000), "2000000"),
         ((index, queries, "-o", out, "--epsilon2", -1), "epsilon2 is -1.0"),

@@ -63,6 +63,35 @@ class Stream:
         return self.reader.__arrow_c_stream__(requested_schema)
 
 
+class HuggingFaceSet:
+    """What spann uses of a data set of Hugging Face, without that library."""
+
+    __module__ = "datasets.arrow_dataset"
+
+    def __init__(self, given: pa.Table) -> None:
+        self.table = given
+
+    def with_format(self, kind: str) -> HuggingFaceSet:
+        assert kind == "arrow"
+        return self
+
+    def select_columns(self, names: list[str]) -> HuggingFaceSet:
+        return HuggingFaceSet(self.table.select(names))
+
+    def iter(self, batch_size: int) -> Any:
+        return (self.table[at : at + 27] for at in range(0, len(self.table), 27))
+
+
+class HuggingFaceColumn:
+    """A column of such a data set."""
+
+    __module__ = "datasets.arrow_dataset"
+    column_name = "embedding"
+
+    def __init__(self, given: pa.Table) -> None:
+        self.source = HuggingFaceSet(given)
+
+
 def parts(write: Any, folder: Path, suffix: str) -> Path:
     """A folder as programs leave it that write in parts: one of them is empty."""
     folder.mkdir()
@@ -167,6 +196,7 @@ WITH_IDS = {
     "record-batch": lambda p: table().combine_chunks().to_batches()[0],
     "record-batch-reader": lambda p: table().to_reader(20),
     "arrow-c-stream": lambda p: Stream(table()),
+    "hugging-face-set": lambda p: HuggingFaceSet(table()),
     "pandas": lambda p: pd.DataFrame({"id": IDS, "embedding": X.astype(float).tolist()}),
     "pandas-arrays": lambda p: pd.DataFrame({"id": IDS, "embedding": list(X)}),
     "polars": lambda p: pl.DataFrame({"id": IDS, "embedding": X.tolist()}),
@@ -193,6 +223,7 @@ WITHOUT_IDS = {
     "chunked-array": lambda p: pa.chunked_array([lists(x=X[:50]), lists(x=X[50:])]),
     "dlpack": lambda p: Tensor(X),
     "list-of-tensors": lambda p: [Tensor(row) for row in X],
+    "hugging-face-column": lambda p: HuggingFaceColumn(table()),
     "pandas-column": lambda p: pd.Series(X.tolist()),
     "polars-column": lambda p: pl.Series(X.tolist()),
     "objects": lambda p: pd.Series(list(X)).to_numpy(),

@@ -58,8 +58,8 @@ def test_values_that_a_format_cannot_hold_are_refused_and_leave_nothing(tmp_path
 
 
 def test_bad_paths_are_refused_early(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"r.csv: extension '.csv' is unknown; it must be one of .npz .ibin .jsonl"):
-        check_results_path(tmp_path / "r.csv")
+    with pytest.raises(InputError, match=r"r.txt: extension '.txt' is unknown; it must be one of .npz .ibin .jsonl"):
+        check_results_path(tmp_path / "r.txt")
     with pytest.raises(MissingError, match=r"gone/r.npz: its directory .*gone does not exist"):
         check_results_path(tmp_path / "gone" / "r.npz")
     (tmp_path / "dir.npz").mkdir()
