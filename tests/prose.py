@@ -55,17 +55,17 @@ def _blocks(pattern: str, text: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, m.start()) + 1, next(filter(None, m.groups()), "")) for m in matches]
 
 
-def _docstrings(text: str) -> Iterator[tuple[int, str]]:
+def _docstrings(source: str) -> Iterator[tuple[int, str]]:
     """Docstrings, and strings that explain a constant or a field."""
-    for node in ast.walk(ast.parse(text)):
-        body = getattr(node, "body", None)
-        for part in body if isinstance(body, list) else ():
-            if (
-                isinstance(part, ast.Expr)
-                and isinstance(part.value, ast.Constant)
-                and isinstance(part.value.value, str)
-            ):
-                yield part.lineno, part.value.value
+    bodies = [ast.parse(source).body]
+    while bodies:
+        for part in bodies.pop():
+            text = part.value.value if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) else None
+            if isinstance(text, str):
+                yield part.lineno, text
+            body = getattr(part, "body", None)
+            if isinstance(body, list):
+                bodies.append(body)
 
 
 def _comments(text: str) -> list[tuple[int, str]]:

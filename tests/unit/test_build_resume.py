@@ -42,9 +42,12 @@ build = partial(builds.build, sizes=builds.MANY)
 
 CHILD = """
 import sys, numpy as np, spann
+from spann import config
 from tests.builds import MANY, build
-base, index, bits, replicas = sys.argv[1:]
+config.DEFAULT_CALIBRATION = config.FEWEST_CALIBRATION = 0
+base, index, bits, replicas, *queries = sys.argv[1:]
 params = spann.BuildParams(code_bits=int(bits), max_replicas=int(replicas))
+params = params.with_(calibration_queries=int(queries[0])) if queries else params
 build(np.load(base), index, params=params, threads=2, sizes=MANY)
 """
 
@@ -147,7 +150,7 @@ def test_finished_work_is_not_repeated(tmp_path, kind, stage):
 @pytest.mark.parametrize("stage", ["truth", "calibrate"])
 def test_the_truth_is_kept(tmp_path, content, kind, stage):
     """Part by part: it is stopped in the fourth of six."""
-    params = PARAMS[kind].with_(calibration_queries=100)
+    params = PARAMS[kind].with_(calibration_queries=40)
     with pytest.raises(Stopped):
         build(BASE, tmp_path / "i", params=params, progress=stop_at(stage, 0.6))
     seen = []
@@ -157,17 +160,17 @@ def test_the_truth_is_kept(tmp_path, content, kind, stage):
     if stage == "truth":
         assert next(done for at, done, _ in seen if at == "truth") == 4000
     assert not {"arrange", "write"} & stages
-    assert content(tmp_path / "i") == whole(kind, queries=100)
+    assert content(tmp_path / "i") == whole(kind, queries=40)
 
 
 def test_parts_of_other_bounds_are_found_again(tmp_path, content):
-    params = PARAMS["codes"].with_(calibration_queries=100)
+    params = PARAMS["codes"].with_(calibration_queries=40)
     with pytest.raises(Stopped):
         build(BASE, tmp_path / "i", params=params, progress=stop_at("truth", 0.6))
     seen, sizes = [], replace(builds.MANY, truth_rows=1500)
     build(BASE, tmp_path / "i", params=params, progress=lambda at, *done: seen.append((at, *done)), sizes=sizes)
     assert next(done for at, done, _ in seen if at == "truth") <= 1500
-    assert content(tmp_path / "i") == whole("codes", queries=100)
+    assert content(tmp_path / "i") == whole("codes", queries=40)
 
 
 def test_a_mark_is_first_due_after_assignment(tmp_path, content, monkeypatch):
@@ -308,7 +311,7 @@ def test_a_build_resumes_after_a_power_cut(unfinished, content):
 def test_power_cuts_everywhere(tmp_path, content, monkeypatch, kind, part):
     """At every 24th call that changes the disk, from four starts. The build resumes or begins anew, and ends with the
     same bytes."""
-    base = BASE[:1200]  # three regions
+    base = BASE[:700]  # two regions
     expected, went_on = whole(kind, len(base)), 0
     for after in range(6 * part, changes(kind, len(base)), 24):
         place = tmp_path / str(after)
@@ -401,6 +404,7 @@ def test_killed_at_random_times(tmp_path, content, bits, replicas):
     rng = random.Random(bits)
     np.save(tmp_path / "base.npy", BASE)
     command = [sys.executable, "-c", CHILD, str(tmp_path / "base.npy"), str(tmp_path / "i"), str(bits), str(replicas)]
+    command.append("20")  # a short calibration
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     begin = time.monotonic()
     subprocess.run([*command[:4], str(tmp_path / "whole"), *command[5:]], check=True, env=environment)
@@ -468,7 +472,8 @@ def test_the_command_names_the_kept_work_and_resumes(tmp_path):
     np.save(tmp_path / "base.npy", BASE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (
-        "import functools; import spann.index; from tests.builds import MANY; "
+        "import functools; import spann.index; from spann import config; from tests.builds import MANY; "
+        "config.DEFAULT_CALIBRATION = config.FEWEST_CALIBRATION = 0; "
         "spann.index.build_index = functools.partial(spann.index.build_index, sizes=MANY); "
         "from spann.cli import main; main()"
     )
