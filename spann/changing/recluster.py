@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +26,8 @@ NEIGHBOURS = 32
 SMALL = 0.35
 """Share of the posting size below which a dirty cell gives its vectors to others."""
 
-BLOCK = 256
-"""Dirty cells whose neighbours are looked for together."""
+BLOCK_BYTES = 16 << 20
+"""Distances to centroids that one thread works out at a time."""
 
 SEED = 7_919
 
@@ -145,9 +145,10 @@ class Recluster:
         near: dict[int, set[int]] = {}
         ends = np.searchsorted(parent, self.cells, side="right")
         starts = np.searchsorted(parent, self.cells, side="left")
-        for block in range(0, len(self.cells), BLOCK):
-            cells = self.cells[block : block + BLOCK]
-            sqdist = _sqdist(self.old[cells], every)
+        points = _Points(every)
+        for block in range(0, len(self.cells), points.rows):
+            cells = self.cells[block : block + points.rows]
+            sqdist = points.sqdist(self.old[cells])
             for at, cell in enumerate(cells.tolist()):
                 nearest = _smallest(sqdist[at], CANDIDATES)
                 around[cell] = number[nearest]
@@ -169,7 +170,7 @@ class Recluster:
         """The vectors of a dirty cell, each at the nearest centroid."""
         entries = self.entries(cell)
         x, numbers = self.working(entries), around[cell]
-        nearest = np.argmin(_sqdist(x - self.old[cell], self._points(numbers, centres) - self.old[cell]), axis=1)
+        nearest = np.argmin(_Points(self._points(numbers, centres)).sqdist(x), axis=1)
         return Members(entries, numbers[nearest]), x
 
     def _moved(self, cell: int, near: dict[int, Ints], centres: Floats) -> tuple[Members, Floats]:
@@ -177,7 +178,7 @@ class Recluster:
         entries, children = self.entries(cell), near[cell]
         x = self.working(entries)
         around = x - self.old[cell]
-        sqdist = _sqdist(around, centres[children] - self.old[cell])
+        sqdist = _Points(centres[children]).sqdist(x)
         nearest = np.argmin(sqdist, axis=1)
         moves = sqdist[np.arange(len(x)), nearest] < np.einsum("ij,ij->i", around, around)
         return Members(entries[moves], len(self.old) + children[nearest[moves]]), x[moves]
@@ -185,19 +186,30 @@ class Recluster:
 
 def nearest_of(job: Job, centroids: Centroids, x: Floats) -> Ints:
     """The number of the centroid nearest to each of `x` (n, space.dim)."""
-    old, rows = centroids.working(slice(0, len(centroids))), max(1, (64 << 20) // (4 * len(centroids)))
-    blocks = range(0, len(x), rows)
-    found: Iterator[Ints] = job.map(lambda at: np.argmin(_sqdist(x[at : at + rows], old), axis=1), blocks)
+    points = _Points(centroids.working(slice(0, len(centroids))))
+    blocks = range(0, len(x), points.rows)
+    found = job.map(lambda at: np.argmin(points.sqdist(x[at : at + points.rows]), axis=1), blocks)
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
-def _sqdist(x: Floats, c: Floats) -> Floats:
-    """Squared distances (n, m) of `x` (n, dim) to `c` (m, dim), both less the mean of `c`, so that sums do not cancel
-    far from the origin."""
-    middle = c.mean(axis=0)
-    a, b = x - middle, c - middle
-    found: Floats = np.einsum("ij,ij->i", a, a)[:, None] - 2 * (a @ b.T) + np.einsum("ij,ij->i", b, b)
-    return found
+class _Points:
+    """Points (m, dim) that vectors are compared with, `rows` of them at a time. Both are taken less the mean of the
+    points, so that sums do not cancel far from the origin."""
+
+    def __init__(self, points: Floats) -> None:
+        self._middle = points.mean(axis=0)
+        self._points = points - self._middle
+        self._squares = np.einsum("ij,ij->i", self._points, self._points)
+        self.rows = max(1, BLOCK_BYTES // (4 * len(points)))
+
+    def sqdist(self, x: Floats) -> Floats:
+        """Squared distances (n, m) of `x` (n, dim)."""
+        around = x - self._middle
+        found: Floats = around @ self._points.T
+        found *= -2
+        found += self._squares
+        found += np.einsum("ij,ij->i", around, around)[:, None]
+        return found
 
 
 def _smallest(values: Floats, n: int) -> Ints:
