@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -85,6 +86,27 @@ def test_queries_from_a_folder_with_a_column(capsys: pytest.CaptureFixture[str])
     assert rows[7]["query_id"] == "doc 7"
     assert run("search", "x", "docs#embedding", "-k", 1, "-o", "all.parquet", "-q") == 0
     assert pq.read_table("all.parquet").num_rows == ROWS
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".arrow", ".parquet"])
+def test_queries_of_every_kind_of_file(suffix: str) -> None:
+    assert run("build", "docs#embedding", "x", *OFF) == 0
+    path, rows = Path(f"q{suffix}"), X[:5].tolist()
+    if suffix == ".csv":
+        path.write_text("embedding\n" + "".join(f'"{row}"\n' for row in rows))
+    elif suffix == ".jsonl":
+        path.write_text(
+            "".join(json.dumps({"id": f"q{number}", "values": row}) + "\n" for number, row in enumerate(rows))
+        )
+    else:
+        table = pa.table({"embedding": pa.array(rows)})
+        pq.write_table(table, path) if suffix == ".parquet" else feather.write_feather(table, path)
+    for out in ("near.jsonl", "near.csv"):
+        assert run("search", "x", path, "-k", 1, "-o", out, "-q") == 0
+    assert [json.loads(line)["ids"] for line in Path("near.jsonl").read_text().splitlines()] == [
+        [1000 + row] for row in range(5)
+    ]
+    assert len(Path("near.csv").read_text().splitlines()) == 6
 
 
 def test_files_without_an_extension(capsys: pytest.CaptureFixture[str]) -> None:
