@@ -18,8 +18,6 @@ ALIVE = np.iinfo(np.uint64).max
 """The sequence number at which a vector died that is alive."""
 
 _SMALLEST = 64
-_SPARE = 8
-"""Vectors beyond the k nearest whose distances are worked out to full precision: scores are rounded to float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,25 +35,22 @@ class FreshView:
         found: NDArray[np.bool_] = self.died > np.uint64(self.sequence)
         return found
 
-    def nearest(self, query: Array, k: int, metric: Metric) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `k` nearest to `query`, fewer if there are fewer: ids and distances in the unit of the metric."""
-        scores = score(query, self.vectors, metric)
-        scores[~self.alive()] = np.inf
-        near = np.argpartition(scores, k + _SPARE)[: k + _SPARE] if k + _SPARE < len(scores) else np.arange(len(scores))
-        near = near[scores[near] < np.inf]
-        if not len(near):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        exact = scores[near] if metric is Metric.HAMMING else measure(query, self.vectors[near], metric)
-        order = np.lexsort((self.ids[near], exact))[:k]
-        return self.ids[near[order]], _distances(exact[order], metric)
+    def scores(self, queries: Array, metric: Metric) -> NDArray[np.float32]:
+        """What ranks the vectors for each of `queries` (m, width): (m, n), infinite for those that have died."""
+        found = np.empty((len(queries), len(self.ids)), np.float32)
+        for row, query in zip(found, queries, strict=True):
+            row[:] = score(query, self.vectors, metric)
+        found[:, ~self.alive()] = np.inf
+        return found
 
-
-def _distances(exact: Array, metric: Metric) -> NDArray[np.float32]:
-    """What ranks vectors as distances in the metric's own unit."""
-    if metric is Metric.L2:
-        exact = np.sqrt(exact)
-    found: NDArray[np.float32] = (-exact if metric is Metric.IP else exact).astype(np.float32)
-    return found
+    def distances(self, query: Array, places: NDArray[np.int64], metric: Metric) -> NDArray[np.float32]:
+        """The distances of `query` to the vectors at `places` (n,), in the unit of the metric."""
+        vectors = self.vectors[places]
+        exact = score(query, vectors, metric) if metric is Metric.HAMMING else measure(query, vectors, metric)
+        if metric is Metric.L2:
+            exact = np.sqrt(exact)
+        found: NDArray[np.float32] = (-exact if metric is Metric.IP else exact).astype(np.float32)
+        return found
 
 
 class Fresh:
