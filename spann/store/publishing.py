@@ -54,6 +54,12 @@ _SHARDS = re.compile(r"(.+)/c(/[0-9]+)*")
 _FLAT = re.compile(r"[a-z0-9-]+")
 
 
+def lock_file(path: Path) -> Path:
+    """The lock file of the index that `path` leads to, whether it is there or not."""
+    real = without_links(path)
+    return real.with_name(real.name + LOCK)
+
+
 class Publication:
     """The place of an index and the names beside it. `overwrite` allows an index that is there to be replaced.
 

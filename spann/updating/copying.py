@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from spann.changing.generation import Generation
-from spann.errors import ExistsError
 from spann.format.manifest import RESERVED
-from spann.store import files
-from spann.store.log import copy_log, log_of, log_place
+from spann.store.log import copy_log, log_of
 from spann.store.writer import IndexWriter
 
 
@@ -20,10 +18,8 @@ def snapshot_index(path: str | Path, target: str | Path, *, created_by: str) -> 
         old = following.old
         log = log_of(old) if old.collection.updates is not None else None
         if log is not None and log.exists:
-            if files.exists(log_place(writer.path)):
-                raise ExistsError(f"{log_place(writer.path)}: exists already, and the copy needs this name")
             with log.locked():
-                copy_log(log, writer.path)
+                copy_log(log, writer.path)  # also in place of one that a killed copy left behind
         for name in old.arrays():
             chunk_bytes = old.layout(name).chunk_bytes
             writer.extend_array(name, old.array(name), old.checksums(name), chunk_bytes=chunk_bytes).finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spann._version import __version__
+from spann.building.pipeline import finish_publishing
 from spann.elements import pack, unpack
 from spann.errors import ExistsError, InputError, SpannError, StorageError
 from spann.format.live import Bits
@@ -24,6 +26,7 @@ from spann.search.alive import Alive
 from spann.store.by_id import AllIds, ById, RowsOfIds
 from spann.store.log import LOCK_SECONDS, Log, LogRewoundError, log_of
 from spann.store.names import names_of
+from spann.store.publishing import lock_file
 from spann.store.reader import REPLACED, IndexReader, on_current
 from spann.types import Array
 from spann.updating.begin import begin_updates, check_numbers, ensure_log
@@ -103,7 +106,7 @@ class Living:
         self._options, self._interval = dict(options), refresh
         self._maintenance = Maintenance(maintenance, path, self._maintain)
         self._mutex = threading.RLock()
-        self._stale = False
+        self._stale = self._begun = False
         self._base, self._log, self._fresh = self._load()
         self._alive: Alive | None = None
         self.snapshot = self._snapshot()
@@ -331,6 +334,11 @@ class Living:
             _patiently(lambda: begin_updates(self.path, created_by=PROGRAM))
             _patiently(lambda: ensure_log(self.path, created_by=PROGRAM))
             self._catch_up()
+        if not self._begun:
+            self._begun = True
+            if lock_file(self.path).exists():
+                with suppress(ExistsError):  # held by a process that is at it
+                    finish_publishing(self.path, PROGRAM)  # of one that was killed
 
     def flush(self, resources: Resources) -> Flushed:
         """Publishes a generation that contains the log."""

@@ -18,7 +18,7 @@ from spann.store.reader import IndexReader
 from spann.types import Array
 from spann.updating.begin import begin_updates
 from spann.updating.flush import Flushed, flush_index
-from spann.updating.rebuild import Resources, params_of, rebuild, unfinished
+from spann.updating.rebuild import Resources, discard_rebuild, params_of, rebuild, unfinished
 
 WORN = 0.3
 """Share of worn rows from which on an index is built anew without being asked: dead ones, and those that were appended
@@ -62,7 +62,10 @@ def optimize_index(path: str | Path, wanted: Wanted, *, created_by: str, resourc
     if (resuming or not rebuilt) and _needs_build(reader, wanted):
         rebuild_index(path, created_by=created_by, resources=resources)
         rebuilt = True
-    elif wanted.full and not rebuilt:
+    elif unfinished(path):  # of a process that was killed after it had published, or of an older generation
+        with Generation(path, created_by=created_by):
+            discard_rebuild(path.absolute(), created_by)
+    if wanted.full and not rebuilt:
         tidy_index(path, created_by=created_by, resources=resources)
     about = IndexReader.open(path).collection
     return Optimized(flushed.operations, rebuilt, about.live, about.count - about.live)

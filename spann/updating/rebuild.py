@@ -18,7 +18,7 @@ from spann.format.manifest import RESERVED
 from spann.format.updates import DELETED, IDS, LIVE, ROWS, Updates
 from spann.jobs.own import OwnVectors
 from spann.store import files
-from spann.store.places import Directory, Place
+from spann.store.places import Directory, Place, without_links
 from spann.store.publishing import BUILDING, LOCK
 from spann.store.reader import IndexReader
 from spann.store.writer import IndexWriter
@@ -82,7 +82,8 @@ def rebuild(
 
 def place_beside(path: Path) -> Place:
     """Where the index at `path` is built anew."""
-    return Directory(path.parent) / (path.name + SUFFIX)
+    real = without_links(path)
+    return Directory(real.parent) / (real.name + SUFFIX)
 
 
 def discard_rebuild(path: Path, created_by: str) -> None:

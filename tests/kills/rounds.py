@@ -42,6 +42,8 @@ class Command:
 
 
 _MADE = ("build", "base.npy", "i", *BUILD)
+_DELETE = ("delete", "i", "3", "4", "500")
+_UPSERT = ("upsert", "i", "more.npy", "--ids", "ids.npy")
 COMMANDS = {
     command.name: command
     for command in (
@@ -49,6 +51,10 @@ COMMANDS = {
         Command("overwrite", (*_MADE, "--overwrite"), (("build", "other.npy", "i", *BUILD),)),
         Command("append", ("append", "i", "more.npy", "--quiet"), (_MADE,)),
         Command("tune", ("tune", "i", "queries.npy", "--count", "200", "--quiet"), (_MADE,)),
+        Command("delete", _DELETE, (_MADE,)),
+        Command("upsert", _UPSERT, (_MADE,)),
+        Command("flush", ("flush", "i", "--quiet"), (_MADE, _UPSERT, _DELETE)),
+        Command("optimize", ("optimize", "i", "--purge", "--quiet"), (_MADE, _DELETE, ("flush", "i", "--quiet"))),
         Command("search", ("search", "i", "queries.npy", "-k", "5", "-o", "near.npz"), (_MADE,), "near.npz"),
         Command("convert", ("convert", "base.npy", "base.fbin"), (), "base.fbin"),
         Command("truth", ("truth", "base.npy", "queries.npy", "-k", "5", "-o", "truth.ibin"), (), "truth.ibin"),
@@ -73,6 +79,7 @@ def prepare(place: Path, count: int = 1200) -> None:
     np.save(place / "more.npy", base[count * 2 // 3 :])
     np.save(place / "other.npy", base[: count // 3] + np.float32(1))
     np.save(place / "queries.npy", queries)
+    np.save(place / "ids.npy", np.arange(count - count * 2 // 3) * 3)
 
 
 def content(path: Path) -> dict[str, bytes]:
