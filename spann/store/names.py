@@ -53,6 +53,8 @@ class NameTable:
         import pyarrow as pa
 
         distinct, place = np.unique(numbers, return_inverse=True)
+        if len(distinct) and distinct[-1] >= self.count:
+            raise CorruptionError(f"{self._ends.array.path}: has {self.count} names, and none for id {distinct[-1]}")
         steps = range(0, len(distinct), FOUND_AT_ONCE)
         found = [self._binary(distinct[at : at + FOUND_AT_ONCE]) for at in steps]
         every = pa.concat_arrays(found) if found else pa.array([], pa.large_binary())

@@ -19,7 +19,7 @@ def snapshot_index(path: str | Path, target: str | Path, *, created_by: str) -> 
         log = log_of(old) if old.collection.updates is not None else None
         if log is not None and log.exists:
             with log.locked():
-                copy_log(log, writer.path)  # also in place of one that a killed copy left behind
+                copy_log(log, writer.path)  # replaces the log that a killed copy left behind
         for name in old.arrays():
             chunk_bytes = old.layout(name).chunk_bytes
             writer.extend_array(name, old.array(name), old.checksums(name), chunk_bytes=chunk_bytes).finish()

@@ -338,7 +338,7 @@ class Living:
             self._begun = True
             if lock_file(self.path).exists():
                 with suppress(ExistsError):  # held by a process that is at it
-                    finish_publishing(self.path, PROGRAM)  # of one that was killed
+                    finish_publishing(self.path, PROGRAM)  # a killed process left it
 
     def flush(self, resources: Resources) -> Flushed:
         """Publishes a generation that contains the log."""

@@ -290,6 +290,8 @@ def test_many_names_lie_in_many_chunks(tmp_path: Path, monkeypatch: pytest.Monke
         assert index.names is not None
         some = rng.integers(-1, 400, (20, 9))
         assert index.names.objects(some).tolist() == [[None if n < 0 else names[n] for n in row] for row in some]
+        with pytest.raises(CorruptionError, match="has 400 names, and none for id 400"):
+            index.names.objects(np.array([3, 400]))
         every = [one.decode() for chunk in index.names.chunks() for one in chunk.to_pylist()]
         assert every == names
     with spann.open(tmp_path / "x", check=False) as index:
