@@ -71,6 +71,9 @@ MEAN_COPIES = 14
 """Bytes for each coordinate of a centroid: as stored, and two copies as float32 for the graph. A mean also has its
 sums."""
 
+VECTOR_BYTES = 64
+"""Memory of each vector whose cell is laid anew: its row, centroid, position and id, with their order."""
+
 CLOSURE_SHARE = 0.84
 """Share of `max_replicas` that a vector really has: 6.6 of 8 on SIFT with 3 % centroids, 6.8 with 14 %. Data of lower
 intrinsic dimension have fewer, but only the build itself can tell."""
@@ -295,6 +298,20 @@ def threads_to_append(
     free = files.free_bytes(path.parent)
     if needed > free:
         raise InputError(f"{path}: appending {source.name} needs about {needed} bytes of disk; {free} are free")
+    return int(fitting)
+
+
+def threads_to_relay(path: Path, centroids: int, dim: int, vectors: int, *, threads: int, limit: int) -> int:
+    """As many of `threads` as `limit` bytes of memory allow for laying `vectors` anew in the index at `path`.
+
+    Raises `InputError` if not even one thread fits."""
+    memory = BASE_BYTES + centroids * (MEAN_COPIES * dim + CENTROID_BYTES) + vectors * VECTOR_BYTES
+    fitting = min(threads, (limit - memory) // WORKER_BYTES)
+    if fitting < 1:
+        raise InputError(
+            f"memory_limit is {limit} bytes; laying {vectors} vectors anew in {path} needs about "
+            f"{memory + WORKER_BYTES}: raise the limit, or flush fewer vectors at a time"
+        )
     return int(fitting)
 
 

@@ -12,6 +12,7 @@ copies that cannot be told apart become several postings of one centroid.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from spann.building.centroids import HALF_RANGE, Centroids
 from spann.building.edges import EdgeSpool, pack_edges
 from spann.building.ids import Ids
 from spann.building.job import Job
+from spann.building.plan import limit_bytes, threads_to_relay
 from spann.building.stages.arrange import NAME as EXACT
 from spann.building.stages.graph import build_graph, graph_arrays
 from spann.building.stages.layout import Laid, lay_out_more
@@ -32,6 +34,7 @@ from spann.changing.likeness import compared, still_valid, unlike
 from spann.changing.present import Present
 from spann.changing.recluster import Floats, Ints, Members, Recluster, Reclustered, nearest_of
 from spann.changing.rows import add_run
+from spann.config import thread_count
 from spann.elements import memory_dtype, unpack
 from spann.errors import InputError
 from spann.format.live import extended, without
@@ -168,14 +171,16 @@ def relay(
     change: Change,
     *,
     bounds: Bounds = TIDY,
-    threads: int = 1,
+    threads: int | None = None,
+    memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> Relaid:
     """Publishes `following`: the old generation with the `change`, and with all cells laid anew that are outside of
     `bounds`. `updates` has the log and the next id of the new generation.
 
-    At least one vector must be left. Raises `InputError` if only a new build can do it: without codes, with replicas,
-    or if rows would be too many for their numbers."""
+    At least one vector must be left. `threads` and `memory_limit` are those of a build. Raises `InputError` if the
+    limit is too small, or if only a new build can do it: without codes, with replicas, or if rows would be too many for
+    their numbers."""
     report = progress or (lambda stage, done, total: None)
     reader = following.old
     if not can_be_relaid(reader):
@@ -184,9 +189,11 @@ def relay(
     bits = without(reader.read(LIVE), change.dead)
     cells = Cells.of(reader, bits)
     space = old.space(_largest(change, old))
+    given, limit = thread_count(threads), limit_bytes(memory_limit)
+    fitting = partial(threads_to_relay, following.path, cells.count, space.dim, threads=given, limit=limit)
     job = Job(
         _Shape(old, max(1, len(change.ids))), space, old.decision, Ids(None, old.about["id_bytes"]), old.record,
-        threads, report, following.sizes,
+        fitting(len(change.ids)), report, following.sizes,
     )  # fmt: skip
     centroids = old.centroids(space)
     fresh = space.map(unpack(change.vectors, str(old.about["dtype"])))
@@ -194,6 +201,7 @@ def relay(
     entries = _Entries(old, cells, change, cell_of_new)
     coming = np.bincount(cell_of_new, minlength=cells.count)
     dirty = cells.dirty(old.decision.posting_size, bounds, coming)
+    job = replace(job, threads=fitting(len(change.ids) + int(cells.per_cell(cells.live)[dirty].sum())))
 
     found = _reclustered(job, centroids, dirty, entries)
     layout = _layout(centroids, dirty, found)

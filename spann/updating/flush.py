@@ -12,7 +12,6 @@ from spann.changing.append import append_rows
 from spann.changing.generation import Generation
 from spann.changing.relay import Change, can_be_relaid, relay
 from spann.changing.rows import Replaced, add_rows
-from spann.config import thread_count
 from spann.format.updates import LIVE
 from spann.jobs.own import OwnVectors
 from spann.store.by_id import ById
@@ -116,7 +115,7 @@ def _publish(following: Generation, logged: Logged, number: int, resources: Reso
     if can_be_relaid(old) and about.updates.live - len(replaced.rows) + len(logged.ids):
         change = Change(replaced.rows, logged.ids, logged.vectors)
         updates = replace(about.updates, next_id=next_id, log=number)
-        relay(following, updates, change, threads=thread_count(resources.threads), progress=resources.progress)
+        relay(following, updates, change, **vars(resources))
     elif len(logged.ids):
         append_rows(
             following,

@@ -10,7 +10,6 @@ import numpy as np
 from spann.changing.cells import PURGED, Cells
 from spann.changing.generation import Generation
 from spann.changing.relay import Change, can_be_relaid, relay
-from spann.config import thread_count
 from spann.elements import stored_dtype
 from spann.format.collection import Collection
 from spann.format.updates import LIVE
@@ -101,8 +100,7 @@ def tidy_index(path: str | Path, *, created_by: str, resources: Resources) -> No
         nothing = Change(_NO_IDS, _NO_IDS, np.empty((0, about.width), stored_dtype(about.element)))
         cells = Cells.of(following.old, following.old.read(LIVE))
         if cells.dirty(params_of(following.old).posting_size or 1, PURGED, np.zeros(cells.count, np.int64)).any():
-            threads = thread_count(resources.threads)
-            relay(following, updates, nothing, bounds=PURGED, threads=threads, progress=resources.progress)
+            relay(following, updates, nothing, bounds=PURGED, **vars(resources))
 
 
 def rebuild_index(path: str | Path, *, created_by: str, resources: Resources) -> None:

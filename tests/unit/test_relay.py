@@ -289,6 +289,15 @@ def test_vectors_of_another_kind_make_a_calibration_void(tmp_path):
     assert "100 of 1100 vectors were added after the calibration and are unlike" in stale()
 
 
+def test_memory_that_is_too_small_is_refused(one, content):
+    before, nothing = content(one.path), Change(NOTHING, NOTHING, BASE[:0])
+    with Generation(one.path, created_by=PROGRAM) as following:
+        following.resume("test", {}, command="spann test", files={})
+        with pytest.raises(InputError, match="memory_limit is 50000000 bytes; laying 0 vectors anew"):
+            relay(following, following.old.collection.updates, nothing, memory_limit=50_000_000)
+    assert content(one.path) == before
+
+
 def test_power_cuts(made, tmp_path, content, monkeypatch):
     """The old generation is there or the new one, and the same change made again ends with the same bytes."""
 
