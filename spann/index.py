@@ -335,7 +335,13 @@ class Index(JobMethods, UpdateMethods):
         if params is None and self.calibration is not None:
             doubts = self.calibration.doubts(DEFAULT_TARGET if target_recall is None else target_recall, k)
         return explain(
-            found.stats[0], int((found.ids >= 0).sum()), decided, len(arrays.length), self.calibration, doubts
+            found.stats[0],
+            int((found.ids >= 0).sum()),
+            decided,
+            len(arrays.length),
+            self.calibration,
+            doubts,
+            logged=now.logged,
         )
 
     def params_for(self, target_recall: float, k: int = 10) -> SearchParams:
@@ -381,8 +387,8 @@ class Index(JobMethods, UpdateMethods):
 
     @property
     def open_memory_bytes(self) -> int:
-        """Bytes that the open index keeps in memory: centroids, graph, directory and pinned codes."""
-        return self._engine.open_memory_bytes
+        """Bytes that the open index keeps in memory: centroids, graph, directory, pinned codes, and the log."""
+        return self._engine.open_memory_bytes + self._living.memory_bytes
 
     def info(self) -> dict[str, Any]:
         """Counts, sizes, parameters and the distribution of posting lengths, ready for JSON.
@@ -429,7 +435,7 @@ class Index(JobMethods, UpdateMethods):
             "disk": {name: self._reader.layout(name).stored_bytes for name in self._reader.arrays()},
             "open_memory_bytes": self.open_memory_bytes,
             "open_memory_bytes_per_vector": self.open_memory_bytes / max(1, self.count),
-            "open_memory": dict(arrays.memory),
+            "open_memory": {**arrays.memory, **self._living.memory()},
             "open_memory_least": self.open_memory_bytes - arrays.memory.get("codes", 0),
             "open_memory_most": self.open_memory_bytes - arrays.memory.get("codes", 0) + arrays.codes_bytes,
             "pinned_postings": arrays.pinned_postings,

@@ -22,6 +22,7 @@ class Explanation:
     - ``codes_scored``; ``vectors_scored`` exactly; ``reads``, ``pages_read`` (4 KiB), those of them of the exact store,
       and ``bytes_read``.
     - ``navigate_us``, ``score_us``, ``rerank_us`` of computing, ``read_us`` with reads under way, ``total_us``.
+    - ``logged``: vectors of the log that were compared with the query, one by one; not in ``vectors_scored``.
     - ``predicted``: recall, postings and vectors scored that the calibration saw with such a setting, or None.
     - ``doubts``: why the recall that was asked for may not be had.
     """
@@ -49,6 +50,7 @@ class Explanation:
     total_us: float
     predicted: dict[str, float] | None
     doubts: tuple[str, ...]
+    logged: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,6 +70,8 @@ class Explanation:
             f"{self.read_us:.0f} us with reads under way",
             f"in all     {self.total_us:.0f} us, {self.found} results",
         ]
+        if self.logged:
+            lines.append(f"log        {self.logged} vectors compared one by one, until `spann flush`")
         if self.predicted is not None:
             lines.append(
                 f"predicted  recall {self.predicted['recall']:.3f}; on average {self.predicted['postings']:.0f} "
@@ -84,11 +88,13 @@ def explain(
     postings: int,
     calibration: Calibration | None,
     doubts: Sequence[str] = (),
+    *,
+    logged: int = 0,
 ) -> Explanation:
     """Explains a query that cost `stats` (a record of `QUERY_STATS`) and found `found` vectors.
 
-    It was searched as `decided`, in an index of `postings` postings. `doubts` say why its recall may be lower than
-    asked for."""
+    It was searched as `decided`, in an index of `postings` postings with `logged` vectors in its log. `doubts` say why
+    its recall may be lower than asked for."""
     most, k, reach = decided.max_postings, decided.k, 1 + decided.epsilon2
     scored = int(stats["postings_scored"])
     if stats["restarts"]:
@@ -115,7 +121,7 @@ def explain(
         postings_read=int(stats["postings_read"]),
         stopped=stopped,
         codes_scored=int(stats["estimates"]),
-        vectors_scored=int(stats["distances"]),
+        vectors_scored=int(stats["distances"]) - logged,
         reads=int(stats["reads"]),
         pages_read=int(stats["pages_read"]),
         exact_pages_read=int(stats["exact_pages_read"]),
@@ -127,4 +133,5 @@ def explain(
         total_us=float(stats["total_ns"]) / 1e3,
         predicted=predicted,
         doubts=tuple(doubts),
+        logged=logged,
     )

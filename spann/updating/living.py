@@ -79,6 +79,11 @@ class Base:
             self._own = OwnVectors(self.reader)
         return self._own
 
+    @property
+    def lookup_bytes(self) -> int:
+        """Bytes in memory by which rows are found."""
+        return 0 if self._rows is None else self._rows.nbytes
+
     def rows(self, ids: Ids) -> Ids:
         """The live row of each of `ids`; -1 where there is none."""
         check_numbers(self.reader)
@@ -351,6 +356,18 @@ class Living:
         done = _patiently(lambda: optimize_index(self.path, wanted, created_by=PROGRAM, resources=resources))
         self.refresh()
         return done
+
+    def memory(self) -> dict[str, int]:
+        """Bytes in memory besides those of the index: the log, bits of rows, and ids by which rows are found."""
+        base, alive = self._base, self._alive
+        found = {"ids": base.lookup_bytes}
+        if base.bits is not None:
+            found["log"] = self._fresh.nbytes + base.bits.nbytes + (0 if alive is None else alive.nbytes)
+        return {name: size for name, size in found.items() if size}
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(self.memory().values())
 
     def info(self) -> dict[str, Any] | None:
         """Live and dead rows, and what is in the log; None for an index without updates."""

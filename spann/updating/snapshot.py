@@ -50,6 +50,11 @@ class Snapshot:
     calibration: Calibration | None
     names: NameTable | None
 
+    @property
+    def logged(self) -> int:
+        """Vectors of the log that a query is compared with."""
+        return 0 if self.fresh is None else int(np.count_nonzero(self.fresh.alive()))
+
     def search(self, queries: Array, k: int, params: SearchParams, **how: Any) -> SearchResult:
         """The `k` nearest vectors of each of `queries` (nq, dim); arguments and errors are those of `Engine.search`."""
         found = self.engine.search(queries, k, params, alive=self.alive, **how)

@@ -18,7 +18,7 @@ from spann.store import files
 from spann.testing import FaultyDisk, PowerCut, PowerCutDisk
 from spann.updating import maintenance
 
-STEP = int(os.environ.get("SPANN_CUT_STEP", "431"))
+STEP = int(os.environ.get("SPANN_CUT_STEP", "733"))
 """Distance between the calls that are cut. With 1 the tests take hours."""
 
 DIM = 8

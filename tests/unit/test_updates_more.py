@@ -463,6 +463,22 @@ def test_threads_that_write_and_search(path):
         assert len(index) == 320
 
 
+def test_info_and_explain_tell_of_the_log(path):
+    with spann.open(path) as index:
+        plain = index.info()["open_memory"]
+        assert index.info()["updates"] is None
+        index.add(BASE[300:310])
+        index.delete([1])
+        told = index.info()
+        assert sum(told["open_memory"].values()) == told["open_memory_bytes"]
+        assert set(told["open_memory"]) == {*plain, "log", "ids"}
+        assert (told["updates"]["live_rows"], told["updates"]["dead_rows"]) == (299, 1)
+        assert (told["updates"]["logged_vectors"], told["updates"]["log_bytes"] > 10 * DIM * 4) == (10, True)
+        explained = index.explain(QUERIES[0])
+        assert explained.logged == 10
+        assert "10 vectors compared one by one" in str(explained)
+
+
 def test_the_log_goes_with_what_is_flushed(path):
     with spann.open(path) as index:
         index.delete([1])
