@@ -23,6 +23,15 @@ IO_FAILED = SPANN_IO_FAILED
 STOPPED = SPANN_STOPPED
 
 
+TAIL_RUNS = SPANN_TAIL_RUNS
+TAIL_SLACK = SPANN_TAIL_SLACK
+
+
+def tail_bytes():
+    """Sizes of a run of a tail and of a part of it; the caller's record types must agree."""
+    return sizeof(spann_tail_run), sizeof(spann_part)
+
+
 def stats_bytes():
     """Bytes of one query's statistics. The caller's record type must agree."""
     return sizeof(spann_query_stats)
@@ -98,17 +107,13 @@ cdef class NativeIndex:
         self.index.entry = entry
         self.kept += [levels, vectors, ids]
 
-    def set_postings(self, const uint32_t[::1] chain, const uint32_t[::1] appended,
-                     const uint32_t[::1] appended_end, const uint32_t[::1] page, const uint16_t[::1] offset,
-                     const uint16_t[::1] length, const uint16_t[::1] primaries, const uint32_t[::1] crc,
-                     uint64_t pages_per_shard, const int[::1] files):
-        """`chain` is None if posting i is the only one of centroid i. `appended` holds appended postings by centroid,
-        and the end of each centroid's; None if there are none. `primaries` is None without codes."""
+    def set_postings(self, const uint32_t[::1] chain, const uint32_t[::1] page,
+                     const uint16_t[::1] offset, const uint16_t[::1] length, const uint16_t[::1] primaries,
+                     const uint32_t[::1] crc, uint64_t pages_per_shard, const int[::1] files):
+        """The postings that searches visit. `chain` is None if posting i is the only one of centroid i. `primaries` is
+        None without codes."""
         self.index.postings = page.shape[0]
-        self.index.own_postings = page.shape[0] - (appended.shape[0] if appended is not None else 0)
         self.index.chain = &chain[0] if chain is not None else NULL
-        self.index.appended = &appended[0] if appended is not None else NULL
-        self.index.appended_end = &appended_end[0] if appended is not None else NULL
         self.index.posting_page = &page[0]
         self.index.posting_offset = &offset[0]
         self.index.posting_length = &length[0]
@@ -116,7 +121,7 @@ cdef class NativeIndex:
         self.index.posting_crc = &crc[0]
         self.index.pages_per_shard = pages_per_shard
         self.index.posting_files = <const spann_file *> &files[0] if files.shape[0] else NULL
-        self.kept += [chain, appended, appended_end, page, offset, length, primaries, crc, files]
+        self.kept += [chain, page, offset, length, primaries, crc, files]
 
     def set_codes(self, uint32_t bits, uint32_t padded_dim, uint32_t row_bytes, const float[::1] origin,
                   const unsigned char[:, ::1] signs, const uint64_t[::1] first_row, const uint64_t[::1] first_entry,
@@ -155,6 +160,57 @@ cdef class NativeIndex:
             bad = spann_unpack(&self.index, &postings[0], &starts[0], postings.shape[0], &block[0], &ids[0], &add[0],
                                &scale[0], &rows[0], &codes[0], &headers[0])
         return bad
+
+    def unpack_tail(self, const unsigned char[:, ::1] parts, const unsigned char[::1] block, unsigned char[::1] ids,
+                    unsigned char[::1] rows, float[::1] add, float[::1] scale, unsigned char[::1] codes):
+        """Copies postings of codes, records of `spann_part`, to their places in a tail.
+
+        Returns the first of them that is damaged, or -1."""
+        cdef int64_t bad
+        with nogil:
+            bad = spann_unpack_tail(&self.index, <const spann_part *> &parts[0, 0], parts.shape[0], &block[0], &ids[0],
+                                    &rows[0], &add[0], &scale[0], &codes[0])
+        return bad
+
+    def unpack_vectors(self, const unsigned char[:, ::1] parts, const unsigned char[::1] block,
+                       unsigned char[::1] ids, unsigned char[::1] vectors):
+        """The same for postings of vectors."""
+        cdef int64_t bad
+        with nogil:
+            bad = spann_unpack_vectors(&self.index, <const spann_part *> &parts[0, 0], parts.shape[0], &block[0],
+                                       &ids[0], &vectors[0])
+        return bad
+
+    def set_tail(self, const unsigned char[::1] runs, const unsigned char[::1] ids):
+        """`TAIL_RUNS` records of `spann_tail_run` for each centroid, and the ids of the entries."""
+        self.index.tail.runs = <const spann_tail_run *> &runs[0]
+        self.index.tail.ids = &ids[0]
+        self.kept += [runs, ids]
+
+    def set_tail_vectors(self, const unsigned char[::1] vectors):
+        """Without codes: the vectors of the entries."""
+        self.index.tail.vectors = &vectors[0]
+        self.kept.append(vectors)
+
+    def set_tail_codes(self, const unsigned char[::1] rows, const float[::1] add, const float[::1] scale,
+                       const unsigned char[::1] codes):
+        """With codes: rows, factors and codes of the entries. Factors and codes have `TAIL_SLACK` entries more, and the
+        slack that codes.h asks for follows the codes."""
+        self.index.tail.rows = &rows[0]
+        self.index.tail.add = &add[0]
+        self.index.tail.scale = &scale[0]
+        self.index.tail.codes = &codes[0]
+        self.kept += [rows, add, scale, codes]
+
+    def set_tail_parts(self, const uint64_t[::1] row, const uint16_t[::1] primaries, const uint32_t[::1] centroid,
+                       const uint64_t[::1] first):
+        """With codes: the postings that the entries come from, by rising row."""
+        self.index.tail.parts = row.shape[0]
+        self.index.tail.part_row = &row[0]
+        self.index.tail.part_primaries = &primaries[0]
+        self.index.tail.part_centroid = &centroid[0]
+        self.index.tail.part_first = &first[0]
+        self.kept += [row, primaries, centroid, first]
 
     def pin(self, uint64_t postings, const unsigned char[::1] ids, const unsigned char[::1] add,
             const unsigned char[::1] scale, const unsigned char[::1] rows, const unsigned char[::1] codes,

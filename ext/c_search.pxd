@@ -6,6 +6,26 @@ from c_io cimport spann_file
 from c_kernels cimport spann_dtype, spann_metric
 
 
+cdef extern from "search/tail.h" nogil:
+    enum:
+        SPANN_TAIL_RUNS
+        SPANN_TAIL_SLACK
+    ctypedef struct spann_tail_run:
+        pass
+    ctypedef struct spann_tail:
+        const spann_tail_run *runs
+        const unsigned char *ids
+        const unsigned char *vectors
+        const unsigned char *rows
+        const unsigned char *codes
+        const float *add
+        const float *scale
+        uint64_t parts
+        const uint64_t *part_row
+        const uint16_t *part_primaries
+        const uint32_t *part_centroid
+        const uint64_t *part_first
+
 cdef extern from "search/index.h" nogil:
     ctypedef struct spann_level:
         const uint32_t *nodes
@@ -32,10 +52,7 @@ cdef extern from "search/index.h" nogil:
         const spann_level *graph
         uint32_t entry
         uint64_t postings
-        uint64_t own_postings
         const uint32_t *chain
-        const uint32_t *appended
-        const uint32_t *appended_end
         const uint32_t *posting_page
         const uint16_t *posting_offset
         const uint16_t *posting_length
@@ -43,6 +60,7 @@ cdef extern from "search/index.h" nogil:
         const uint32_t *posting_crc
         const spann_file *posting_files
         uint64_t pages_per_shard
+        spann_tail tail
         uint32_t code_bits
         uint32_t padded_dim
         uint32_t row_bytes
@@ -127,6 +145,12 @@ cdef extern from "search/pinned.h" nogil:
     int64_t spann_unpack(const spann_index *, const uint32_t *, const uint64_t *, size_t, const unsigned char *,
                          unsigned char *, unsigned char *, unsigned char *, unsigned char *, unsigned char *,
                          unsigned char *)
+    ctypedef struct spann_part:
+        pass
+    int64_t spann_unpack_tail(const spann_index *, const spann_part *, size_t, const unsigned char *, unsigned char *,
+                              unsigned char *, float *, float *, unsigned char *)
+    int64_t spann_unpack_vectors(const spann_index *, const spann_part *, size_t, const unsigned char *,
+                                 unsigned char *, unsigned char *)
 
 cdef extern from "search/search.h" nogil:
     ctypedef struct spann_searcher:

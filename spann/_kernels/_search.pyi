@@ -10,6 +10,10 @@ DAMAGED: int
 IO_FAILED: int
 STOPPED: int
 
+TAIL_RUNS: int
+TAIL_SLACK: int
+
+def tail_bytes() -> tuple[int, int]: ...
 def stats_bytes() -> int: ...
 
 class NativeIndex:
@@ -32,8 +36,6 @@ class NativeIndex:
     def set_postings(
         self,
         chain: NDArray[np.uint32] | None,
-        appended: NDArray[np.uint32] | None,
-        appended_end: NDArray[np.uint32] | None,
         page: NDArray[np.uint32],
         offset: NDArray[np.uint16],
         length: NDArray[np.uint16],
@@ -70,6 +72,35 @@ class NativeIndex:
         codes: NDArray[np.uint8],
         headers: NDArray[np.uint8],
     ) -> int: ...
+    def unpack_tail(
+        self,
+        parts: NDArray[np.uint8],
+        block: NDArray[np.uint8],
+        ids: NDArray[np.uint8],
+        rows: NDArray[np.uint8],
+        add: NDArray[np.float32],
+        scale: NDArray[np.float32],
+        codes: NDArray[np.uint8],
+    ) -> int: ...
+    def unpack_vectors(
+        self, parts: NDArray[np.uint8], block: NDArray[np.uint8], ids: NDArray[np.uint8], vectors: NDArray[np.uint8]
+    ) -> int: ...
+    def set_tail(self, runs: NDArray[np.uint8], ids: NDArray[np.uint8]) -> None: ...
+    def set_tail_vectors(self, vectors: NDArray[np.uint8]) -> None: ...
+    def set_tail_codes(
+        self,
+        rows: NDArray[np.uint8],
+        add: NDArray[np.float32],
+        scale: NDArray[np.float32],
+        codes: NDArray[np.uint8],
+    ) -> None: ...
+    def set_tail_parts(
+        self,
+        row: NDArray[np.uint64],
+        primaries: NDArray[np.uint16],
+        centroid: NDArray[np.uint32],
+        first: NDArray[np.uint64],
+    ) -> None: ...
     def pin(
         self,
         postings: int,

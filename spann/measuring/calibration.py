@@ -129,9 +129,9 @@ def calibrate(
 ) -> Calibration:
     """Measures settings on the queries `asked`.
 
-    `reach` gives the `epsilon2` for so many postings and a share of them; `unlike` is kept (`Calibration`); `postings`
-    is how many the index has, `entries` their mean length, `coded` whether they hold codes. Results and counters of a
-    search do not depend on threads, so neither does what is found here.
+    `reach` gives the `epsilon2` for so many postings and a share of them. `unlike` is kept (`Calibration`). The index
+    has so many `postings`, with so many `entries` each on average; `coded` says whether they hold codes. Results and
+    counters of a search do not depend on threads, so neither does what is found here.
     """
     report = progress or (lambda stage, done, total: None)
     sweep = _Sweep(search, asked, reach, postings, entries)

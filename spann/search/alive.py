@@ -16,12 +16,10 @@ from spann._kernels import _search
 from spann.format.kinds import ExactPostings
 from spann.format.live import Bits, count_live, unpack_live, without
 from spann.format.postings import PAGE, posting_span
+from spann.search.cells import Cells, live_primaries
 from spann.search.contract import Resident
 from spann.store.arrays import ShardedArray
 from spann.types import Array
-
-ROWS_AT_A_TIME = 8 << 20
-"""Rows whose bits are unpacked at once."""
 
 Ids = NDArray[np.int64]
 
@@ -49,21 +47,19 @@ class Alive(ABC):
 class AliveRows(Alive):
     """For postings of codes, whose entries have rows of the exact store: a bit for each row."""
 
-    def __init__(self, bits: Bits, length: NDArray[np.uint16], first_row: NDArray[np.uint64], count: int) -> None:
-        """`bits` with `LIVE_SLACK` bytes behind; `length` (postings,): the entries that may count. `first_row`
-        (postings + 1,): where the primaries of each begin."""
-        self._bits, self._length, self._first_row, self.count = bits, length, first_row, count
+    def __init__(self, bits: Bits, length: NDArray[np.uint16], cells: Cells, count: int) -> None:
+        """`bits` with `LIVE_SLACK` bytes behind; `length` (postings,): the entries that may count in each that is
+        visited."""
+        self._bits, self._length, self._cells, self.count = bits, length, cells, count
         self._native: _search.Live | None = None
 
     @classmethod
-    def of(
-        cls, bits: Bits, length: NDArray[np.uint16], primaries: NDArray[np.uint16], first_row: NDArray[np.uint64]
-    ) -> Self:
+    def of(cls, bits: Bits, cells: Cells) -> Self:
         """From the bits of all rows. Replicas may count: which rows they have is on disk."""
-        live = _live_primaries(bits, first_row)
-        may = length - primaries + live
+        live = live_primaries(bits, cells.first_row, cells.primaries)
+        may = cells.length - cells.primaries + live
         padded = np.concatenate([bits, np.zeros(_search.LIVE_SLACK, np.uint8)])
-        return cls(padded, may.astype(np.uint16), first_row, count_live(bits))
+        return cls(padded, may.astype(np.uint16), cells, count_live(bits))
 
     @property
     def native(self) -> _search.Live:
@@ -78,12 +74,10 @@ class AliveRows(Alive):
         return self._bits.nbytes + self._length.nbytes
 
     def without(self, rows: Ids, ids: Ids) -> Alive:
-        postings, fewer = np.unique(
-            np.searchsorted(self._first_row, rows.astype(np.uint64), side="right") - 1, return_counts=True
-        )
+        postings, fewer = np.unique(self._cells.visited(rows), return_counts=True)
         length = self._length.copy()
         length[postings] -= fewer.astype(np.uint16)
-        return AliveRows(without(self._bits, rows), length, self._first_row, self.count - len(rows))
+        return AliveRows(without(self._bits, rows), length, self._cells, self.count - len(rows))
 
 
 class AliveIds(Alive):
@@ -127,17 +121,3 @@ def dead_ids(resident: Resident, pages: ShardedArray, bits: Bits) -> Ids:
         ids: Array = kind.ids(content, int(resident.length[posting]))
         found.append(ids[rows[owner == posting] - first[posting]].astype(np.int64))
     return np.concatenate(found)
-
-
-def _live_primaries(bits: Bits, first_row: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """How many primaries of each posting are live, (postings,)."""
-    rows = int(first_row[-1])
-    before = np.zeros(len(first_row), np.int64)  # live rows before first_row, counted block by block
-    counted = 0
-    for start in range(0, rows, ROWS_AT_A_TIME):
-        some = unpack_live(bits[start // 8 :], min(ROWS_AT_A_TIME, rows - start))
-        sums = np.concatenate([[0], np.cumsum(some, dtype=np.int64)])
-        low, high = np.searchsorted(first_row, [start, start + len(some)], side="right").tolist()
-        before[low:high] = counted + sums[first_row[low:high].astype(np.int64) - start]
-        counted += int(sums[-1])
-    return np.diff(before)

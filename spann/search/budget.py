@@ -50,18 +50,18 @@ class MemoryBudget:
             left = self.limit - needed
             if left < 0:
                 raise InputError(
-                    f"memory_budget is {self.limit} bytes; centroids, graph and directory of {name} need {needed}"
+                    f"memory_budget is {self.limit} bytes; centroids, graph, directory and appended vectors of {name} "
+                    f"need {needed}"
                 )
         return int(np.searchsorted(sizes, left, side="right")) - 1 if left > 0 else 0
 
 
 def pinned_bytes(
-    first_row: NDArray[np.uint64], first_entry: NDArray[np.uint64], entry_bytes: int, row_bytes: int
+    entries: NDArray[np.uint64], replicas: NDArray[np.uint64], entry_bytes: int, row_bytes: int
 ) -> NDArray[np.int64]:
     """What the first 0, 1, ... postings take when pinned, (postings + 1,).
 
-    `first_row` and `first_entry`, of that shape, count primaries and all entries; an entry takes `entry_bytes`, and
-    `row_bytes` more if it is a replica."""
-    entries = first_entry.astype(np.int64)
-    replicas = entries - first_row.astype(np.int64)
-    return entries * entry_bytes + replicas * row_bytes + np.arange(len(entries), dtype=np.int64) * HEADER_BYTES
+    So many `entries` are in them, `replicas` among them. An entry takes `entry_bytes`, and a replica `row_bytes`
+    more."""
+    headers = np.arange(len(entries), dtype=np.int64) * HEADER_BYTES
+    return entries.astype(np.int64) * entry_bytes + replicas.astype(np.int64) * row_bytes + headers

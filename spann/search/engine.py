@@ -150,7 +150,7 @@ class Engine:
         if budget.limit is not None and not budget.automatic:
             self._tight = TIGHT_BATCH_BYTES + budget.limit - self.open_memory_bytes
         self._available = (-math.inf, 0)
-        sizes = reader.collection.record.size(self.arrays.length, self.arrays.primaries)
+        sizes = reader.collection.record.size(self.arrays.cells.length, self.arrays.cells.primaries)
         largest = max(PAGE, int(sizes.max()))
         self._depth = int(np.clip(READ_BYTES // largest, 1, DEPTH))
         self._thread_bytes = self._depth * 2 * largest
@@ -199,7 +199,7 @@ class Engine:
             found = _Output.of(rows, k)
             return SearchResult(found.ids, found.distances, found.stats)
         decided = SearchDecision.of(params, self.arrays.kind, k)
-        count = len(self.arrays.length)
+        count = self.arrays.own
         postings = min(decided.max_postings, count)
         alive = self.arrays.alive if alive is None else alive
         if alive is not None and alive.count == 0:
@@ -231,7 +231,7 @@ class Engine:
         distances to centroids, and ascend."""
         rows = self._checked(queries)
         self._check_open()
-        postings = min(postings, len(self.arrays.length))
+        postings = min(postings, self.arrays.own)
         wish = SearchParams(max_postings=postings, epsilon2=NO_PRUNING)
         out = np.empty((len(rows), postings), np.float32)
         native = self._native(SearchDecision.of(wish, self.arrays.kind, 1), postings, math.inf, Stop())
@@ -283,7 +283,7 @@ class Engine:
         self, params: _search.Params, queries: int, k: int, workers: int, in_flight: int, order: str
     ) -> tuple[int, int]:
         """Threads, and queries of a posting-major block, 0: query-major. Sets those in flight on each thread."""
-        count = len(self.arrays.length)
+        count = self.arrays.own
         unpinned_ids = 8 * self.count if self.arrays.kind.is_reranked and self.arrays.pinned_postings < count else 0
         per_query = _search.Batch.query_bytes(self.arrays.native, params)
         results = result_bytes(queries, k)
@@ -388,7 +388,7 @@ class Engine:
     def _raise_for(self, status: int, system_error: int, exact: int, where: int) -> None:
         if status == _search.OK:
             return
-        place = f"page {where} of vectors/exact" if exact else f"posting {where}"
+        place = f"page {where} of vectors/exact" if exact else f"posting {self.arrays.cells.posting[where]}"
         if status == _search.STOPPED:
             raise StoppedError
         if status == _search.NO_MEMORY:

@@ -13,19 +13,18 @@ from spann._kernels.postings import HEADER_BYTES, SLACK
 from spann.errors import CorruptionError
 from spann.format.kinds import CodedPostings, PostingKind
 from spann.format.live import Bits, all_live
-from spann.format.postings import PAGE, posting_span
 from spann.search.alive import Alive, AliveIds, AliveRows, dead_ids
 from spann.search.budget import MemoryBudget, pinned_bytes
+from spann.search.cells import Cells
 from spann.search.contract import Resident
+from spann.search.loading import read_postings
+from spann.search.tail import attach_tail
 from spann.store.names import names_memory
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric
 
 _LINE = 64
 """Bytes of a cache line."""
-
-_BLOCK = 16 << 20
-"""Bytes of postings read at a time while codes are pinned."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +37,37 @@ class Files:
 
 @dataclass
 class OpenArrays:
-    """What of an index is in memory, with the bytes that each part takes in ``memory``. The last ``appended`` postings
-    were appended."""
+    """What of an index is in memory, with the bytes that each part takes in ``memory``. ``length`` and ``primaries``
+    are those of all stored postings. The last ``appended`` postings were appended."""
 
     native: _search.NativeIndex
+    cells: Cells
     length: NDArray[np.uint16]
     primaries: NDArray[np.uint16]
     appended: int
     kind: PostingKind
-    first_row: NDArray[np.uint64]
-    """(postings + 1,) where the primaries of each posting begin."""
     alive: Alive | None = None
     """The vectors that count as the index has them; None: all."""
     pinned_postings: int = 0
     codes_bytes: int = 0
     memory: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def own(self) -> int:
+        """Postings that a search visits."""
+        return len(self.cells.posting)
+
+    @property
+    def entries(self) -> float:
+        """Entries that a visit scores, on average."""
+        tails = self.length[self.cells.tail].sum(dtype=np.int64)
+        return float(self.cells.length.sum(dtype=np.int64) + tails) / self.own
+
     def all_alive(self, count: int) -> Alive:
         """All `count` stored vectors, to leave some out."""
         if self.kind.is_reranked:
-            return AliveRows.of(all_live(count), self.length, self.primaries, self.first_row)
-        return AliveIds(np.empty(0, np.int64), self.length, count)
+            return AliveRows.of(all_live(count), self.cells)
+        return AliveIds(np.empty(0, np.int64), self.cells.length, count)
 
 
 def attach(resident: Resident, reader: IndexReader, files: Files, budget: MemoryBudget) -> OpenArrays:
@@ -76,62 +85,55 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
     )
     memory: dict[str, int] = {}
     _set_centroids(native, resident, memory)
-    page, offset, length, primaries = resident.page, resident.offset, resident.length, resident.primaries
-    crc, chain, owner = resident.crc, resident.chain, resident.appended
-    appended: Array | None = None
-    appended_end: Array | None = None
-    if len(owner):
-        appended = (np.argsort(owner, kind="stable") + len(page) - len(owner)).astype(np.uint32)
-        appended_end = np.searchsorted(np.sort(owner), np.arange(about.centroids + 1)).astype(np.uint32)
-    used = primaries if kind.is_reranked else None
-    kept: list[Array | None] = [page, offset, length, crc, used, chain, appended, appended_end]
+    cells = Cells.of(resident)
     if about.name_type is not None:
         memory["names"] = names_memory(reader)
+    kept: list[Array | None] = [cells.page, cells.offset, cells.length, cells.crc, resident.chain]
+    kept += [cells.primaries, cells.first_row] if kind.is_reranked else []
     memory["directory"] = sum(array.nbytes for array in kept if array is not None)
     native.set_postings(
-        chain,
-        appended,
-        appended_end,
-        page,
-        offset,
-        length,
-        used,
-        crc,
+        resident.chain,
+        cells.page,
+        cells.offset,
+        cells.length,
+        cells.primaries if kind.is_reranked else None,
+        cells.crc,
         resident.pages.shard_rows,
         files.postings,
     )
-    opened = OpenArrays(native, length, primaries, len(owner), kind, _starts(primaries), memory=memory)
+    opened = OpenArrays(native, cells, resident.length, resident.primaries, len(resident.appended), kind, memory=memory)
     if resident.live is not None and about.live < about.count:
-        opened.alive = _alive(resident, resident.live, opened, reader)
+        opened.alive = _alive(resident, resident.live, cells, reader)
         memory["live"] = opened.alive.nbytes
     if resident.shapes is not None:
-        shapes = np.concatenate([resident.shapes.reshape(-1), np.zeros(SLACK, np.uint8)])
+        shapes = np.concatenate([resident.shapes[cells.posting].reshape(-1), np.zeros(SLACK, np.uint8)])
         native.set_shapes(about.directions, about.shape_record.itemsize, shapes)
         memory["shapes"] = shapes.nbytes
+    first_entry = starts(cells.length)
     if isinstance(kind, CodedPostings):
-        first_row = first_entry = opened.first_row
-        if about.entries > about.count:
-            first_entry = _starts(length)
-        _set_codes(native, resident, files, first_row, first_entry, memory)
-        sizes = pinned_bytes(first_row, first_entry, kind.record.primary, kind.row_bytes)
+        _set_codes(native, resident, files, cells.first_row, first_entry, memory)
+    if len(cells.tail):
+        memory["tail"] = attach_tail(native, resident, reader, cells)
+    sizes = np.zeros(1, np.int64)
+    if isinstance(kind, CodedPostings):
+        replicas = starts(cells.length - cells.primaries)
+        sizes = pinned_bytes(first_entry, replicas, kind.record.primary, kind.row_bytes)
         opened.codes_bytes = int(sizes[-1]) + SLACK
-        opened.pinned_postings = budget.pinned_postings(sum(memory.values()), sizes, where)
-        memory["codes"] = 0
-        if opened.pinned_postings:
-            memory["codes"] = _pin(reader, kind, opened, first_row, first_entry, page, offset)
-    else:
-        budget.pinned_postings(sum(memory.values()), np.zeros(1, np.int64), where)
+    opened.pinned_postings = budget.pinned_postings(sum(memory.values()), sizes, where)
+    if isinstance(kind, CodedPostings):
+        memory["codes"] = _pin(resident, reader, kind, opened) if opened.pinned_postings else 0
     return opened
 
 
-def _alive(resident: Resident, bits: Bits, opened: OpenArrays, reader: IndexReader) -> Alive:
-    if opened.kind.is_reranked:
-        return AliveRows.of(bits, opened.length, opened.primaries, opened.first_row)
+def _alive(resident: Resident, bits: Bits, cells: Cells, reader: IndexReader) -> Alive:
+    if resident.collection.kind.is_reranked:
+        return AliveRows.of(bits, cells)
     dead = dead_ids(resident, reader.array("postings/pages"), bits)
-    return AliveIds(dead, opened.length, resident.collection.live)
+    return AliveIds(dead, cells.length, resident.collection.live)
 
 
-def _starts(counts: NDArray[np.uint16]) -> NDArray[np.uint64]:
+def starts(counts: NDArray[np.uint16]) -> NDArray[np.uint64]:
+    """Where each of `counts` (n,) items begins, and where the last ends, (n + 1,)."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.uint64)]).astype(np.uint64)
 
 
@@ -184,53 +186,28 @@ def _set_codes(
         crc,
         files.exact,
     )
-    kept = [first_row, *([] if first_entry is first_row else [first_entry]), *([] if sqnorm is None else [sqnorm])]
+    kept = [first_entry, *([] if sqnorm is None else [sqnorm])]
     memory["directory"] += sum(array.nbytes for array in kept)
     memory["checksums"] = crc.nbytes
 
 
-def _pin(
-    reader: IndexReader,
-    kind: CodedPostings,
-    opened: OpenArrays,
-    first_row: NDArray[np.uint64],
-    first_entry: NDArray[np.uint64],
-    page: NDArray[np.uint32],
-    offset: NDArray[np.uint16],
-) -> int:
+def _pin(resident: Resident, reader: IndexReader, kind: CodedPostings, opened: OpenArrays) -> int:
     """Reads the codes of the first `opened.pinned_postings` postings into memory; returns the bytes they take."""
-    about, postings, pages = reader.collection, opened.pinned_postings, reader.array("postings/pages")
-    entries = int(first_entry[postings])
-    ids = np.empty(max(1, entries * about.id_bytes), np.uint8)
+    cells, postings = opened.cells, opened.pinned_postings
+    entries = int(cells.length[:postings].sum(dtype=np.int64))
+    ids = np.empty(max(1, entries * kind.id_bytes), np.uint8)
     add, scale = np.empty(max(1, 2 * entries), np.uint8), np.empty(max(1, 2 * entries), np.uint8)
-    row_bytes = int((entries - int(first_row[postings])) * about.row_bytes)
+    row_bytes = int(entries - cells.primaries[:postings].sum(dtype=np.int64)) * kind.row_bytes
     rows = np.empty(max(1, row_bytes), np.uint8)
     codes = np.empty(entries * kind.code_bytes + SLACK, np.uint8)
     headers = np.zeros(postings * HEADER_BYTES, np.uint8)
-    size = kind.record.size(opened.length, opened.primaries)[:postings]
-    start, end = posting_span(page[:postings], offset[:postings], size)
-    order = np.argsort(start, kind="stable")
-    order = order[size[order] > 0]
-    at = 0
-    while at < len(order):
-        first = int(start[order[at]]) // PAGE
-        stop = max(at + 1, int(np.searchsorted(start[order], first * PAGE + _BLOCK)))
-        run = order[at:stop]
-        block = pages.read_rows(first, -(-int(end[run].max()) // PAGE)).reshape(-1)
-        bad = opened.native.unpack(
-            run.astype(np.uint32),
-            (start[run] - first * PAGE).astype(np.uint64),
-            block,
-            ids,
-            add,
-            scale,
-            rows,
-            codes,
-            headers,
-        )
+    filled = np.flatnonzero(cells.length[:postings])
+    for block in read_postings(resident, reader, cells.posting[filled]):
+        places = filled[block.index].astype(np.uint32)
+        bad = opened.native.unpack(places, block.starts, block.content, ids, add, scale, rows, codes, headers)
         if bad >= 0:
-            raise CorruptionError(f"{reader.path}: posting {bad} is damaged (its checksum does not match)")
-        at = stop
+            posting = cells.posting[bad]
+            raise CorruptionError(f"{reader.path}: posting {posting} is damaged (its checksum does not match)")
     opened.native.pin(postings, ids, add, scale, rows, codes, headers)
     return ids.nbytes + add.nbytes + scale.nbytes + row_bytes + codes.nbytes + headers.nbytes
 

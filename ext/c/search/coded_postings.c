@@ -211,15 +211,71 @@ static int score_pinned(spann_context *c, spann_query *q, const spann_visit *vis
     if (n == 0) return SPANN_OK;
     if (spann_room_for_scores(c, n)) return spann_no_memory(c);
     entries e = {.n = n, .first_row = index->first_row[visit->posting]};
-    e.primaries = index->first_row[visit->posting + 1] - e.first_row;
+    e.primaries = index->posting_primaries[visit->posting];
     e.ids = index->pinned_ids + entry * index->id_bytes;
-    e.replica_rows = index->pinned_rows + (entry - e.first_row) * index->row_bytes;
+    if (e.primaries < n) e.replica_rows = index->pinned_rows + (entry - e.first_row) * index->row_bytes;
     memcpy(&e.header, index->pinned_headers + (size_t)visit->posting * SPANN_HEADER_BYTES, SPANN_HEADER_BYTES);
     e.scale = index->pinned_scale + 2 * entry;
     const spann_code_query *code = spann_code_for(c, q, visit, &e.header);
     e.noise = code->noise;
     estimate_pinned(c, code, visit, next, &e.header, entry, n);
     return propose(c, q, visit, &e);
+}
+
+/* Makes candidates of the estimates of a run in c->scores. A status. */
+static int propose_run(spann_context *c, spann_query *q, const spann_visit *visit, const spann_tail_run *run,
+                       float noise) {
+    const spann_index *index = c->index;
+    const spann_tail *tail = &index->tail;
+    const unsigned char *live = c->live ? c->live->rows : NULL;
+    spann_selection *best = &q->candidates;
+    float unit = error_unit(c, noise, visit, run->error), most = q->reach + unit * run->most;
+    if (c->params->efforts)
+        for (size_t i = 0; i < run->primaries; i++) {
+            uint64_t row = spann_read_id(tail->rows, index->row_bytes, run->first + i);
+            q->within += c->scores[i] <= q->reach && (live == NULL || spann_live_row(live, row));
+        }
+    for (size_t at = 0; at < run->entries; at += SPANN_BLOCK) {
+        float limit = best->limit < most ? best->limit : most;
+        for (uint32_t set = spann_within(c->scores, at, run->entries, limit); set; set &= set - 1) {
+            size_t i = at + (size_t)__builtin_ctz(set);
+            uint64_t entry = run->first + i, row = spann_read_id(tail->rows, index->row_bytes, entry);
+            if (live && !spann_live_row(live, row)) continue;
+            float value = c->scores[i], lower = value - unit * tail->scale[entry];
+            if (lower > q->reach) continue;
+            uint64_t id = i < run->primaries ? 0 : spann_read_id(tail->ids, index->id_bytes, entry);
+            spann_selection_push(best, value, lower, row, id);
+        }
+    }
+    q->stats->estimates += run->entries;
+    return SPANN_OK;
+}
+
+static int score_run(spann_context *c, spann_query *q, const spann_visit *visit, const spann_tail_run *run) {
+    const spann_tail *tail = &c->index->tail;
+    size_t rows = (run->entries + LEAST_ROWS - 1) / LEAST_ROWS * LEAST_ROWS; /* fewer would take the slow kernel */
+    const float *add = tail->add + run->first, *scale = tail->scale + run->first;
+    if (spann_room_for_scores(c, rows) || SPANN_GROW(c->dots, c->dots_capacity, rows)) return spann_no_memory(c);
+    spann_code_header header = {.error = run->error};
+    const spann_code_query *code = spann_code_for(c, q, visit, &header);
+    c->codes->dots(code, tail->codes + run->first * c->widths.code, rows, c->dots);
+    float base = visit->value, step = code->step, offset = code->offset;
+    for (size_t at = 0; at < rows; at += LEAST_ROWS) { /* in the order of the kernel `estimate` */
+        float found[LEAST_ROWS];
+        for (size_t i = 0; i < LEAST_ROWS; i++)
+            found[i] = (base + add[at + i]) - scale[at + i] * (step * (float)c->dots[at + i] + offset);
+        memcpy(c->scores + at, found, sizeof found);
+    }
+    return propose_run(c, q, visit, run, code->noise);
+}
+
+static void prefetch_run(const spann_context *c, const spann_tail_run *run) {
+    const spann_tail *tail = &c->index->tail;
+    size_t codes = run->entries * c->widths.code, row_bytes = c->index->row_bytes;
+    spann_prefetch(tail->rows + run->first * row_bytes, run->entries * row_bytes);
+    spann_prefetch(tail->add + run->first, run->entries * sizeof *tail->add);
+    spann_prefetch(tail->scale + run->first, run->entries * sizeof *tail->scale);
+    spann_prefetch(tail->codes + run->first * c->widths.code, codes < PIECE_BYTES ? codes : PIECE_BYTES);
 }
 
 static int keep(spann_context *c, uint32_t posting, const unsigned char *content, unsigned char **kept) {
@@ -255,6 +311,8 @@ const spann_kind spann_coded_postings = {
     .begin = begin,
     .score = score,
     .score_pinned = score_pinned,
+    .score_run = score_run,
+    .prefetch_run = prefetch_run,
     .keep = keep,
     .prefetch_query = prefetch_query,
     .finish = spann_rerank_plan,

@@ -38,6 +38,15 @@ static int score(spann_context *c, spann_query *q, spann_visit *visit, const uns
     return spann_score_vectors(c, q, content + spann_vectors_begin(c->index->id_bytes, n), n, content);
 }
 
+static int score_run(spann_context *c, spann_query *q, const spann_visit *visit, const spann_tail_run *run) {
+    const spann_tail *tail = &c->index->tail;
+    (void)visit;
+    return spann_score_vectors(c, q, tail->vectors + run->first * c->row_bytes, run->entries,
+                               tail->ids + run->first * c->index->id_bytes);
+}
+
+static void prefetch_run(const spann_context *c, const spann_tail_run *run) { (void)c, (void)run; }
+
 static int keep(spann_context *c, uint32_t posting, const unsigned char *content, unsigned char **kept) {
     (void)c, (void)posting, (void)content;
     *kept = NULL;
@@ -72,6 +81,8 @@ const spann_kind spann_exact_postings = {
     .begin = begin,
     .score = score,
     .score_pinned = NULL,
+    .score_run = score_run,
+    .prefetch_run = prefetch_run,
     .keep = keep,
     .prefetch_query = prefetch_query,
     .finish = finish,

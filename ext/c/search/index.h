@@ -9,6 +9,7 @@
 #include "format/posting_format.h"
 #include "io/io.h"
 #include "kernels/distance.h"
+#include "search/tail.h"
 
 typedef struct spann_kind spann_kind; /* search/kind.h */
 
@@ -39,10 +40,8 @@ typedef struct {
     const spann_level *graph;
     uint32_t entry; /* where navigation starts, a node of the top level */
 
-    uint64_t postings, own_postings; /* all postings, and those before the appended ones */
+    uint64_t postings; /* that searches visit; what was appended is in `tail` */
     const uint32_t *chain;        /* (centroids + 1) where postings of each begin; NULL: centroid i has posting i */
-    const uint32_t *appended;     /* the appended postings, by centroid; NULL: none */
-    const uint32_t *appended_end; /* (centroids + 1) where those of each centroid begin in `appended` */
     const uint32_t *posting_page; /* first page */
     const uint16_t *posting_offset;    /* byte in the first page */
     const uint16_t *posting_length;    /* entries */
@@ -50,6 +49,7 @@ typedef struct {
     const uint32_t *posting_crc;
     const spann_file *posting_files; /* one per shard */
     uint64_t pages_per_shard;
+    spann_tail tail;
 
     /* Used by the coded kind alone, from here to `closed`. */
     uint32_t code_bits;
@@ -59,14 +59,14 @@ typedef struct {
     const float *centroid_sqnorm; /* SPANN_IP: (centroids) */
     const float *origin;          /* (dim) subtracted before rotating */
     const unsigned char *signs;   /* of the rotation */
-    const uint64_t *first_row;    /* (postings + 1) exact-store row of each posting's first primary */
-    /* Shapes of all postings, shape_bytes each, then SPANN_SLACK bytes. 0 directions: there are none. */
+    const uint64_t *first_row;    /* (postings) exact-store row of each posting's first primary; beyond all if it has none */
+    /* Shapes of the postings, shape_bytes each, then SPANN_SLACK bytes. 0 directions: there are none. */
     uint32_t directions;
     size_t shape_bytes;
     const unsigned char *shapes;
     /* Postings 0 to pinned - 1, kept in memory entry by entry. pinned_rows has the rows of replicas alone. */
     uint64_t pinned;
-    const uint64_t *first_entry; /* (postings + 1) each posting's first; equals first_row where there are no replicas */
+    const uint64_t *first_entry; /* (postings + 1) each posting's first, counted through the pinned ones */
     const unsigned char *pinned_ids, *pinned_add, *pinned_scale, *pinned_rows, *pinned_codes, *pinned_headers;
 
     const spann_file *exact_files; /* one per shard */
@@ -75,6 +75,17 @@ typedef struct {
 
     int32_t closed; /* not 0 once the index is closed: searches end with SPANN_STOPPED */
 } spann_index;
+
+static inline uint32_t spann_first_posting(const spann_index *index, uint64_t centroid) {
+    return index->chain ? index->chain[centroid] : (uint32_t)centroid;
+}
+
+/* The runs of a centroid's tail, SPANN_TAIL_RUNS of them; NULL if nothing was appended to it. */
+static inline const spann_tail_run *spann_tail_of(const spann_index *index, uint64_t centroid) {
+    if (index->tail.runs == NULL) return NULL;
+    const spann_tail_run *runs = index->tail.runs + centroid * SPANN_TAIL_RUNS;
+    return runs[0].entries + runs[1].entries ? runs : NULL;
+}
 
 /* Bytes of a vector of the collection, and pages of a whole shard of the exact store. */
 static inline size_t spann_row_bytes(const spann_index *index) { return index->dim * spann_dtype_size(index->dtype); }

@@ -37,6 +37,9 @@ struct spann_kind {
     int (*score)(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content);
     /* The same for a pinned posting. It prefetches for the visits after it, up to `end`, which are expected next. */
     int (*score_pinned)(spann_context *c, spann_query *q, const spann_visit *visit, const spann_visit *end);
+    /* Scores a run of the tail of the visit's centroid. `prefetch_run` fetches a run that is expected soon. */
+    int (*score_run)(spann_context *c, spann_query *q, const spann_visit *visit, const spann_tail_run *run);
+    void (*prefetch_run)(const spann_context *c, const spann_tail_run *run);
     /* Posting-major: copies what all queries of the batch need of a posting once it is gone. *kept is NULL if nothing. */
     int (*keep)(spann_context *c, uint32_t posting, const unsigned char *content, unsigned char **kept);
     /* Posting-major: prefetches what scoring a posting reads of a query. */

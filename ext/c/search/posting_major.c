@@ -52,8 +52,7 @@ struct spann_batch {
 
 size_t spann_batch_query_bytes(const spann_index *index, const spann_search_params *params) {
     size_t k = params->k < index->count ? params->k : index->count, kind = index->kind->query_bytes(index, params);
-    size_t own = index->own_postings, appended = index->postings - own;
-    size_t visits = params->max_postings + params->max_postings * appended / own;
+    size_t visits = params->max_postings;
     /* For each of k results: the heap and the ids seen, the candidates of a wave, and their pages. */
     size_t result = sizeof(spann_hit) + 32 + 2 * (sizeof(spann_candidate) + sizeof(spann_span) + sizeof(spann_fetch));
     return sizeof(spann_query) + visits * (sizeof(spann_visit) + sizeof(want)) + kind + k * result + 2560;
@@ -239,7 +238,7 @@ static int take(spann_batch *b, size_t *item) {
     return *item < b->items;
 }
 
-/* Scores a posting for all queries that want it. `content` is NULL if it is pinned. */
+/* Scores a posting for all queries that want it. `content` is NULL if it need not be read. */
 static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, const unsigned char *content) {
     const spann_kind *kind = b->index->kind;
     if (content) {
@@ -259,8 +258,7 @@ static int serve_posting(spann_batch *b, spann_context *c, uint32_t posting, con
         int status = spann_go_on(c);
         if (status) return status;
         lock(b, w.query);
-        status = content ? kind->score(c, q, &q->visits[w.item], content)
-                         : kind->score_pinned(c, q, &q->visits[w.item], &q->visits[w.item] + 1);
+        status = spann_query_score(c, q, &q->visits[w.item], &q->visits[w.item] + 1, content);
         unlock(b, w.query);
         if (status) return status;
     }
@@ -311,7 +309,7 @@ static int start(spann_batch *b, spann_searcher *s, size_t item) {
         purpose.place = spann_pages_place(c, b->reads[item].first, b->reads[item].last);
     } else {
         uint32_t posting = b->wanted[item];
-        if (posting < b->index->pinned) return serve_posting(b, c, posting, NULL);
+        if (posting < b->index->pinned || c->live_length[posting] == 0) return serve_posting(b, c, posting, NULL);
         purpose.where = posting;
         purpose.place = spann_posting_place(c, posting);
     }
@@ -342,7 +340,7 @@ static int serve_query(spann_batch *b, spann_context *c, size_t i) {
         status = spann_query_begin(c, q, b->queries + i * b->query_bytes, b->stats + i);
         size_t seeds = q->visit_count < SEEDS ? q->visit_count : SEEDS;
         for (size_t v = 0; status == SPANN_OK && v < seeds; v++)
-            if (is_seed(b, q, v)) status = c->index->kind->score_pinned(c, q, &q->visits[v], q->visits + seeds);
+            if (is_seed(b, q, v)) status = spann_query_score(c, q, &q->visits[v], q->visits + seeds, NULL);
         return status;
     }
     if (b->phase == PLAN) {

@@ -36,6 +36,37 @@ int spann_query_navigate(spann_context *c, spann_query *q) {
     return status;
 }
 
+/* Prefetch distance in visits: the entries of a tail, and before that its runs. */
+#define TAILS_AHEAD 2
+
+/* Scores the tail of the visit's centroid, if the posting is its first. A status. */
+static int score_tail(spann_context *c, spann_query *q, const spann_visit *visit, const spann_visit *end) {
+    const spann_index *index = c->index;
+    const spann_tail_run *all = index->tail.runs;
+    size_t left = (size_t)(end - visit);
+    if (left > 2 * TAILS_AHEAD) __builtin_prefetch(all + visit[2 * TAILS_AHEAD].centroid * SPANN_TAIL_RUNS);
+    if (left > TAILS_AHEAD) {
+        const spann_tail_run *next = all + visit[TAILS_AHEAD].centroid * SPANN_TAIL_RUNS;
+        if (next->entries) index->kind->prefetch_run(c, next);
+    }
+    if (visit->posting != spann_first_posting(index, visit->centroid)) return SPANN_OK;
+    const spann_tail_run *runs = all + visit->centroid * SPANN_TAIL_RUNS;
+    for (int i = 0; i < SPANN_TAIL_RUNS; i++) {
+        int status = runs[i].entries ? index->kind->score_run(c, q, visit, &runs[i]) : SPANN_OK;
+        if (status) return status;
+    }
+    return SPANN_OK;
+}
+
+int spann_query_score(spann_context *c, spann_query *q, spann_visit *visit, const spann_visit *end,
+                      const unsigned char *content) {
+    const spann_index *index = c->index;
+    int status = SPANN_OK;
+    if (content) status = index->kind->score(c, q, visit, content);
+    else if (c->live_length[visit->posting]) status = index->kind->score_pinned(c, q, visit, end);
+    return status == SPANN_OK && index->tail.runs ? score_tail(c, q, visit, end) : status;
+}
+
 int spann_query_short(const spann_context *c, const spann_query *q) {
     const spann_index *index = c->index;
     if (q->hits.size == q->hits.k) return 0;

@@ -13,6 +13,16 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
  * again what was scored. A status. */
 int spann_query_navigate(spann_context *c, spann_query *q);
 
+/* Whether a visit's posting must be read to be scored: it is not pinned, and has entries that count. */
+static inline int spann_query_reads(const spann_context *c, const spann_visit *visit) {
+    return visit->posting >= c->index->pinned && c->live_length[visit->posting] > 0;
+}
+
+/* Scores a visit: its posting and its tail. `content` is what was read of the posting, NULL if it need not be read.
+ * Visits up to `end` are expected next. A status. */
+int spann_query_score(spann_context *c, spann_query *q, spann_visit *visit, const spann_visit *end,
+                      const unsigned char *content);
+
 /* Whether fewer than k vectors were found though the index has more. Then count up `attempt` and navigate again. */
 int spann_query_short(const spann_context *c, const spann_query *q);
 

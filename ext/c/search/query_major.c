@@ -55,7 +55,7 @@ static int serve(void *worker, const spann_purpose *purpose, const unsigned char
     } else {
         spann_visit *visit = &q->visits[purpose->item];
         status = spann_check_posting(c, visit->posting, content);
-        if (status == SPANN_OK) status = c->index->kind->score(c, q, visit, content);
+        if (status == SPANN_OK) status = spann_query_score(c, q, visit, visit + 1, content);
         q->stats->score_ns += spann_now_ns() - start;
     }
     if (--t->outstanding == 0) q->stats->read_ns += spann_now_ns() - t->waiting_since;
@@ -70,10 +70,10 @@ static int score_postings(run *r, slot *t) {
     int status;
     for (; t->next < q->visit_count; t->next++) {
         if ((status = spann_go_on(c))) return status;
-        const spann_visit *visit = &q->visits[t->next];
-        if (visit->posting < c->index->pinned) {
+        spann_visit *visit = &q->visits[t->next];
+        if (!spann_query_reads(c, visit)) {
             if (start == 0) start = spann_now_ns();
-            status = c->index->kind->score_pinned(c, q, visit, q->visits + q->visit_count);
+            status = spann_query_score(c, q, visit, q->visits + q->visit_count, NULL);
         } else if (r->searcher->reads.room) {
             status = start_read(r, t, t->next);
         } else {

@@ -44,8 +44,7 @@ int spann_searcher_expected(spann_searcher *s, const spann_search_params *params
         size_t known = 0;
         if ((status = spann_go_on(c))) break;
         if ((status = spann_query_begin(c, q, (const char *)queries + i * query_bytes, &stats))) break;
-        for (size_t v = 0; v < q->visit_count; v++)
-            if (q->visits[v].posting < c->index->own_postings) out[known++] = q->visits[v].expected;
+        for (size_t v = 0; v < q->visit_count; v++) out[known++] = q->visits[v].expected;
         while (known < params->max_postings) out[known++] = INFINITY;
     }
     return status;

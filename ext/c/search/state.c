@@ -21,6 +21,7 @@ int spann_context_init(spann_context *c, const spann_index *index) {
 void spann_context_free(spann_context *c) {
     spann_navigator_free(&c->navigator);
     free(c->scores);
+    free(c->dots);
     free(c->work);
     free(c->moved);
     free(c->rotated);

@@ -47,6 +47,8 @@ struct spann_context {
     void *far_buffer;    /* for the code of a query against one posting that is far (kernels/codes.h) */
     spann_code_query far;
     size_t scores_capacity;
+    int32_t *dots; /* of codes of a tail */
+    size_t dots_capacity;
     spann_candidate *order; /* keys of visits while they are sorted */
     spann_visit *visits;    /* where they are sorted to */
     size_t order_capacity, visit_capacity;

@@ -29,15 +29,11 @@
 #define SHAPES_AHEAD 8
 #define PREFETCH_BYTES 512
 
-static uint32_t first_posting(const spann_index *index, uint64_t centroid) {
-    return index->chain ? index->chain[centroid] : (uint32_t)centroid;
-}
-
 /* Mean squared length of the residuals of a centroid's own vectors. Under ip all vectors have length R, so the
  * centroid's own squared length is R^2 less that. */
 static float spread_around(const spann_index *index, uint32_t centroid) {
     spann_shape shape;
-    memcpy(&shape, index->shapes + first_posting(index, centroid) * index->shape_bytes, sizeof shape);
+    memcpy(&shape, index->shapes + spann_first_posting(index, centroid) * index->shape_bytes, sizeof shape);
     return shape.spread;
 }
 
@@ -76,9 +72,8 @@ static int add_visit(spann_query *q, uint32_t posting, uint32_t centroid, float 
     return 0;
 }
 
-/* Adds visits to the postings of the centroids found, nearest first, up to `budget` postings. Appended postings come
- * with their centroid and do not count, but for the first of a cell that was laid anew: one without live rows in
- * postings of its own. Stops at centroids farther than `bound`. *left becomes what is left of the
+/* Adds visits to the postings of the centroids found, nearest first, up to `budget` postings. An empty
+ * posting is passed over unless it has a tail. Stops at centroids farther than `bound`. *left becomes what is left of the
  * budget where all centroids found were looked at, and else 0. 0, or -1 if memory ran out. */
 static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound, uint64_t *left) {
     const spann_index *index = c->index;
@@ -88,21 +83,15 @@ static int list_postings(const spann_context *c, spann_query *q, uint64_t budget
         float value = found->items[i].value;
         uint32_t centroid = (uint32_t)found->items[i].row;
         if (i + LENGTHS_AHEAD < found->size)
-            spann_prefetch(&c->live_length[first_posting(index, found->items[i + LENGTHS_AHEAD].row)], 2);
+            spann_prefetch(&c->live_length[spann_first_posting(index, found->items[i + LENGTHS_AHEAD].row)], 2);
         double sqdist = spann_geometric_sqdist(c, q, value);
         if (sqdist > bound) return 0;
-        uint32_t first = first_posting(index, centroid), end = first_posting(index, centroid + 1);
-        uint64_t before = budget;
-        for (; first < end && budget > 0; first++) {
-            if (c->live_length[first] == 0) continue;
+        uint32_t first = spann_first_posting(index, centroid), end = spann_first_posting(index, centroid + 1);
+        const spann_tail_run *tail = spann_tail_of(index, centroid);
+        for (; first < end && budget > 0; first++, tail = NULL) {
+            if (c->live_length[first] == 0 && tail == NULL) continue;
             if (add_visit(q, first, centroid, value, (float)sqdist)) return -1;
             budget--;
-        }
-        if (index->appended == NULL) continue;
-        for (uint32_t j = index->appended_end[centroid]; j < index->appended_end[centroid + 1]; j++) {
-            if (c->live_length[index->appended[j]] == 0) continue;
-            if (add_visit(q, index->appended[j], centroid, value, (float)sqdist)) return -1;
-            if (budget == before) budget--;
         }
     }
     *left = budget;
@@ -114,15 +103,7 @@ static void prefetch_shape(const spann_index *index, uint32_t posting) {
     spann_prefetch(index->shapes + posting * index->shape_bytes, bytes);
 }
 
-/* Whether visit `i` is to the main posting of a cell: one of its own or, if it was laid anew, the first appended. Visits
- * to a cell follow each other. */
-static int is_main(const spann_index *index, const spann_query *q, size_t from, size_t i) {
-    return q->visits[i].posting < index->own_postings || i == from ||
-           q->visits[i - 1].centroid != q->visits[i].centroid;
-}
-
-/* Drops postings expected farther than (1 + epsilon2) times the distance of the 16th. Only main postings of cells count
- * among the 16, because others hold few entries. Visits before `from` stay. */
+/* Drops postings expected farther than (1 + epsilon2) times the distance of the 16th. Visits before `from` stay. */
 static void prune_by_shape(spann_context *c, spann_query *q, size_t from, float epsilon2) {
     const spann_index *index = c->index;
     float smallest[PRUNE_RANK];
@@ -134,7 +115,6 @@ static void prune_by_shape(spann_context *c, spann_query *q, size_t from, float 
     /* A pass of its own: its branches cannot be foreseen, and would delay the estimates. */
     for (size_t i = from; i < q->visit_count; i++) {
         float value = q->visits[i].expected;
-        if (!is_main(index, q, from, i)) continue;
         if (rank == PRUNE_RANK && value >= smallest[rank - 1]) continue;
         size_t place = rank < PRUNE_RANK ? rank++ : rank - 1;
         for (; place > 0 && smallest[place - 1] > value; place--) smallest[place] = smallest[place - 1];
@@ -204,16 +184,28 @@ int spann_visits_find(spann_context *c, spann_query *q) {
     return SPANN_OK;
 }
 
-int spann_visits_sort(spann_context *c, spann_query *q) {
+/* Sorts the visits by keys[posting], or by posting if that is NULL. Equal ones are by posting. A status. */
+static int sort_visits(spann_context *c, spann_query *q, const uint64_t *keys) {
     size_t n = q->visit_count;
     if (SPANN_GROW(c->order, c->order_capacity, n) || SPANN_GROW(c->visits, c->visit_capacity, n))
         return spann_no_memory(c);
-    for (size_t i = 0; i < n; i++) c->order[i] = (spann_candidate){.row = q->visits[i].posting, .id = i};
+    for (size_t i = 0; i < n; i++) {
+        uint32_t posting = q->visits[i].posting;
+        c->order[i] = (spann_candidate){.row = keys ? keys[posting] : posting, .id = i};
+    }
     spann_candidates_sort(c->order, n);
-    for (size_t i = 0; i < n; i++) c->visits[i] = q->visits[c->order[i].id];
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i;
+        spann_visit visit = q->visits[c->order[i].id];
+        for (; at > 0 && c->order[at - 1].row == c->order[i].row && c->visits[at - 1].posting > visit.posting; at--)
+            c->visits[at] = c->visits[at - 1];
+        c->visits[at] = visit;
+    }
     if (n) memcpy(q->visits, c->visits, n * sizeof *q->visits);
     return SPANN_OK;
 }
+
+int spann_visits_sort_by_row(spann_context *c, spann_query *q) { return sort_visits(c, q, c->index->first_row); }
 
 int spann_visits_extend(spann_context *c, spann_query *q) {
     const spann_search_params *p = c->params;
@@ -224,7 +216,7 @@ int spann_visits_extend(spann_context *c, spann_query *q) {
     while (row + 1 < p->efforts && p->effort[row].count < seen) row++;
     if (row > q->effort) {
         q->effort = row;
-        int status = spann_visits_sort(c, q);
+        int status = sort_visits(c, q, NULL);
         if (status) return status;
         if (find_postings(c, q, p->effort[row].max_postings, p->effort[row].epsilon2)) return spann_no_memory(c);
         q->stats->postings_scored = (uint32_t)q->visit_count;

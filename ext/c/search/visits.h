@@ -11,7 +11,7 @@ int spann_visits_find(spann_context *c, spann_query *q);
  * status. */
 int spann_visits_extend(spann_context *c, spann_query *q);
 
-/* Sorts the visits by posting. A status. */
-int spann_visits_sort(spann_context *c, spann_query *q);
+/* Sorts the visits by the first row of their postings. A status. */
+int spann_visits_sort_by_row(spann_context *c, spann_query *q);
 
 #endif

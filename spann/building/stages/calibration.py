@@ -95,8 +95,8 @@ def calibrate_index(
             ),
             reach=reach.of,
             unlike=unlike,
-            postings=len(engine.arrays.length),
-            entries=max(1.0, float(engine.arrays.length.mean())),
+            postings=engine.arrays.own,
+            entries=max(1.0, engine.arrays.entries),
             coded=engine.arrays.kind.is_reranked,
             progress=progress,
         )
