@@ -45,8 +45,8 @@ from spann.store.reader import IndexReader
 from spann.types import Array, Metric, Progress
 from spann.vectors import VectorSource
 
-MOST_TAILS = 3
-"""Postings of a clean cell besides its main one, at most. The next vectors are written together with theirs."""
+MOST_TAILS = 8
+"""Postings of a clean cell besides its main one, at most. The next vectors are written together with these."""
 
 GAP_ROWS = 64
 """Wanted rows of the exact store with no more than this between them share a read."""
