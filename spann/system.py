@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from spann.control_groups import Group, control_groups
 from spann.errors import InputError, MissingError, StorageError
 
 SMALL = 16 << 20
@@ -79,38 +80,19 @@ def available_memory() -> int:
 def _control_group_room() -> list[int]:
     """Limit minus usage of each memory control group of this process that can be read."""
     room = []
-    try:
-        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return []
-    for _, controllers, path in groups:
-        if controllers == "":
-            root, limit, usage = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            root, limit, usage = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        directory = root / path.lstrip("/")
-        for group in [directory, *directory.parents]:
-            if not group.is_relative_to(root):
-                break
-            try:
-                allowed, used = (group / limit).read_text().strip(), (group / usage).read_text().strip()
-            except OSError:
-                continue
-            if allowed.isdigit() and used.isdigit():
-                room.append(max(0, int(allowed) - int(used) + _cached(group)))
+    for group in control_groups("memory"):
+        names = ("memory.max", "memory.current")
+        limit, usage = names if group.unified else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        allowed, used = group.text(limit), group.text(usage)
+        if allowed.isdigit() and used.isdigit():
+            room.append(max(0, int(allowed) - int(used) + _cached(group)))
     return room
 
 
-def _cached(group: Path) -> int:
+def _cached(group: Group) -> int:
     """Bytes of files that a control group has in the page cache. They count as used, but are freed when memory is
     needed."""
-    try:
-        lines = (group / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    about = dict(line.split(maxsplit=1) for line in lines if len(line.split()) == 2)
+    about = dict(line.split(maxsplit=1) for line in group.text("memory.stat").splitlines() if len(line.split()) == 2)
     total = "total_" if "total_inactive_file" in about else ""
     return sum(int(about.get(f"{total}{name}_file", "0")) for name in ("inactive", "active"))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import spann
-from spann import config, processors
+from spann import config, control_groups, processors
 from spann._kernels import io
 from spann.config import thread_count
 from spann.testing import clustered
@@ -60,8 +60,8 @@ def groups(tmp_path, monkeypatch):
         for name, text in files.items():
             (tmp_path / "mount" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "mount" / name).write_text(text)
-        monkeypatch.setattr(processors, "GROUPS", tmp_path / "cgroup")
-        monkeypatch.setattr(processors, "MOUNTED", tmp_path / "mount")
+        monkeypatch.setattr(control_groups, "GROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(control_groups, "MOUNTED", tmp_path / "mount")
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
 
     return groups_
@@ -99,6 +99,6 @@ def test_threads_are_as_many_as_the_quota_grants(groups, lines, files, count):
 
 
 def test_without_control_groups_all_processors_are_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(processors, "GROUPS", tmp_path / "none")
+    monkeypatch.setattr(control_groups, "GROUPS", tmp_path / "none")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 4})
     assert thread_count(None) == 3

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import spann
 from spann import system
+from spann.control_groups import Group
 from spann.search import engine, extent
 from spann.search.room import BATCH_BYTES, Needs
 from spann.testing import clustered
@@ -114,10 +115,10 @@ def test_files_in_the_page_cache_do_not_count_as_memory(tmp_path, monkeypatch):
     group = tmp_path / "group"
     group.mkdir()
     (group / "memory.stat").write_text("anon 5\nactive_file 300\ninactive_file 200\n")
-    assert system._cached(group) == 500
+    assert system._cached(Group(group, True)) == 500
     (group / "memory.stat").write_text("inactive_file 1\ntotal_active_file 30\ntotal_inactive_file 20\n")
-    assert system._cached(group) == 50
-    assert system._cached(tmp_path) == 0
+    assert system._cached(Group(group, True)) == 50
+    assert system._cached(Group(tmp_path, True)) == 0
 
 
 # ---- descriptors ----
