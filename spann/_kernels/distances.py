@@ -65,6 +65,20 @@ def score(query: Array, rows: Array, metric: Metric) -> NDArray[np.float32]:
     return out
 
 
+def score_each(queries: Array, rows: Array, metric: Metric) -> NDArray[np.float32]:
+    """As `score`, for each of `queries` (m, dim): (m, n) float32. All are checked together."""
+    out = np.empty((len(queries), len(rows)), np.float32)
+    if not len(queries):
+        return out
+    if queries.ndim != 2 or not _is_plain(queries):
+        raise InputError(f"queries must be a C-contiguous (m, dim) array, not {_text(queries)}")
+    dtype, number, content = _checked(queries[0], rows, metric), metric_number(metric), _bytes(rows)
+    for query, found in zip(_bytes(queries), out, strict=True):
+        if _distance.score(number, dtype, query, content, queries.shape[1], found) < 0:
+            simd_level()
+    return out
+
+
 def gather(query: Array, rows: Array, index: NDArray[np.uint32], metric: Metric) -> NDArray[np.float32]:
     """As `score`, for the rows that `index` (m,) uint32 names, in its order: (m,) float32.
 

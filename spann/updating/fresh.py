@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spann._kernels.distances import measure, score
+from spann._kernels.distances import measure, score, score_each
 from spann.elements import stored_dtype
 from spann.format.collection import Collection
 from spann.format.log import PUT, Frame
@@ -37,9 +37,7 @@ class FreshView:
 
     def scores(self, queries: Array, metric: Metric) -> NDArray[np.float32]:
         """What ranks the vectors for each of `queries` (m, width): (m, n), infinite for those that have died."""
-        found = np.empty((len(queries), len(self.ids)), np.float32)
-        for row, query in zip(found, queries, strict=True):
-            row[:] = score(query, self.vectors, metric)
+        found = score_each(queries, self.vectors, metric)
         found[:, ~self.alive()] = np.inf
         return found
 

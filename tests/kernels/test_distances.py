@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from spann._kernels.distances import SIMD_LEVELS, dot_tile, gather, measure, score, simd_level, simd_levels
+from spann._kernels.distances import SIMD_LEVELS, dot_tile, gather, measure, score, score_each, simd_level, simd_levels
 from spann.elements import STORED_TYPES, memory_dtype, pack, unpack
 from spann.errors import InputError
 from spann.types import MAX_DIM, Array, Metric
@@ -312,3 +312,16 @@ def test_read_only_arrays_are_taken() -> None:
     rows = ROWS.copy()
     rows.flags.writeable = False
     assert score(rows[0], rows, Metric.IP).tolist() == [-8.0] * 4
+
+
+@pytest.mark.parametrize("metric", list(Metric), ids=lambda m: m.value)
+def test_scores_of_many_queries_are_those_of_each(metric: Metric) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 256, (40, 24)).astype(np.uint8)
+    queries = rng.integers(0, 256, (7, 24)).astype(np.uint8)
+    found = score_each(queries, rows, metric)
+    for query, scores in zip(queries, found, strict=True):
+        assert_same_bits(scores, score(query, rows, metric))
+    assert score_each(queries[:0], rows, metric).shape == (0, 40)
+    with pytest.raises(InputError, match="must be a C-contiguous"):
+        score_each(queries[:, ::2], rows, metric)
