@@ -7,17 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from spann.changing.cells import PURGED, Cells
 from spann.changing.generation import Generation
-from spann.changing.relay import Change, can_be_relaid, relay
-from spann.elements import stored_dtype
+from spann.changing.relay import can_be_relaid
 from spann.format.collection import Collection
-from spann.format.updates import LIVE
 from spann.store.reader import IndexReader
 from spann.types import Array
 from spann.updating.begin import begin_updates
 from spann.updating.flush import Flushed, flush_index
-from spann.updating.rebuild import Resources, discard_rebuild, params_of, rebuild, unfinished
+from spann.updating.rebuild import Resources, discard_rebuild, rebuild, unfinished
 
 WORN = 0.3
 """Share of worn rows from which on an index is built anew without being asked: dead ones, and those that were appended
@@ -64,8 +61,6 @@ def optimize_index(path: str | Path, wanted: Wanted, *, created_by: str, resourc
     elif unfinished(path):  # of a process that was killed after it had published, or of an older generation
         with Generation(path, created_by=created_by):
             discard_rebuild(path.absolute(), created_by)
-    if wanted.full and not rebuilt:
-        tidy_index(path, created_by=created_by, resources=resources)
     about = IndexReader.open(path).collection
     return Optimized(flushed.operations, rebuilt, about.live, about.count - about.live)
 
@@ -75,9 +70,7 @@ def _needs_build(reader: IndexReader, wanted: Wanted) -> bool:
     dead = about.count - about.live
     if wanted.rebuild or (wanted.purge and dead):
         return True
-    if wanted.full and (not can_be_relaid(reader) or not about.live):
-        return bool(dead or about.is_appended)
-    return worn(reader) > WORN
+    return bool(dead or about.is_appended) if wanted.full else worn(reader) > WORN
 
 
 def worn(reader: IndexReader) -> float:
@@ -89,18 +82,6 @@ def worn(reader: IndexReader) -> float:
         primaries = reader.array("postings/directory/primaries")
         appended = int(primaries.read_rows(primaries.rows - last, primaries.rows).sum(dtype=np.int64))
     return (about.count - about.live + appended) / about.count
-
-
-def tidy_index(path: str | Path, *, created_by: str, resources: Resources) -> None:
-    """Lays anew all cells of the index at `path` that have more than one posting, or a dead row beside a live one."""
-    with Generation(path, created_by=created_by) as following:
-        updates, about = following.old.collection.updates, following.old.collection
-        assert updates is not None
-        following.resume("optimize", {}, command=f"spann optimize {following.path} --full", files={})
-        nothing = Change(_NO_IDS, _NO_IDS, np.empty((0, about.width), stored_dtype(about.element)))
-        cells = Cells.of(following.old, following.old.read(LIVE))
-        if cells.dirty(params_of(following.old).posting_size or 1, PURGED, np.zeros(cells.count, np.int64)).any():
-            relay(following, updates, nothing, bounds=PURGED, **vars(resources))
 
 
 def rebuild_index(path: str | Path, *, created_by: str, resources: Resources) -> None:
