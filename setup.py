@@ -20,7 +20,7 @@ SIMD, CRC32C = "base/simd.c", "base/crc32c.c"
 DISTANCE, CODES = "kernels/distance.c", "kernels/codes.c"
 IO = ["io/io.c", "io/io_uring.c", "io/io_pool.c"]
 SEARCH = [
-    *("query_major", "posting_major", "searcher", "reads", "query", "visits", "places", "space"),
+    *("query_major", "posting_major", "searcher", "reads", "query", "visits", "rank", "places", "space"),
     *("exact_postings", "coded_postings", "score", "rerank"),
     *("state", "navigate", "candidates", "topk", "pinned"),
 ]

@@ -269,6 +269,19 @@ cdef class Live:
         self.live.dead_mask = size - 1
         self.kept.append(table)
 
+    def set_listed(self, const int64_t[::1] ids):
+        """Without codes: the ids that count."""
+        self.set_dead(ids)
+        self.live.listed = 1
+
+    def set_filter(self, const uint32_t[::1] centroids):
+        """Says that a filter leaves vectors out. With `centroids` (n,), only their postings are looked at."""
+        self.live.filter = 1
+        if centroids is not None and centroids.shape[0]:
+            self.live.centroids = &centroids[0]
+            self.live.centroid_count = centroids.shape[0]
+            self.kept.append(centroids)
+
     def is_dead(self, uint64_t id):
         """Without codes: whether an id does not count."""
         return spann_is_dead(&self.live, id) != 0
@@ -325,6 +338,7 @@ cdef class Params:
         self.stop = stop
         self.params.effort = NULL
         self.params.efforts = 0
+        self.params.rank = 0
 
     @property
     def max_postings(self):
@@ -337,8 +351,9 @@ cdef class Params:
     def set_in_flight(self, uint32_t queries):
         self.params.in_flight = queries
 
-    def set_efforts(self, list efforts):
-        """Sets the efforts: (count, max_postings, epsilon2), by rising count."""
+    def set_efforts(self, list efforts, float rank=0):
+        """Sets the efforts: (count, max_postings, epsilon2), by rising count. With a `rank` they go by that many times
+        the vectors nearer than the k-th match."""
         cdef uint32_t n = <uint32_t> len(efforts)
         free(self.effort)
         self.effort = <spann_effort *> malloc(max(1, n) * sizeof(spann_effort))
@@ -350,6 +365,7 @@ cdef class Params:
             self.effort[i].epsilon2 = epsilon2
         self.params.effort = self.effort
         self.params.efforts = n
+        self.params.rank = rank
 
 
 cdef class Searcher:

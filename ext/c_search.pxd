@@ -98,6 +98,10 @@ cdef extern from "search/live.h" nogil:
         const unsigned char *rows
         const uint64_t *dead
         uint64_t dead_mask
+        int32_t listed
+        int32_t filter
+        const uint32_t *centroids
+        uint64_t centroid_count
     uint64_t spann_live_place(uint64_t, uint64_t)
     int spann_is_dead(const spann_live *, uint64_t)
 
@@ -116,6 +120,7 @@ cdef extern from "search/request.h" nogil:
         float radius
         const spann_effort *effort
         uint32_t efforts
+        float rank
         uint32_t join
         uint32_t in_flight
         uint32_t depth

@@ -27,6 +27,7 @@ from spann.errors import (
     SpannWarning,
     StorageError,
 )
+from spann.filters import col
 from spann.index import Index, append, build, calibrate, create, plan, snapshot, verify
 from spann.index import open_index as open
 from spann.jobs import join
@@ -58,6 +59,7 @@ __all__ = [
     "append",
     "build",
     "calibrate",
+    "col",
     "create",
     "join",
     "open",

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from spann.errors import InputError
@@ -18,7 +19,18 @@ SHOWN_ROWS = 10
 
 
 def pandas_frame(columns: Columns) -> Any:
-    return _library("pandas").DataFrame(dict(columns))
+    return _library("pandas").DataFrame({name: _without_mask(column) for name, column in columns.items()})
+
+
+def _without_mask(column: NDArray[Any]) -> NDArray[Any]:
+    """A column with None where it is masked."""
+    if not isinstance(column, np.ma.MaskedArray):
+        return column
+    if not column.mask.any():
+        return column.data
+    found = column.data.astype(object)
+    found[np.ma.getmaskarray(column)] = None
+    return found
 
 
 def arrow_table(columns: Columns) -> Any:
@@ -30,6 +42,8 @@ def arrow_table(columns: Columns) -> Any:
 def _typed(column: NDArray[Any]) -> Any:
     import pyarrow as pa
 
+    if isinstance(column, np.ma.MaskedArray) and column.dtype != object:
+        return pa.array(column.data, mask=np.ma.getmaskarray(column))
     values = column.tolist() if column.dtype == object else column
     if column.dtype == object and len(column) and isinstance(values[0], uuid.UUID):
         return pa.ExtensionArray.from_storage(pa.uuid(), pa.array([one.bytes for one in values], pa.binary(16)))
@@ -43,7 +57,7 @@ def polars_frame(columns: Columns) -> Any:
 def _texts(column: NDArray[Any]) -> Any:
     """A column of names as polars has them: without UUIDs."""
     if column.dtype != object:
-        return column
+        return column if not isinstance(column, np.ma.MaskedArray) else _without_mask(column).tolist()
     return [str(value) if isinstance(value, uuid.UUID) else value for value in column.tolist()]
 
 

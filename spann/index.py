@@ -25,11 +25,12 @@ from spann.changing.recalibrate import recalibrate
 from spann.config import BuildParams, SearchParams, finite, parse_size, thread_count, whole
 from spann.elements import element_of
 from spann.errors import InputError, RecallWarning, RepeatWarning, UnlikeWarning
+from spann.format.columns import Column
 from spann.jobs import JobMethods
 from spann.measuring import explain
 from spann.measuring.explain import Explanation
 from spann.measuring.promise import Calibration, recall_target
-from spann.measuring.ranges import LEAST, range_effort
+from spann.measuring.ranges import FILTER_MARGIN, LEAST, filter_effort, filter_setting, range_effort
 from spann.progress import reporting
 from spann.search import (
     RANGE_CANDIDATES,
@@ -44,6 +45,8 @@ from spann.search import (
     verify_index,
 )
 from spann.search.decision import SearchDecision
+from spann.search.grouped import whole_range, whole_result
+from spann.search.matching import NOTHING, Asked, Matches
 from spann.store.arrays import Problem
 from spann.store.names import NameTable
 from spann.store.reader import IndexReader, on_current
@@ -54,6 +57,7 @@ from spann.updating.create import create_index
 from spann.updating.flush import flush_index
 from spann.updating.living import Living
 from spann.updating.methods import UpdateMethods
+from spann.updating.snapshot import Snapshot
 from spann.vectors import GivenIds, NameList, VectorSource, as_queries, ids_for, metric_of, open_queries, open_source
 
 if TYPE_CHECKING:
@@ -132,6 +136,11 @@ class Index(JobMethods, UpdateMethods):
         target_recall: float | None = None,
         radius: float | None = None,
         inner: float | None = None,
+        where: Any = None,
+        filter: Any = None,
+        ids: Any = None,
+        bind: Mapping[str, Any] | None = None,
+        select: Sequence[str] = (),
         threads: int | None = None,
         in_flight: int | None = None,
         order: str = "auto",
@@ -150,6 +159,11 @@ class Index(JobMethods, UpdateMethods):
         `radius`. `inner` keeps only vectors farther than that; under ip, with a smaller product. Fewer than k vectors
         come back only if there are fewer. The places left over have id -1 and distance inf (-inf for ip). No queries,
         (0, dim), have an empty result.
+
+        `where` leaves only vectors whose attributes match: SQL, or an expression of `spann.col`. `filter` says the same
+        by a dictionary, as Chroma, Pinecone and LlamaIndex do. `ids` leaves only vectors with these ids. If k vectors
+        match, k come back. `bind` gives `$name` in the text a value, or an array with one for each query. The columns
+        that `select` names come back as `result.attributes`.
 
         `threads` defaults to the processors that this process may use. Each works on `in_flight` queries at once, 8 by
         default, so that the disk is busy while it computes. 1 gives the lowest latency, more the highest throughput.
@@ -174,7 +188,17 @@ class Index(JobMethods, UpdateMethods):
 
         return self._named(
             self._search(
-                queries, k, params, target_recall, radius, inner, threads=threads, in_flight=in_flight, order=order
+                queries,
+                k,
+                params,
+                target_recall,
+                radius,
+                inner,
+                asked=Asked(where, filter, ids, bind),
+                select=select,
+                threads=threads,
+                in_flight=in_flight,
+                order=order,
             )
         )
 
@@ -203,18 +227,72 @@ class Index(JobMethods, UpdateMethods):
         target_recall: float | None = None,
         radius: float | None = None,
         inner: float | None = None,
+        *,
+        asked: Asked = NOTHING,
+        select: Sequence[str] = (),
         **how: Any,
     ) -> SearchResult:
         k = whole(k, "k", 1, MAX_K)
+        rows, within, now = self._batch(queries), None, self._living.current()
+        if radius is not None or inner is not None:
+            within = Within.checked(radius, inner, self.metric is Metric.IP)
+
+        def one(some: Array, left: Matches) -> SearchResult:
+            """Searches for queries that have the same filter."""
+            under = self._under(now, left, params, target_recall)
+            if within is not None:
+                under["radius"] = within.radius
+
+            def search(some: Array, k: int) -> SearchResult:
+                setting = self._setting(k, params, target_recall, filtered=left.filtered)
+                return _search_among(now, left)(some, k, setting, **under, **how)
+
+            return search(some, k) if within is None else search_within(search, some, k, within, max(1, left.count))
+
+        groups = now.engine.filters.groups(asked, len(rows), now.count)
+        found = whole_result([(some, left, one(rows[some], left)) for some, left in groups], len(rows))
+        return replace(found, attributes=_selected(now, select, found.ids)) if select else found
+
+    def _under(
+        self, now: Snapshot, left: Matches, params: SearchParams | None, target_recall: float | None
+    ) -> dict[str, Any]:
+        """How the engine searches among the vectors that a filter leaves."""
+        if not left.filtered or params is not None or now.calibration is None:
+            return {"alive": left.mask} if left.filtered else {}
+        target = DEFAULT_TARGET if target_recall is None else recall_target(target_recall)
+        efforts = filter_effort(now.calibration, target, max(1, now.count))
+        return {"alive": left.mask, "efforts": efforts, "rank": FILTER_MARGIN}
+
+    @property
+    def schema(self) -> dict[str, Column]:
+        """The columns of the index, by name."""
+        return dict(self._engine.filters.schema)
+
+    def matching(
+        self, where: Any = None, *, filter: Any = None, ids: Any = None, bind: Mapping[str, Any] | None = None
+    ) -> int:
+        """Counts the vectors that a filter leaves. Arguments are those of `search`.
+
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann", attributes={"price": np.arange(1000) % 7})
+        >>> index.matching("price < 2")
+        286
+        """
         now = self._living.current()
-        if radius is None and inner is None:
-            return now.search(self._batch(queries), k, self._setting(k, params, target_recall), **how)
-        within = Within.checked(radius, inner, self.metric is Metric.IP)
+        return next(now.engine.filters.groups(Asked(where, filter, ids, bind), 1, now.count))[1].count
 
-        def search(some: Array, k: int) -> SearchResult:
-            return now.search(some, k, self._setting(k, params, target_recall), radius=within.radius, **how)
+    def values(self, ids: Any, select: Sequence[str]) -> dict[str, Array]:
+        """The values of the columns `select` for vectors with these `ids`, each in an array of the shape of `ids`,
+        masked where there is none.
 
-        return search_within(search, self._batch(queries), k, within, max(1, now.count))
+        >>> import numpy as np, spann
+        >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
+        >>> index = spann.build(line, "line.spann", attributes={"price": np.arange(1000) % 7})
+        >>> index.values([3, 700], ["price"])["price"].tolist()
+        [3, 0]
+        """
+        return _selected(self._living.current(), select, np.asarray(ids, np.int64))
 
     async def search_async(self, queries: Queries, k: int = 10, **options: Any) -> SearchResult:
         """Runs `search` on another thread, so that the event loop of a server stays free. Cancelling the task ends the
@@ -230,6 +308,8 @@ class Index(JobMethods, UpdateMethods):
         import asyncio  # 4 MB that a search itself does not need
 
         stop = Stop()
+        names = ("where", "filter", "ids", "bind")
+        options["asked"] = Asked(**{name: options.pop(name) for name in names if name in options})
         try:
             found = await asyncio.to_thread(self._search, queries, k, stop=stop, **options)
             return self._named(found)
@@ -244,13 +324,19 @@ class Index(JobMethods, UpdateMethods):
         inner: float | None = None,
         params: SearchParams | None = None,
         target_recall: float | None = None,
+        where: Any = None,
+        filter: Any = None,
+        ids: Any = None,
+        bind: Mapping[str, Any] | None = None,
+        select: Sequence[str] = (),
         threads: int | None = None,
     ) -> RangeResult:
         """Finds all vectors at most `radius` from each query, in the metric's own unit; under ip, with a product of at
         least `radius`. Under l2 it is the Euclidean distance: 0.3 here is 0.09 in faiss and hnswlib, which square it.
         `inner` leaves out vectors that are not farther, such as copies; under ip, those without a smaller product.
 
-        A query may find a million vectors. Other arguments and errors are those of `search`.
+        `where`, `filter`, `ids`, `bind` and `select` are those of `search`. A query may find a million vectors. Other
+        arguments and errors are those of `search`.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -272,12 +358,24 @@ class Index(JobMethods, UpdateMethods):
 
         copies = now.reader.attributes["entries"] / now.engine.count  # each copy takes the place of a candidate
 
-        def search(some: Array, k: int) -> SearchResult:
-            roomy = setting.with_(rerank=max(setting.rerank or 1, math.ceil(RANGE_CANDIDATES * copies * k)))
-            return now.search(some, k, roomy, radius=within.radius, efforts=efforts, threads=threads)
-
         owed = not efforts and not now.engine.arrays.kind.is_reranked
-        return self._named(search_range(search, self._batch(queries), within, max(1, now.count), owed=owed))
+
+        def one(some: Array, left: Matches) -> RangeResult:
+            """Searches for queries that have the same filter."""
+            how: dict[str, Any] = {"radius": within.radius, "threads": threads}
+            if left.filtered:
+                how["alive"] = left.mask
+
+            def search(some: Array, k: int) -> SearchResult:
+                roomy = setting.with_(rerank=max(setting.rerank or 1, math.ceil(RANGE_CANDIDATES * copies * k)))
+                return _search_among(now, left)(some, k, roomy, efforts=efforts, **how)
+
+            return search_range(search, some, within, max(1, left.count), owed=owed)
+
+        rows = self._batch(queries)
+        groups = now.engine.filters.groups(Asked(where, filter, ids, bind), len(rows), now.count)
+        found = whole_range([(some, left, one(rows[some], left)) for some, left in groups], len(rows))
+        return self._named(replace(found, attributes=_selected(now, select, found.ids)) if select else found)
 
     def iterate(
         self,
@@ -286,9 +384,14 @@ class Index(JobMethods, UpdateMethods):
         *,
         params: SearchParams | None = None,
         target_recall: float | None = None,
+        where: Any = None,
+        filter: Any = None,
+        ids: Any = None,
+        bind: Mapping[str, Any] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Array]]:
         """Yields neighbours of one query (dim,), nearest first, as (ids, distances), `batch` at a time. Take as many as
         you want; the last batch may be smaller. A wider search may find a vector that is nearer than some before it.
+        `where`, `filter`, `ids` and `bind` are those of `search`.
 
         >>> import numpy as np, spann
         >>> line = np.arange(1000, dtype=np.float32)[:, None]  # vector i is [i]
@@ -301,17 +404,30 @@ class Index(JobMethods, UpdateMethods):
         """
         batch = whole(batch, "batch", 1)
         row, now = self._batch(query), self._living.current()
+        _, left = next(now.engine.filters.groups(Asked(where, filter, ids, bind), 1, now.count))
+        search, under = _search_among(now, left), self._under(now, left, params, target_recall)
         found = iterate(
-            lambda some, k: now.search(some, k, self._setting(k, params, target_recall), threads=1),
+            lambda some, k: search(
+                some, k, self._setting(k, params, target_recall, filtered=left.filtered), threads=1, **under
+            ),
             row[0] if row.ndim == 2 and len(row) == 1 else row,
             batch,
-            max(1, now.count),
+            max(1, left.count),
         )
         names = now.names
         return found if names is None else ((names.objects(ids), distances) for ids, distances in found)
 
     def explain(
-        self, query: Queries, k: int = 10, params: SearchParams | None = None, *, target_recall: float | None = None
+        self,
+        query: Queries,
+        k: int = 10,
+        params: SearchParams | None = None,
+        *,
+        target_recall: float | None = None,
+        where: Any = None,
+        filter: Any = None,
+        ids: Any = None,
+        bind: Mapping[str, Any] | None = None,
     ) -> Explanation:
         """Explains a search for one query (dim,): postings considered, scored and read; why it stopped; reads and times
         of its stages; and the prediction of the calibration. Prints as a table; `to_json` is for programs.
@@ -325,10 +441,11 @@ class Index(JobMethods, UpdateMethods):
         postings   64 scored, ... of them read from disk; stopped: max_postings reached
         ...
         """
-        k = whole(k, "k", 1, MAX_K)
-        setting = self._setting(k, params, target_recall)
-        now = self._living.current()
-        found = now.search(self._batch(query)[:1], k, setting, threads=1, in_flight=1)
+        k, now = whole(k, "k", 1, MAX_K), self._living.current()
+        _, left = next(now.engine.filters.groups(Asked(where, filter, ids, bind), 1, now.count))
+        setting = self._setting(k, params, target_recall, filtered=left.filtered)
+        search, under = _search_among(now, left), self._under(now, left, params, target_recall)
+        found = search(self._batch(query)[:1], k, setting, threads=1, in_flight=1, **under)
         arrays = now.engine.arrays
         decided = SearchDecision.of(setting, arrays.kind, k)
         doubts: list[str] = []
@@ -366,7 +483,9 @@ class Index(JobMethods, UpdateMethods):
     def _batch(self, queries: Queries) -> Array:
         return as_queries(queries, self.dtype, self.element, self.dim, str(self.path))
 
-    def _setting(self, k: int, params: SearchParams | None, target_recall: float | None) -> SearchParams:
+    def _setting(
+        self, k: int, params: SearchParams | None, target_recall: float | None, *, filtered: bool = False
+    ) -> SearchParams:
         if target_recall is not None:
             recall_target(target_recall)
         if target_recall is not None and params is not None:
@@ -383,7 +502,7 @@ class Index(JobMethods, UpdateMethods):
             if doubt not in self._doubted:
                 self._doubted.add(doubt)
                 warnings.warn(f"{self.path}: {doubt}", RecallWarning, stacklevel=_outside())
-        return setting
+        return filter_setting(setting, target, int(k)) if filtered else setting
 
     @property
     def open_memory_bytes(self) -> int:
@@ -519,6 +638,19 @@ def _open_built(path: str | Path, memory_limit: int | str | None, memory_budget:
     if memory_budget is None and limit is not None:
         budget = MemoryBudget(max(1, limit - resident_bytes()), automatic=True)
     return _reopen(Path(path), {"memory_budget": budget})
+
+
+def _search_among(now: Snapshot, left: Matches) -> Callable[..., SearchResult]:
+    """The search among the vectors that a filter leaves, or among all. An index with columns has no updates, so its log
+    is empty."""
+    return now.engine.search if left.filtered else now.search
+
+
+def _selected(now: Snapshot, select: Sequence[str], ids: NDArray[np.int64]) -> dict[str, Array]:
+    """The values of columns, by id."""
+    if isinstance(select, str):
+        raise InputError(f"select is {select!r}; it must be a list of names of columns")
+    return now.engine.filters.columns.select(select, ids)
 
 
 def _outside() -> int:

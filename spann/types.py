@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, SupportsIndex, overload
 
@@ -130,6 +130,8 @@ class SearchResult:
     - ``distances`` (nq, k) float32 in the metric's own unit. That is the Euclidean distance for l2, 1 - cos for cosine,
       the inner product for ip (largest first), bits for hamming. An id of -1 has inf (-inf for ip).
     - ``stats`` (nq,) records of `QUERY_STATS`.
+    - ``matches`` (nq,) int64: the vectors that the filter of each query leaves; without a filter, those of the index.
+    - ``attributes``: by name, the values (nq, k) of the columns that were selected, masked where there is none.
 
     Unpacks as ``ids, distances = result``. ``len(result)`` is the number of queries. ``result[i]`` gives the ids and
     distances that query i found, ``result[i:j]`` the result of these queries.
@@ -151,6 +153,8 @@ class SearchResult:
     ids: NDArray[np.int64]
     distances: NDArray[np.float32]
     stats: NDArray[np.void]
+    matches: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    attributes: Mapping[str, Array] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Array]:
         return iter((self.ids, self.distances))
@@ -164,7 +168,8 @@ class SearchResult:
     def __getitem__(self, query: slice) -> SearchResult: ...
     def __getitem__(self, query: SupportsIndex | slice) -> Any:
         if isinstance(query, slice):
-            return SearchResult(self.ids[query], self.distances[query], self.stats[query])
+            some = {name: values[query] for name, values in self.attributes.items()}
+            return SearchResult(self.ids[query], self.distances[query], self.stats[query], self.matches[query], some)
         return self.of(_position(query, len(self)))
 
     def __repr__(self) -> str:
@@ -177,10 +182,12 @@ class SearchResult:
         return self.ids[query][found], self.distances[query][found]
 
     def columns(self) -> dict[str, Array]:
-        """A row for each neighbour that was found: `query`, `rank` (from 0) and `id` int64, `distance` float32."""
+        """A row for each neighbour that was found: `query`, `rank` (from 0) and `id` int64, `distance` float32, and the
+        columns that were selected."""
         query, rank = np.nonzero(there(self.ids))
         found = self.ids[query, rank], self.distances[query, rank]
-        return {"query": query, "rank": rank, "id": found[0], "distance": found[1]}
+        more = {name: values[query, rank] for name, values in self.attributes.items()}
+        return {"query": query, "rank": rank, "id": found[0], "distance": found[1], **more}
 
     def to_list(self) -> list[dict[str, Any]]:
         """`columns` as a dictionary for each row.
@@ -233,6 +240,7 @@ class RangeResult:
 
     - ``limits`` (nq + 1,) int64; ``ids`` (n,) int64; ``distances`` (n,) float32 in the metric's own unit.
     - ``stats`` (nq,) records of `QUERY_STATS`, of all searches that a query took.
+    - ``matches`` and ``attributes`` as of `SearchResult`; values are (n,).
 
     Unpacks as ``limits, distances, ids = result``, the order that faiss has. ``len(result)`` is the number of queries.
     ``result[i]`` gives the ids and distances of query i, ``result[i:j]`` the result of these queries.
@@ -242,6 +250,8 @@ class RangeResult:
     ids: NDArray[np.int64]
     distances: NDArray[np.float32]
     stats: NDArray[np.void]
+    matches: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    attributes: Mapping[str, Array] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Array]:
         return iter((self.limits, self.distances, self.ids))
@@ -260,7 +270,10 @@ class RangeResult:
         parts = [np.arange(self.limits[i], self.limits[i + 1]) for i in chosen]
         limits = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         places = np.concatenate([np.zeros(0, np.int64), *parts])
-        return RangeResult(limits, self.ids[places], self.distances[places], self.stats[query])
+        some = {name: values[places] for name, values in self.attributes.items()}
+        return RangeResult(
+            limits, self.ids[places], self.distances[places], self.stats[query], self.matches[query], some
+        )
 
     def __repr__(self) -> str:
         about = f"{_counted(len(self), 'query', 'queries')}, {_counted(len(self.ids), 'neighbour', 'neighbours')}"
@@ -276,7 +289,7 @@ class RangeResult:
         counts = np.diff(self.limits)
         query = np.repeat(np.arange(len(counts)), counts)
         rank = np.arange(len(self.ids)) - np.repeat(self.limits[:-1], counts)
-        return {"query": query, "rank": rank, "id": self.ids, "distance": self.distances}
+        return {"query": query, "rank": rank, "id": self.ids, "distance": self.distances, **self.attributes}
 
     def to_list(self) -> list[dict[str, Any]]:
         """`columns` as a dictionary for each row."""

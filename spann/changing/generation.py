@@ -26,8 +26,8 @@ def refuse_columns(reader: IndexReader) -> None:
     if reader.collection.columns:
         names = ", ".join(repr(column.name) for column in reader.collection.columns)
         raise InputError(
-            f"{reader.path}: the index has the columns {names}, and vectors can only be added with values for them, "
-            "which is not possible yet: build it anew"
+            f"{reader.path}: the index has the columns {names}, and no vector of it can be added, replaced or deleted "
+            "yet: build it anew"
         )
 
 

@@ -243,8 +243,8 @@ class Col:
 def col(name: str) -> Col:
     """The column `name`, for conditions in Python.
 
-    >>> from spann.filters import col
-    >>> cheap = (col("price") < 10) & ~col("tags").has("used")
+    >>> import spann
+    >>> cheap = (spann.col("price") < 10) & ~spann.col("tags").has("used")
     """
     return Col(name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 from lark import Lark, Token, v_args
@@ -26,6 +26,9 @@ from spann.filters.expression import (
 
 LONGEST = 64 << 10
 """Bytes of a text, at most."""
+
+REMEMBERED = 1024
+"""Characters of a text up to which what it says is remembered."""
 
 GRAMMAR = r"""
 ?start: either
@@ -230,7 +233,7 @@ class _Build(Transformer_NonRecursive[Token, Any]):
                 raise refused(f"{function} needs text in 'single' quotes", argument.at)
             pattern = starting(argument.value) if function == "starts_with" else containing(argument.value)
             return self._test(value, "like", _Value(pattern, argument.at))
-        if function in ANY and not isinstance(argument.value, Parameter):
+        if function in ANY:
             argument = _Value((argument.value,), argument.at) if not isinstance(argument.value, tuple) else argument
         return self._test(value, FUNCTIONS[function], argument)
 
@@ -276,6 +279,11 @@ def parse(text: str) -> Expression:
         raise refused(f"the text has more than {LONGEST} bytes; `bind=` takes values and `ids=` ids apart from it")
     if not text.strip():
         raise refused("the text is empty; without a filter leave `where` out")
+    return _parsed(text) if len(text) <= REMEMBERED else _parsed.__wrapped__(text)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Expression:
     try:
         return cast(Expression, _Build(text).transform(_parser().parse(text)))
     except VisitError as error:

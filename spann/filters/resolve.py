@@ -41,11 +41,14 @@ from spann.format.columns import BOOL, PAYLOAD, STRING, TAGS, Column
 Schema = Mapping[str, Column]
 """The columns of an index, by name."""
 
+LISTS = ("in", "has any", "has all")
+"""Operators whose value is a list."""
+
 WITHOUT = "the index has no attributes; `spann.set_attributes` adds some without a new build"
 
 
-def parameters(expression: Expression) -> dict[str, Parameter]:
-    """The parameters of an expression, by name."""
+def parameters(expression: Expression, *, lists: bool = True) -> dict[str, Parameter]:
+    """The parameters of an expression, by name; without `lists`, those that stand for one value."""
     found: dict[str, Parameter] = {}
     todo = [expression]
     while todo:
@@ -56,8 +59,15 @@ def parameters(expression: Expression) -> dict[str, Parameter]:
             todo.append(part.part)
         elif isinstance(part, Test):
             values = part.value if isinstance(part.value, tuple) else (part.value,)
+            if not lists and not isinstance(part.value, tuple) and part.operator in LISTS:
+                continue
             found |= {value.name: value for value in values if isinstance(value, Parameter)}
     return found
+
+
+def single_parameters(expression: Expression) -> set[str]:
+    """Names of the parameters that stand for one value, not for a list."""
+    return set(parameters(expression, lists=False))
 
 
 def resolve(expression: Expression, schema: Schema, bind: Mapping[str, Any] | None = None) -> Filter:

@@ -7,6 +7,7 @@ for each row. The native search masks by it where scores are compared (ext/c/sea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import Self
 
 import numpy as np
@@ -28,11 +29,30 @@ class Alive(ABC):
     """The stored vectors that count, `count` in number."""
 
     count: int
+    is_filtered = False
+    is_listed = False
+    _centroids: NDArray[np.uint32] | None = None
+    _native: _search.Live | None = None
 
     @property
-    @abstractmethod
     def native(self) -> _search.Live:
         """As the native search takes it. Only if `count` is at least 1."""
+        if self._native is None:
+            found = self._made()
+            if self.is_filtered:
+                found.set_filter(self._centroids)
+            self._native = found
+        return self._native
+
+    def under_filter(self, centroids: NDArray[np.uint32] | None) -> Self:
+        """The same as what a filter leaves. With `centroids`, ascending, only their postings are looked at."""
+        found = copy(self)
+        found.is_filtered, found.is_listed = True, centroids is not None
+        found._centroids, found._native = centroids, None
+        return found
+
+    @abstractmethod
+    def _made(self) -> _search.Live: ...
 
     @property
     @abstractmethod
@@ -50,8 +70,7 @@ class AliveRows(Alive):
     def __init__(self, bits: Bits, length: NDArray[np.uint16], cells: Cells, count: int) -> None:
         """`bits` with `LIVE_SLACK` bytes behind; `length` (postings,): the entries that may count in each that is
         visited."""
-        self._bits, self._length, self._cells, self.count = bits, length, cells, count
-        self._native: _search.Live | None = None
+        self._bits, self.length, self._cells, self.count = bits, length, cells, count
 
     @classmethod
     def of(cls, bits: Bits, cells: Cells) -> Self:
@@ -61,47 +80,51 @@ class AliveRows(Alive):
         padded = np.concatenate([bits, np.zeros(_search.LIVE_SLACK, np.uint8)])
         return cls(padded, may.astype(np.uint16), cells, count_live(bits))
 
+    def _made(self) -> _search.Live:
+        found = _search.Live(self.count, self.length)
+        found.set_rows(self._bits)
+        return found
+
     @property
-    def native(self) -> _search.Live:
-        if self._native is None:
-            found = _search.Live(self.count, self._length)
-            found.set_rows(self._bits)
-            self._native = found
-        return self._native
+    def bits(self) -> Bits:
+        """The bits of all rows, without what lies behind."""
+        return self._bits[: -_search.LIVE_SLACK]
 
     @property
     def nbytes(self) -> int:
-        return self._bits.nbytes + self._length.nbytes
+        return self._bits.nbytes + self.length.nbytes
 
     def without(self, rows: Ids, ids: Ids) -> Alive:
         postings, fewer = np.unique(self._cells.visited(rows), return_counts=True)
-        length = self._length.copy()
+        length = self.length.copy()
         length[postings] -= fewer.astype(np.uint16)
         return AliveRows(without(self._bits, rows), length, self._cells, self.count - len(rows))
 
 
 class AliveIds(Alive):
-    """For postings of vectors, whose entries have ids alone: the ids that do not count."""
+    """For postings of vectors, whose entries have ids alone: the ids that do not count, or those that do."""
 
-    def __init__(self, dead: Ids, length: NDArray[np.uint16], count: int) -> None:
-        """`dead` in any order, none twice; `length` (postings,) of all entries."""
-        self._dead, self._length, self.count = dead, length, count
-        self._native: _search.Live | None = None
+    def __init__(self, ids: Ids, length: NDArray[np.uint16], count: int, *, kept: bool = False) -> None:
+        """`ids` in any order, none twice: those that do not count, or, if `kept`, those that do. `length` (postings,)
+        of all entries."""
+        self.ids, self.kept, self.length, self.count = ids, kept, length, count
 
-    @property
-    def native(self) -> _search.Live:
-        if self._native is None:
-            found = _search.Live(self.count, self._length)
-            found.set_dead(self._dead)
-            self._native = found
-        return self._native
+    def _made(self) -> _search.Live:
+        found = _search.Live(self.count, self.length)
+        if self.kept:
+            found.set_listed(self.ids)
+        else:
+            found.set_dead(self.ids)
+        return found
 
     @property
     def nbytes(self) -> int:
-        return self._dead.nbytes + 32 * len(self._dead)
+        return self.ids.nbytes + 32 * len(self.ids)
 
     def without(self, rows: Ids, ids: Ids) -> Alive:
-        return AliveIds(np.concatenate([self._dead, ids]), self._length, self.count - len(ids))
+        if self.kept:
+            return AliveIds(self.ids[~np.isin(self.ids, ids)], self.length, self.count - len(ids), kept=True)
+        return AliveIds(np.concatenate([self.ids, ids]), self.length, self.count - len(ids))
 
 
 def dead_ids(resident: Resident, pages: ShardedArray, bits: Bits) -> Ids:

@@ -39,6 +39,12 @@ class MemoryBudget:
             return cls(None, value.strip().lower() == "auto")
         return cls(parse_size(value, "memory_budget", "auto", "none"))
 
+    def left(self, needed: int) -> int:
+        """Bytes that are left beside the `needed` ones, at least 0."""
+        if self.automatic:
+            return max(0, min(int(AUTO_SHARE * available_memory()), self.limit or sys.maxsize) - needed)
+        return 0 if self.limit is None else max(0, self.limit - needed)
+
     def pinned_postings(self, needed: int, sizes: NDArray[np.int64], name: str) -> int:
         """Postings, from the first on, that fit beside the `needed` bytes; `sizes` (postings + 1,) are those of
         `pinned_bytes`. Raises `InputError` if not even `needed` fits, naming the index."""

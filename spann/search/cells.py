@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spann.format.live import Bits, unpack_live
+from spann.format.live import Bits
 from spann.search.contract import Resident
 
-ROWS_AT_A_TIME = 8 << 20
-"""Rows whose bits are unpacked at once."""
+BYTES_AT_A_TIME = 1 << 20
+"""Bytes of bits that are counted at once."""
 
 NO_ROW = 1 << 62
 """Row of an empty posting, and so of none: `NO_ROW` and its number, beyond all rows."""
@@ -99,12 +99,13 @@ def live_primaries(bits: Bits, first_row: NDArray[np.integer], primaries: NDArra
     places = np.concatenate([starts, starts + primaries])
     places[np.tile(np.asarray(primaries) == 0, 2)] = 0
     order = np.argsort(places, kind="stable")
-    before, counted, rows = np.zeros(len(places), np.int64), 0, int(places.max(initial=0))
-    ascending = places[order]
-    for start in range(0, rows + 1, ROWS_AT_A_TIME):
-        some = unpack_live(bits[start // 8 :], min(ROWS_AT_A_TIME, rows - start))
+    before, counted, byte = np.zeros(len(places), np.int64), 0, places[order] >> 3
+    for start in range(0, len(bits) + 1, BYTES_AT_A_TIME):
+        some = np.bitwise_count(bits[start : start + BYTES_AT_A_TIME])
         sums = np.concatenate([[0], np.cumsum(some, dtype=np.int64)])
-        low, high = np.searchsorted(ascending, [start, start + ROWS_AT_A_TIME]).tolist()
-        before[order[low:high]] = counted + sums[ascending[low:high] - start]
+        low, high = np.searchsorted(byte, [start, start + BYTES_AT_A_TIME]).tolist()
+        before[order[low:high]] = counted + sums[byte[low:high] - start]
         counted += int(sums[-1])
+    first_bits = np.append(bits, np.uint8(0))[places >> 3] & ((1 << (places & 7)) - 1).astype(np.uint8)
+    before += np.bitwise_count(first_bits)
     return before[len(starts) :] - before[: len(starts)]

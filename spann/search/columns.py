@@ -23,6 +23,9 @@ ROWS_AT_A_TIME = 1 << 18
 NEAR_ROWS = 4096
 """Rows that are read together where no more lie between two that are wanted."""
 
+TAKEN = ("query", "rank", "id", "distance")
+"""Names of the columns that results have in any case."""
+
 FENCE = 4096
 """Entries between two ids that are kept in memory, of an index whose ids are not row numbers."""
 
@@ -157,6 +160,8 @@ class IndexColumns:
 
         Strings, tags (tuples) and dates are objects or numpy's own types. Raises `InputError` for an unknown name."""
         for name in names:
+            if name in TAKEN:
+                raise InputError(f"select names the column {name!r}, and results have a column of that name: rename it")
             if name not in self.schema:
                 known = ", ".join(map(repr, self.schema)) or "none"
                 raise InputError(f"select names the column {name!r}; the index has {known}")

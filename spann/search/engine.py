@@ -26,6 +26,7 @@ from spann.search.budget import MemoryBudget
 from spann.search.contract import Resident
 from spann.search.decision import SearchDecision
 from spann.search.disk import join_pages
+from spann.search.matching import Filters
 from spann.search.opened import Files, OpenArrays, as_bytes, attach
 from spann.search.room import LITTLE_BYTES, SMALLEST_BLOCK, Needs, result_bytes
 from spann.search.workers import Stop, StoppedError, Workers
@@ -142,6 +143,7 @@ class Engine:
             resident = Resident.read(reader)
             resident.check()
             self.arrays: OpenArrays = attach(resident, reader, self._files, budget)
+            self.filters = Filters(reader, self.arrays)
             self._join = self._measure_disk(reader)
         except BaseException:
             self._release()
@@ -181,12 +183,13 @@ class Engine:
         order: str = "auto",
         stop: Stop | None = None,
         alive: Alive | None = None,
+        rank: float = 0.0,
     ) -> SearchResult:
         """Neighbours of `queries` (nq, dim), of the index's dtype; see `Index.search`. What is beyond the `radius` is
         not looked for, but may come; with `efforts`, of rising count and no fewer postings, a query scores what the
         one says that is for as many vectors as it sees within the radius, instead of what `params` say. Another thread
         may `stop` it; then it raises `StoppedError`. `alive` says which vectors count; without it, those that the index
-        says do."""
+        says do. With a `rank`, the efforts go by that many times the vectors that are nearer than the k-th result."""
         k = whole(k, "k", 1, MAX_K)
         if in_flight is not None:
             in_flight = whole(in_flight, "in_flight", 1, MAX_IN_FLIGHT)
@@ -205,8 +208,12 @@ class Engine:
         if alive is not None and alive.count == 0:
             return _Output.of(rows, k).nothing(self.metric)
         native = self._native(decided, postings, math.inf if radius is None else radius, stop or Stop(), alive)
-        native.set_efforts([(e.count, min(e.max_postings, count), e.epsilon2) for e in efforts])
+        if alive is not None and alive.is_listed:
+            efforts = ()  # all postings with a match are looked at
+        rank = rank if efforts else 0.0
+        native.set_efforts([(e.count, min(e.max_postings, count), e.epsilon2) for e in efforts], rank)
         most = max([postings, *(min(e.max_postings, count) for e in efforts)])
+        order = "query" if efforts else order
         brief = len(rows) * (most * self._posting_pages + k) <= BRIEF_PAGES
         workers = min(threads, len(rows))
         workers, block = self._divide(native, len(rows), k, workers, in_flight or IN_FLIGHT, order)

@@ -16,6 +16,7 @@ from spann.format.live import Bits, all_live
 from spann.search.alive import Alive, AliveIds, AliveRows, dead_ids
 from spann.search.budget import MemoryBudget, pinned_bytes
 from spann.search.cells import Cells
+from spann.search.columns import IndexColumns
 from spann.search.contract import Resident
 from spann.search.loading import read_postings
 from spann.search.tail import attach_tail
@@ -25,6 +26,9 @@ from spann.types import Array, Metric
 
 _LINE = 64
 """Bytes of a cache line."""
+
+COLUMNS_SHARE = 8
+"""Columns for filters may take one part in so many of what the budget leaves."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class OpenArrays:
     primaries: NDArray[np.uint16]
     appended: int
     kind: PostingKind
+    chain: NDArray[np.uint32] | None = None
+    columns: IndexColumns | None = None
     alive: Alive | None = None
     """The vectors that count as the index has them; None: all."""
     pinned_postings: int = 0
@@ -62,6 +68,11 @@ class OpenArrays:
         """Entries that a visit scores, on average."""
         tails = self.length[self.cells.tail].sum(dtype=np.int64)
         return float(self.cells.length.sum(dtype=np.int64) + tails) / self.own
+
+    def owners(self, postings: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """The centroids that have any of these visited postings, ascending."""
+        found = postings if self.chain is None else np.searchsorted(self.chain, postings, side="right") - 1
+        return np.unique(found).astype(np.uint32)
 
     def all_alive(self, count: int) -> Alive:
         """All `count` stored vectors, to leave some out."""
@@ -101,10 +112,15 @@ def attach(resident: Resident, reader: IndexReader, files: Files, budget: Memory
         resident.pages.shard_rows,
         files.postings,
     )
-    opened = OpenArrays(native, cells, resident.length, resident.primaries, len(resident.appended), kind, memory=memory)
+    opened = OpenArrays(
+        native, cells, resident.length, resident.primaries, len(resident.appended), kind, resident.chain, memory=memory
+    )
     if resident.live is not None and about.live < about.count:
         opened.alive = _alive(resident, resident.live, cells, reader)
         memory["live"] = opened.alive.nbytes
+    if about.columns:
+        opened.columns = IndexColumns(reader)
+        memory["columns"] = opened.columns.pin(budget.left(sum(memory.values())) // COLUMNS_SHARE)
     if resident.shapes is not None:
         shapes = np.concatenate([resident.shapes[cells.posting].reshape(-1), np.zeros(SLACK, np.uint8)])
         native.set_shapes(about.directions, about.shape_record.itemsize, shapes)

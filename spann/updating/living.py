@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spann._version import __version__
 from spann.building.pipeline import finish_publishing
+from spann.changing.generation import refuse_columns
 from spann.elements import pack, unpack
 from spann.errors import ExistsError, InputError, SpannError, StorageError
 from spann.format.live import Bits
@@ -332,7 +333,8 @@ class Living:
             raise StorageError(f"{self.path}: was replaced {REPLACED} times while it was written to")
 
     def begin(self) -> None:
-        """Makes the index ready for updates, and its log."""
+        """Makes the index ready for updates, and its log. Raises `InputError` if it has columns."""
+        refuse_columns(self._base.reader)
         if self._base.updates is None:
             self._catch_up()
         if self._log is None or not self._log.exists:

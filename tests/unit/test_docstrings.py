@@ -72,11 +72,12 @@ def test_public_functions_have_an_example():
     methods = [spann.Index.search, spann.Index.search_async, spann.Index.search_range, spann.Index.iterate]
     methods += [spann.Index.explain, spann.Index.params_for, spann.Index.info, spann.Index.search_batches]
     methods += [spann.Index.add, spann.Index.upsert, spann.Index.delete, spann.Index.get, spann.Index.refresh]
-    methods += [spann.Index.flush, spann.Index.optimize]
+    methods += [spann.Index.flush, spann.Index.optimize, spann.Index.matching, spann.Index.values]
     methods += [spann.Index.vectors, spann.Index.knn_graph, spann.Index.duplicates, spann.Index.assign]
     others = [vectors.open_source, vectors.convert, vectors.read_ids, vectors.read_truth]
     others += [neighbors.KNeighborsTransformer, types.SearchResult]
-    assert len(functions) == 10  # append, build, calibrate, create, join, open, open_source, plan, snapshot, verify
+    # append, build, calibrate, col, create, join, open, open_source, plan, snapshot, verify
+    assert len(functions) == 11
     for one in [*functions, *methods, *others]:
         assert f"{one.__module__}.{one.__qualname__}" in EXAMPLES, one
 

@@ -79,6 +79,18 @@ int spann_selection_start(spann_selection *s, size_t wanted) {
     return s->items ? 0 : -1;
 }
 
+int spann_selection_widen(spann_selection *s, size_t wanted) {
+    size_t capacity = spann_selection_room(wanted);
+    if (capacity > s->capacity) {
+        spann_candidate *items = realloc(s->items, capacity * sizeof *items);
+        if (items == NULL) return -1;
+        s->items = items;
+        s->capacity = capacity;
+    }
+    s->wanted = wanted;
+    return 0;
+}
+
 void spann_selection_free(spann_selection *s) {
     free(s->items);
     *s = (spann_selection){0};

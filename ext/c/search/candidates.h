@@ -30,6 +30,9 @@ size_t spann_selection_room(size_t wanted);
 int spann_selection_start(spann_selection *s, size_t wanted);
 void spann_selection_free(spann_selection *s);
 
+/* Wants more, of a selection that has dropped none. 0, or -1 if memory ran out. */
+int spann_selection_widen(spann_selection *s, size_t wanted);
+
 /* Drops all but the wanted ones, in no order. */
 void spann_selection_cut(spann_selection *s);
 

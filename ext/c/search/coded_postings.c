@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "search/rank.h"
 #include "search/rerank.h"
 #include "search/score.h"
 #include "search/space.h"
@@ -63,6 +64,13 @@ static const void *compared(spann_context *c, const spann_query *q) {
 
 static int begin(spann_context *c, spann_query *q) {
     uint64_t k = q->hits.k, candidates = c->params->rerank > k ? c->params->rerank : k, entries = c->index->entries;
+    const spann_search_params *p = c->params;
+    if (c->live && c->live->centroids && candidates < c->live->count) {
+        candidates = c->live->count; /* few match, and all of them are looked at */
+    } else if (p->rank > 0) {
+        uint64_t ranked = spann_rank_candidates(c, q);
+        if (candidates < ranked) candidates = ranked;
+    }
     for (uint32_t i = 0; i < q->attempt && candidates < entries; i++) candidates *= 4;
     q->ids_size = q->wave_rows = q->chosen_count = q->span_count = 0;
     if (candidates > entries) candidates = entries;
@@ -94,10 +102,10 @@ static inline uint32_t live_entries(const unsigned char *live, const entries *e,
     return e->primaries - at < SPANN_BLOCK ? set | UINT32_MAX << (e->primaries - at) : set;
 }
 
-/* Primaries that count and have estimates within `reach`. Replicas are left out, so that each vector counts once. */
+/* Primaries that are live and have estimates within `reach`. Replicas are left out, so that each vector counts once. */
 static uint64_t count_within(const spann_context *c, const entries *e, float reach) {
     uint64_t within = 0;
-    if (c->live == NULL) {
+    if (c->live == NULL || c->live->filter) { /* how far a range reaches does not depend on the filter */
         for (size_t i = 0; i < e->primaries; i++) within += c->scores[i] <= reach;
         return within;
     }
@@ -116,7 +124,11 @@ SPANN_SPECIALISED int propose_live(spann_context *c, spann_query *q, const spann
     float unit = error_unit(c, e->noise, visit, e->header.error);
     /* No entry with an estimate above this can be within the radius. */
     float most = q->reach + unit * (e->header.s_low + e->header.s_step * UINT16_MAX);
-    if (c->params->efforts) q->within += count_within(c, e, q->reach);
+    if (c->params->rank > 0) {
+        if (spann_rank_sample(q, visit->posting, c->scores, e->primaries, best->limit)) return spann_no_memory(c);
+    } else if (c->params->efforts) {
+        q->within += count_within(c, e, q->reach);
+    }
     for (size_t at = 0; at < e->n; at += SPANN_BLOCK) {
         float limit = best->limit < most ? best->limit : most;
         uint32_t set = spann_within(c->scores, at, e->n, limit);

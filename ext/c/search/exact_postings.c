@@ -1,4 +1,5 @@
 /* Postings of vectors (kind.h): their distances are exact, so nothing is re-ranked, and nothing is pinned. */
+#include "search/rank.h"
 #include "search/score.h"
 
 static int open(spann_context *c) {
@@ -35,7 +36,9 @@ static int begin(spann_context *c, spann_query *q) {
 
 static int score(spann_context *c, spann_query *q, spann_visit *visit, const unsigned char *content) {
     size_t n = c->index->posting_length[visit->posting];
-    return spann_score_vectors(c, q, content + spann_vectors_begin(c->index->id_bytes, n), n, content);
+    int status = spann_score_vectors(c, q, content + spann_vectors_begin(c->index->id_bytes, n), n, content);
+    if (status || c->params->rank == 0) return status;
+    return spann_rank_sample(q, visit->posting, c->scores, n, q->sieve.limit) ? spann_no_memory(c) : SPANN_OK;
 }
 
 static int score_run(spann_context *c, spann_query *q, const spann_visit *visit, const spann_tail_run *run) {

@@ -16,6 +16,12 @@ typedef struct {
     const unsigned char *rows; /* with codes: bit r % 8 of byte r / 8 is 1 if row r of the exact store counts */
     const uint64_t *dead;      /* without codes: ids that do not count, an open hash table of id + 1; 0 is free */
     uint64_t dead_mask;        /* its size, a power of two, less 1 */
+    int32_t listed;            /* not 0: the table has the ids that count instead */
+    int32_t filter;            /* not 0: a filter leaves vectors out; postings without a match count as looked at */
+    /* With a filter that few vectors match: the centroids of their postings, which are all that is looked at. NULL:
+     * the nearest centroids are looked for. */
+    const uint32_t *centroids;
+    uint64_t centroid_count;
 } spann_live;
 
 /* Bit i is set if row `first` + i counts, for i from 0 to 15. */
@@ -34,8 +40,8 @@ static inline uint64_t spann_live_place(uint64_t id, uint64_t mask) {
 
 static inline int spann_is_dead(const spann_live *live, uint64_t id) {
     for (uint64_t at = spann_live_place(id, live->dead_mask);; at = (at + 1) & live->dead_mask) {
-        if (live->dead[at] == 0) return 0;
-        if (live->dead[at] == id + 1) return 1;
+        if (live->dead[at] == 0) return live->listed != 0;
+        if (live->dead[at] == id + 1) return live->listed == 0;
     }
 }
 

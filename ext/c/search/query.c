@@ -13,6 +13,7 @@ int spann_query_begin(spann_context *c, spann_query *q, const void *raw, spann_q
     q->stats = stats;
     q->attempt = q->effort = 0;
     q->within = 0;
+    q->ranked_count = 0;
     memset(stats, 0, sizeof *stats);
     if (q->hits.k != k) {
         spann_topk_free(&q->hits);

@@ -95,7 +95,7 @@ static int advance(run *r, slot *t) {
         if (t->stage == POSTINGS) {
             if ((status = score_postings(r, t))) return status;
             if (t->next < q->visit_count || t->outstanding) return SPANN_OK;
-            if ((status = spann_visits_extend(c, q))) return status;
+            if ((status = spann_visits_extend(c, q, &t->next))) return status;
             if (t->next < q->visit_count) continue;
             t->stage = EXACT;
             t->next = 0;

@@ -26,6 +26,9 @@ typedef struct {
      * as it sees more vectors within the radius. 0 efforts: none. Only query-major search has them. */
     const spann_effort *effort;
     uint32_t efforts;
+    /* Under a filter efforts go by rank: a query takes the one for `rank` times as many vectors as are nearer than its
+     * k-th match (rank.h). 0: by vectors within the radius. */
+    float rank;
     uint32_t join;       /* reads of the exact store at most this many pages apart become one */
     uint32_t in_flight;  /* queries a thread works on at once */
     uint32_t depth;      /* reads a thread has outstanding, at most */

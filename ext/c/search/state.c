@@ -58,6 +58,7 @@ void spann_query_free(spann_query *q) {
     free(q->visits);
     spann_selection_free(&q->candidates);
     free(q->ids);
+    free(q->ranked);
     free(q->chosen);
     free(q->spans);
     free(q->fetches);
@@ -68,7 +69,7 @@ int spann_query_trim(spann_query *q) {
     size_t candidates = (q->candidates.capacity + q->chosen_capacity) * sizeof(spann_candidate);
     size_t pages = q->span_capacity * sizeof *q->spans + q->fetch_capacity * sizeof *q->fetches;
     size_t hits = q->hits.k * sizeof *q->hits.heap + q->hits.seen_capacity * sizeof *q->hits.seen;
-    size_t visits = q->visit_capacity * sizeof *q->visits;
+    size_t visits = q->visit_capacity * sizeof *q->visits + q->ranked_capacity * sizeof *q->ranked;
     if (candidates + pages + hits + visits + q->ids_capacity <= KEPT_BYTES) return 0;
     void *code_buffer = q->code_buffer;
     q->code_buffer = NULL;

@@ -66,11 +66,14 @@ struct spann_query {
     float reach;      /* working value of the radius: nothing beyond it is wanted */
     uint64_t within;  /* primaries of the postings scored whose estimates are within reach */
     uint32_t effort;  /* the current one of params->effort */
+    float *ranked;    /* scores sampled under a filter (rank.h) */
+    size_t ranked_count, ranked_capacity;
     uint32_t attempt; /* 0; counts up while the postings scored hold fewer than k vectors */
     spann_code_query code;
     void *code_buffer;
     spann_visit *visits; /* nearest centroid first; by posting, and so by row, once all are scored */
     size_t visit_count, visit_capacity;
+    uint64_t passed; /* postings that were passed over when the last visits were found: nothing in them may count */
     spann_selection candidates;
     size_t left; /* once waves have begun: the first `left` candidates may still be chosen, the rest is void */
     unsigned char *ids;

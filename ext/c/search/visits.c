@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "search/rank.h"
 #include "search/space.h"
 
 /* Postings are pruned by the ratio of their distance to the 16th smallest. The paper takes the smallest, which says
@@ -22,6 +23,12 @@
 /* The expected squared distance is never below this share of d^2. In few dimensions the entries surround the query, and
  * the deviation means nothing. */
 #define SHAPE_LEAST 0.25f
+
+/* Matches, as a multiple of k, from which the share of matches near a query is estimated. */
+#define MATCHES 3
+
+/* Efforts that are passed at a time while fewer than k matches are known. */
+#define STEPS 4
 
 /* How far ahead lengths of postings and shapes are prefetched, and how much of a shape. The hardware foresees the
  * rest. */
@@ -78,7 +85,9 @@ static int add_visit(spann_query *q, uint32_t posting, uint32_t centroid, float 
 static int list_postings(const spann_context *c, spann_query *q, uint64_t budget, double bound, uint64_t *left) {
     const spann_index *index = c->index;
     const spann_selection *found = &c->navigator.found;
-    *left = 0;
+    /* Settings were measured without a filter. They hold under one if postings without a match count as well. */
+    uint64_t counts_all = c->live && c->live->filter && c->params->efforts;
+    *left = q->passed = 0;
     for (size_t i = 0; i < found->size && budget > 0; i++) {
         float value = found->items[i].value;
         uint32_t centroid = (uint32_t)found->items[i].row;
@@ -89,7 +98,11 @@ static int list_postings(const spann_context *c, spann_query *q, uint64_t budget
         uint32_t first = spann_first_posting(index, centroid), end = spann_first_posting(index, centroid + 1);
         const spann_tail_run *tail = spann_tail_of(index, centroid);
         for (; first < end && budget > 0; first++, tail = NULL) {
-            if (c->live_length[first] == 0 && tail == NULL) continue;
+            if (c->live_length[first] == 0 && tail == NULL) {
+                q->passed++;
+                budget -= counts_all;
+                continue;
+            }
             if (add_visit(q, first, centroid, value, (float)sqdist)) return -1;
             budget--;
         }
@@ -132,6 +145,22 @@ static int by_posting(const void *a, const void *b) {
     return x->posting < y->posting ? -1 : x->posting > y->posting;
 }
 
+/* Finds the centroids of a filter that few vectors match, instead of the nearest: nearest first. 0, or -1 if memory ran
+ * out. */
+static int list_centroids(spann_context *c, spann_query *q) {
+    const spann_index *index = c->index;
+    size_t n = c->live->centroid_count;
+    spann_selection *found = &c->navigator.found;
+    if (spann_selection_start(found, n) || spann_reserve((void **)&c->scores, &c->scores_capacity, n, sizeof(float)))
+        return -1;
+    c->centroid_gather(index->kind->compared(c, q), index->centroid_vectors, c->live->centroids, n, index->dim,
+                       c->scores);
+    q->stats->centroid_distances += (uint32_t)n;
+    for (size_t i = 0; i < n; i++) spann_selection_push(found, c->scores[i], 0, c->live->centroids[i], 0);
+    spann_selection_finish(found);
+    return 0;
+}
+
 /* Adds visits to the postings to score, each posting once. */
 static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings, float epsilon2) {
     const spann_index *index = c->index;
@@ -145,11 +174,13 @@ static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings
     if (q->attempt && limit >= index->centroids) budget = UINT64_MAX;
 
     spann_sieve *sieve = index->centroid_ids ? &q->sieve : NULL;
-    int prunes = q->attempt == 0 && epsilon2 < INFINITY;
+    int listed = c->live && c->live->centroids, prunes = !listed && q->attempt == 0 && epsilon2 < INFINITY;
+    if (listed) budget = UINT64_MAX;
     size_t before = q->visit_count, kept = before;
     for (;;) {
-        if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, index->kind->compared(c, q),
-                           wanted, limit, sieve, &q->stats->centroid_distances))
+        if (listed ? list_centroids(c, q)
+                   : spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather,
+                                    index->kind->compared(c, q), wanted, limit, sieve, &q->stats->centroid_distances))
             return -1;
         double bound = INFINITY;
         if (prunes && index->directions == 0 && c->navigator.found.size) {
@@ -161,7 +192,7 @@ static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings
         uint64_t left;
         if (list_postings(c, q, budget, bound, &left)) return -1;
         /* Where whole cells are dead, their neighbours are looked for among twice as many centroids. */
-        if (c->live == NULL || left == 0 || limit >= index->centroids) break;
+        if (listed || c->live == NULL || left == 0 || limit >= index->centroids) break;
         q->visit_count = before;
         wanted = limit *= 2;
     }
@@ -174,9 +205,51 @@ static int find_postings(spann_context *c, spann_query *q, uint32_t max_postings
     return 0;
 }
 
+/* The first effort from `row` on for at least `count` vectors, else the last. */
+static uint32_t effort_for(const spann_search_params *p, uint32_t row, double count) {
+    while (row + 1 < p->efforts && p->effort[row].count < count) row++;
+    return row;
+}
+
+/* Chooses the first effort under a filter. The share of matches among the vectors near the query says about how many
+ * vectors are nearer than the k-th match. 0, or -1 if memory ran out. */
+static int choose_effort(spann_context *c, spann_query *q) {
+    const spann_index *index = c->index;
+    const spann_search_params *p = c->params;
+    double k = (double)q->hits.k;
+    uint32_t row = effort_for(p, 0, p->rank * k);
+    for (;;) {
+        uint64_t wanted = p->effort[row].max_postings, limit = p->navigate > wanted ? p->navigate : wanted;
+        if (spann_navigate(&c->navigator, index, c->centroid_score, c->centroid_gather, index->kind->compared(c, q),
+                           wanted, limit, NULL, &q->stats->centroid_distances))
+            return -1;
+        const spann_selection *found = &c->navigator.found;
+        double matches = 0, seen = 0;
+        for (size_t i = 0; i < found->size && matches < MATCHES * k; i++) {
+            uint32_t first = spann_first_posting(index, found->items[i].row), end = spann_first_posting(index, found->items[i].row + 1);
+            for (; first < end; first++) {
+                matches += c->live_length[first];
+                seen += index->posting_length[first];
+            }
+        }
+        uint32_t next = effort_for(p, row, matches > 0 ? p->rank * k * seen / matches : INFINITY);
+        if (matches == 0 && next > row + STEPS) next = row + STEPS;
+        if (next == row || found->size >= index->centroids) {
+            q->effort = next;
+            return 0;
+        }
+        row = next;
+        if (matches >= MATCHES * k) {
+            q->effort = next;
+            return 0;
+        }
+    }
+}
+
 int spann_visits_find(spann_context *c, spann_query *q) {
     const spann_search_params *p = c->params;
     q->visit_count = 0;
+    if (p->rank > 0 && p->efforts && q->attempt == 0 && choose_effort(c, q)) return spann_no_memory(c);
     int failed = p->efforts ? find_postings(c, q, p->effort[q->effort].max_postings, p->effort[q->effort].epsilon2)
                             : find_postings(c, q, p->max_postings, p->epsilon2);
     if (failed) return spann_no_memory(c);
@@ -207,18 +280,23 @@ static int sort_visits(spann_context *c, spann_query *q, const uint64_t *keys) {
 
 int spann_visits_sort_by_row(spann_context *c, spann_query *q) { return sort_visits(c, q, c->index->first_row); }
 
-int spann_visits_extend(spann_context *c, spann_query *q) {
+int spann_visits_extend(spann_context *c, spann_query *q, size_t *next) {
     const spann_search_params *p = c->params;
     if (q->effort + 1 >= p->efforts) return SPANN_OK;
     uint64_t start = spann_now_ns();
-    double seen = c->index->kind->seen_within(q);
-    uint32_t row = q->effort;
-    while (row + 1 < p->efforts && p->effort[row].count < seen) row++;
+    double seen = p->rank > 0 ? p->rank * spann_rank_nearer(c, q) : c->index->kind->seen_within(q);
+    if (seen < 0) return spann_no_memory(c);
+    /* Postings without a match were passed over, and hold as many vectors. */
+    if (c->live && c->live->filter && q->visit_count) seen *= 1 + (double)q->passed / (double)q->visit_count;
+    uint32_t row = effort_for(p, q->effort, seen);
+    if (seen == INFINITY && row > q->effort + STEPS) row = q->effort + STEPS;
     if (row > q->effort) {
         q->effort = row;
-        int status = sort_visits(c, q, NULL);
+        int again = 0, status = sort_visits(c, q, NULL);
         if (status) return status;
         if (find_postings(c, q, p->effort[row].max_postings, p->effort[row].epsilon2)) return spann_no_memory(c);
+        if (p->rank > 0 && c->index->kind->re_ranks && (status = spann_rank_widen(c, q, &again))) return status;
+        if (again) q->ranked_count = *next = 0;
         q->stats->postings_scored = (uint32_t)q->visit_count;
     }
     q->stats->navigate_ns += spann_now_ns() - start;
