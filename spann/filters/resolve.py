@@ -44,7 +44,7 @@ Schema = Mapping[str, Column]
 LISTS = ("in", "has any", "has all")
 """Operators whose value is a list."""
 
-WITHOUT = "the index has no attributes; `spann.set_attributes` adds some without a new build"
+WITHOUT = "the index has no attributes; a build gives it some with attributes= (--attributes)"
 
 
 def parameters(expression: Expression, *, lists: bool = True) -> dict[str, Parameter]:
@@ -130,9 +130,8 @@ def find(schema: Schema, name: str, at: Position | None = None) -> Column:
         near = difflib.get_close_matches(name, schema, 3, 0) or sorted(schema)[:3]
         raise refused(f"there is no column {name!r}; near it are {', '.join(map(repr, near))}", at)
     if column.role == PAYLOAD:
-        raise refused(
-            f"column {name!r} is payload, which filters cannot use; `spann.set_attributes` makes it an attribute", at
-        )
+        remedy = "a build makes it an attribute with attributes= (--attributes)"
+        raise refused(f"column {name!r} is payload, which filters cannot use; {remedy}", at)
     return column
 
 

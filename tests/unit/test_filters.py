@@ -163,7 +163,7 @@ def test_parameters_take_values_with_each_search():
     ("sql", "words"),
     [
         ("prise < 3", ["line 1, column 1", "'prise'", "'price'"]),
-        ("title = 'a'", ["payload", "set_attributes"]),
+        ("title = 'a'", ["payload", "attributes="]),
         ("n = 1 AND\n  lang = 3", ["line 2, column 10", "lang", "string", "a whole number", "\n" + 9 * " " + "^"]),
         ("price = 'x'", ["float32", "text", "without quotes"]),
         ("tags = 'a'", ["tags", "list_contains"]),
@@ -214,7 +214,7 @@ def test_bad_dictionaries_are_refused(given, words):
 
 
 def test_an_index_without_columns_says_how_to_add_some():
-    assert "set_attributes" in error("n = 1", {})
+    assert "attributes=" in error("n = 1", {})
 
 
 def test_equal_filters_are_equal():
