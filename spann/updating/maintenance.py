@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -36,15 +37,19 @@ def soft_limit(vectors: int) -> int:
 
 class Maintenance:
     """Calls `work`, which flushes and optimises, when the log calls for it. That is in the writer ("inline"), on a
-    thread ("background"), or only when the log is full ("manual")."""
+    thread ("background"), or only when the log is full ("manual").
+
+    `work` is a method. Its object is held weakly, so an index that is dropped frees its memory at once."""
 
     def __init__(self, mode: str, path: Any, work: Callable[[], None]) -> None:
         if mode not in MODES:
             raise InputError(f"maintenance is {mode!r}; it must be one of {', '.join(MODES)}")
-        self.mode, self._path, self._work = mode, path, work
+        self.mode, self._path = mode, path
         self.failure: SpannError | None = None
         self._least = 1.0
         self._wanted = threading.Event()
+        wake = self._wanted.set  # the thread ends with the object
+        self._work = weakref.WeakMethod(work, lambda _: wake())
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -53,7 +58,7 @@ class Maintenance:
         if fullness < HARD:
             return
         try:
-            self._work()
+            self._do()
         except SpannError as error:
             raise StorageError(
                 f"{self._path}: the log is full and cannot be flushed, so nothing more is written: {error}"
@@ -71,9 +76,14 @@ class Maintenance:
             self._try()
         self._least = 1.0 if self.failure is None else RETRY * fullness
 
+    def _do(self) -> None:
+        work = self._work()
+        if work is not None:
+            work()
+
     def _try(self) -> None:
         try:
-            self._work()
+            self._do()
             self.failure = None
         except ExistsError as error:  # another process is at it
             self.failure = error
@@ -90,7 +100,7 @@ class Maintenance:
         while True:
             self._wanted.wait()
             self._wanted.clear()
-            if self._closed:
+            if self._closed or self._work() is None:
                 return
             self._try()
 

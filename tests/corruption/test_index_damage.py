@@ -125,7 +125,16 @@ def test_every_byte_of_every_posting_is_checked_when_it_is_read(index):
     rng = np.random.default_rng(3)
     file = path / "postings/pages/c/0/0"
     data = file.read_bytes()
+    appended = len(reader.read(f"{name}/appended")) if f"{name}/appended" in reader.arrays() else 0
     used = np.flatnonzero(end > start)
+    for p in used[used >= len(page) - appended].tolist():  # they are read when the index is opened
+        changed = bytearray(data)
+        changed[int(rng.integers(start[p], end[p]))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(changed)
+        with pytest.raises(CorruptionError, match=f"{path}: posting {p} is damaged"):
+            _open(path)
+    file.write_bytes(data)
+    used = used[used < len(page) - appended] if "code_bits" in reader.attributes else used
     with _open(path) as checked, _open(path, check=False) as unchecked:
         for p in rng.choice(used, min(40, len(used)), replace=False).tolist():
             for at in {int(start[p]), int(end[p]) - 1, int(rng.integers(start[p], end[p]))}:

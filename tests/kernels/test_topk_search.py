@@ -71,6 +71,7 @@ class Made:
             direct=direct,
             check=check,
             stop=_search.Stop(),
+            live=None,
         )
         raw = queries.view(np.uint8)
         if posting_major:
@@ -180,8 +181,6 @@ def make(tmp_path: Path) -> Iterator[Any]:
         )
         native.set_postings(
             np.arange(0, postings + 1, 2, dtype=np.uint32) if chained else None,
-            None,
-            None,
             np.array(page, np.uint32),
             np.array(offset, np.uint16),
             np.array(length, np.uint16),

@@ -298,7 +298,7 @@ def test_faults_of_the_edges_of_a_build_without_replicas(tmp_path, spoilt, how):
     assert open_files() == were_open
 
 
-@pytest.mark.parametrize("what", ["candidates", "edges-0", "kept", "tree-rows"])
+@pytest.mark.parametrize("what", ["edges-0", "tree-rows"])
 def test_reads_that_return_a_piece_at_a_time_lose_nothing(tmp_path, spoilt, content, what):
     spann.build(BASE, tmp_path / "a").close()
     disk = spoilt(what, "pieces")

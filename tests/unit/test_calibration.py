@@ -505,7 +505,8 @@ def out_of_reach(coded, tmp_path):
     path = shutil.copytree(coded, tmp_path / "i")
     with spann.open(path) as index:
         most = calibration(point(0.8, 10), point(0.9, 40))
-        index.calibration = most
+        index._living._base.calibration = most
+        index._living.snapshot = index._living._snapshot()
         yield index
 
 

@@ -65,6 +65,7 @@ def test_commands_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [line for line in commands(README) if "..." not in line and len(line.split()) > 2]
     assert {line.split()[1] for line in lines} == set(cli.commands)
+    np.save("ids.npy", 10**6 + np.arange(500))
     for line in lines:
         words = shlex.split(line)[1:] + (["--rows", "1000"] if line.startswith("spann demo") else [])
         result = CliRunner().invoke(cli, words)
@@ -94,7 +95,9 @@ def test_the_tutorial_runs_as_written(tmp_path, monkeypatch, capsys):
             result = CliRunner().invoke(cli, shlex.split(line)[1:])
             assert result.exit_code == 0, f"{line}: {result.output}"
     assert len(pq.read_table("near.parquet")) == 300
-    assert capsys.readouterr().out.splitlines()[-1].startswith("20300 ")
+    *_, grown, updated = capsys.readouterr().out.splitlines()
+    assert grown.startswith("20300 ")
+    assert updated == "(1, 48) False"
 
 
 def format_examples():

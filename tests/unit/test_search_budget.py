@@ -48,7 +48,7 @@ def test_invalid_size_is_rejected_by_name(text):
 
 def test_postings_that_fit():
     first_row, first_entry = np.array([[0, 10, 10, 30], [0, 12, 12, 35]], np.uint64)
-    given = pinned_bytes(first_row, first_entry, 8, 4)
+    given = pinned_bytes(first_entry, first_entry - first_row, 8, 4)
     sizes = [100, 100 + 12 * 8 + 2 * 4 + 20, 100 + 12 * 8 + 2 * 4 + 40, 100 + 35 * 8 + 5 * 4 + 60]
     for limit, expected in ((100, 0), (sizes[1] - 1, 0), (sizes[1], 1), (sizes[2], 2), (sizes[3], 3), (10**9, 3)):
         assert MemoryBudget(limit).pinned_postings(100, given, "x") == expected

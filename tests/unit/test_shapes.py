@@ -134,7 +134,8 @@ def test_directions_are_those_of_the_largest_spread():
 def test_more_directions_than_dimensions():
     rng = np.random.default_rng(0)
     rows, centre = rng.normal(size=(50, 4)).astype(np.float32), np.zeros((1, 4), np.float32)
-    shapes = shapes_of(rows, np.array([50]), centre, centre, Quantizer.make(4, 4, "l2"), 8, np.zeros(1, bool))
+    how = {"quantizer": Quantizer.make(4, 4, "l2"), "directions": 8, "far": np.zeros(1, bool)}
+    shapes = shapes_of(rows, np.array([50]), centre, centre, **how)
     assert shapes["spread"][0] == pytest.approx(np.square(rows).sum(axis=1).mean(), rel=1e-5)
     assert not shapes["offsets"][0, 4:].any()
     assert shapes["rest"][0] == pytest.approx(0, abs=1e-5)
