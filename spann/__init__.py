@@ -28,7 +28,8 @@ from spann.errors import (
     StorageError,
 )
 from spann.filters import col
-from spann.index import Index, append, build, calibrate, create, plan, snapshot, verify
+from spann.functions import append, build, calibrate, create, plan, snapshot, verify
+from spann.index import Index
 from spann.index import open_index as open
 from spann.jobs import join
 from spann.types import Metric, RangeResult, SearchResult

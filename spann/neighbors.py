@@ -20,7 +20,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from spann.config import BuildParams, SearchParams, whole
 from spann.errors import InputError
-from spann.index import Index, build
+from spann.functions import build
+from spann.index import Index
 from spann.types import ELEMENT_TYPES, MAX_K, Array, Metric
 from spann.vectors import narrowed
 

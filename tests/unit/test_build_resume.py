@@ -472,9 +472,9 @@ def test_the_command_names_the_kept_work_and_resumes(tmp_path):
     np.save(tmp_path / "base.npy", BASE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (
-        "import functools; import spann.index; from spann import config; from tests.builds import MANY; "
+        "import functools; import spann.functions; from spann import config; from tests.builds import MANY; "
         "config.DEFAULT_CALIBRATION = config.FEWEST_CALIBRATION = 0; "
-        "spann.index.build_index = functools.partial(spann.index.build_index, sizes=MANY); "
+        "spann.functions.build_index = functools.partial(spann.functions.build_index, sizes=MANY); "
         "from spann.cli import main; main()"
     )
     build = [sys.executable, "-c", script, "build", "base.npy", "i", "--code-bits", "2", "--progress", "json"]

@@ -101,7 +101,7 @@ def test_an_index_that_was_just_built_keeps_within_the_limit_of_its_build(tmp_pa
     path, params = tmp_path / "i", spann.BuildParams(code_bits=2)
 
     def left(room):
-        monkeypatch.setattr(spann.index, "resident_bytes", lambda: (1 << 30) - room)
+        monkeypatch.setattr(spann.functions, "resident_bytes", lambda: (1 << 30) - room)
         return spann.build(base, path, params=params, memory_limit="1GiB", overwrite=True)
 
     with spann.build(base, path, params=params) as index:
@@ -118,7 +118,7 @@ def test_an_index_that_was_just_built_keeps_within_the_limit_of_its_build(tmp_pa
     with spann.build(base, path, params=params, memory_budget="none", overwrite=True) as index:
         assert index.open_memory_bytes == least
         assert index.info()["open_memory_most"] == most
-    monkeypatch.setattr(spann.index, "resident_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(spann.functions, "resident_bytes", lambda: 1 << 30)
     with spann.append(path, more, memory_limit="1GiB") as index:
         assert index.info()["pinned_postings"] == 0
 
