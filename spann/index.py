@@ -41,6 +41,7 @@ from spann.store.names import NameTable
 from spann.store.reader import IndexReader
 from spann.system import given_path
 from spann.types import MAX_K, Array, Metric, RangeResult, SearchResult
+from spann.updating.description import describe
 from spann.updating.living import Living
 from spann.updating.methods import UpdateMethods
 from spann.updating.snapshot import Snapshot
@@ -499,48 +500,10 @@ class Index(JobMethods, UpdateMethods):
         >>> about["count"], about["dim"], about["metric"]
         (1000, 1, 'l2')
         """
-        about = self._reader.attributes
-        arrays = self._engine.arrays
-        length = arrays.length.astype(np.int64)
-        bins = np.linspace(0, about["posting_bound"] + 1, 17).astype(int)
-        replicas = length - arrays.primaries
         return {
             "path": str(self.path),
-            "format_version": about["format_version"],
-            "created_by": about["created_by"],
-            "generation": about["generation"],
-            "count": self.count,
-            "dim": self.dim,
-            "dtype": self.element,
-            "metric": self.metric.value,
-            "ids": about.get("name_type", about["ids"]),
-            "centroids": about["centroids"],
-            "postings": about["postings"],
-            "appended_postings": arrays.appended,
-            "entries": about["entries"],
-            "code_bits": arrays.kind.code_bits,
-            "replicas_mean": about["entries"] / max(1, self.count - arrays.kind.outside(about["centroids"])),
-            "posting_length": {
-                "mean": float(length.mean()),
-                "std": float(length.std()),
-                "min": int(length.min()),
-                "max": int(length.max()),
-                "bound": about["posting_bound"],
-                "histogram": _histogram(length, bins),
-            },
-            "posting_replicas": {"mean": float(replicas.mean()), "histogram": _histogram(replicas, bins)},
+            **describe(self._living.snapshot, self._living.memory()),
             "updates": self._living.info(),
-            "disk_bytes": self._reader.disk_bytes(),
-            "disk": {name: self._reader.layout(name).stored_bytes for name in self._reader.arrays()},
-            "open_memory_bytes": self.open_memory_bytes,
-            "open_memory_bytes_per_vector": self.open_memory_bytes / max(1, self.count),
-            "open_memory": {**arrays.memory, **self._living.memory()},
-            "open_memory_least": self.open_memory_bytes - arrays.memory.get("codes", 0),
-            "open_memory_most": self.open_memory_bytes - arrays.memory.get("codes", 0) + arrays.codes_bytes,
-            "pinned_postings": arrays.pinned_postings,
-            "parameters": about["parameters"],
-            "calibration": about.get("calibration"),
-            "recall_doubts": [] if self.calibration is None else self.calibration.all_doubts(),
         }
 
     def close(self) -> None:
@@ -629,11 +592,6 @@ def _outside() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "spann":
         frame, level = frame.f_back, level + 1
     return level
-
-
-def _histogram(values: Array, bins: Array) -> dict[str, list[int]]:
-    counts, edges = np.histogram(values, bins=bins)
-    return {"counts": counts.tolist(), "edges": edges.tolist()}
 
 
 def reopen(path: Path, options: dict[str, Any], upkeep: dict[str, Any] | None = None) -> Index:
