@@ -84,15 +84,7 @@ def append_index(
         old = _Old(following.old, source.count)
         source = for_metric(source, old.metric)
         old.check(source)
-        workers = threads_to_append(
-            source,
-            old.about,
-            following.path,
-            decision=old.decision,
-            threads=thread_count(threads),
-            limit=limit_bytes(memory_limit),
-            copied=following.copied_bytes(),
-        )
+        workers = old.workers(following, source, threads, memory_limit)
         known = old.known(following.path.parent)
         known.check(ids, source)
         marked = mark_of(ids, source)
@@ -132,15 +124,7 @@ def append_rows(
     report = progress or (lambda stage, done, total: None)
     old = _Old(following.old, source.count)
     old.check(source)
-    workers = threads_to_append(
-        source,
-        old.about,
-        following.path,
-        decision=old.decision,
-        threads=thread_count(threads),
-        limit=limit_bytes(memory_limit),
-        copied=following.copied_bytes(),
-    )
+    workers = old.workers(following, source, threads, memory_limit)
     found, _ = scan(source, old.metric, workers, report, alone=False)
     names = Ids(ids, old.about["id_bytes"])
     job = Job(source, old.space(found.max_norm), old.decision, names, old.record, workers, report, following.sizes)
@@ -163,6 +147,20 @@ class _Old(Present):
                 f"{self.count + source.count} vectors with those of {source.name}; rows of {self.reader.path} have "
                 f"{about['row_bytes']} bytes and it can hold {1 << 8 * about['row_bytes']}"
             )
+
+    def workers(
+        self, following: Generation, source: VectorSource, threads: int | None, memory_limit: int | None
+    ) -> int:
+        """Threads that append `source` within the limit. Raises `InputError` if memory or disk are too small."""
+        return threads_to_append(
+            source,
+            self.about,
+            following.path,
+            decision=self.decision,
+            threads=thread_count(threads),
+            limit=limit_bytes(memory_limit),
+            copied=following.copied_bytes(),
+        )
 
     @property
     def sources(self) -> list[str]:

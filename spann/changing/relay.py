@@ -35,7 +35,7 @@ from spann.changing.present import Present
 from spann.changing.recluster import Floats, Ints, Members, Recluster, Reclustered, nearest_of
 from spann.changing.rows import add_run
 from spann.config import thread_count
-from spann.elements import memory_dtype, unpack
+from spann.elements import unpack
 from spann.errors import InputError
 from spann.format.live import extended, without
 from spann.format.shapes import shape_bytes
@@ -43,7 +43,7 @@ from spann.format.updates import DELETED, IDS, LIVE, ROWS, Updates
 from spann.store.checked import Checked
 from spann.store.reader import IndexReader
 from spann.types import Array, Metric, Progress
-from spann.vectors import VectorSource
+from spann.vectors import UnreadSource
 
 MOST_TAILS = 8
 """Postings of a clean cell besides its main one, at most. The next vectors are written together with these."""
@@ -192,7 +192,7 @@ def relay(
     given, limit = thread_count(threads), limit_bytes(memory_limit)
     fitting = partial(threads_to_relay, following.path, cells.count, space.dim, threads=given, limit=limit)
     job = Job(
-        _Shape(old, max(1, len(change.ids))), space, old.decision, Ids(None, old.about["id_bytes"]), old.record,
+        _unread(old, max(1, len(change.ids))), space, old.decision, Ids(None, old.about["id_bytes"]), old.record,
         fitting(len(change.ids)), report, following.sizes,
     )  # fmt: skip
     centroids = old.centroids(space)
@@ -242,18 +242,9 @@ def relay(
     )
 
 
-class _Shape(VectorSource):
-    """A collection of `count` vectors with the type and dimension of the index; it cannot be read."""
-
-    def __init__(self, old: Present, count: int) -> None:
-        element = str(old.about["dtype"])
-        super().__init__(str(old.reader.path), count, int(old.about["dim"]), memory_dtype(element), element)
-
-    def _read(self, start: int, stop: int) -> Array:
-        raise NotImplementedError
-
-    def _take(self, rows: Ints) -> Array:
-        raise NotImplementedError
+def _unread(old: Present, count: int) -> UnreadSource:
+    """A collection of `count` vectors of the type and dimension of the index."""
+    return UnreadSource(str(old.reader.path), count, int(old.about["dim"]), str(old.about["dtype"]))
 
 
 @dataclass(frozen=True)
@@ -354,7 +345,7 @@ def _write(
     order = np.lexsort((members.entry, target))
     entry, target = members.entry[order], target[order]
     ids = entries.ids(following, entry)
-    vectors = following.hold(Partition(following.temporary, "relaid", _Shape(old, total)))
+    vectors = following.hold(Partition(following.temporary, "relaid", _unread(old, total)))
     spool = following.hold(EdgeSpool(following.temporary, len(centroids), total, job.sizes))
     step = max(1, BLOCK_BYTES // (4 * job.space.dim))
     for start in range(0, total, step):

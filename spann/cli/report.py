@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 import spann
 from spann.cli.inputs import SOURCE
@@ -19,12 +17,10 @@ from spann.cli.plot import check_library, curves, index_figure, svg
 from spann.cli.progress import progress_report
 from spann.cli.text import say
 from spann.config import BuildParams, SearchParams
-from spann.elements import memory_dtype
 from spann.errors import StorageError
 from spann.measuring import evaluate as measure
 from spann.progress import size
-from spann.types import Array
-from spann.vectors import VectorSource, open_queries, read_truth
+from spann.vectors import UnreadSource, open_queries, read_truth
 from spann.vectors.sinks import check_path
 
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
@@ -123,7 +119,7 @@ def _parameters(info: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _planned(info: dict[str, Any]) -> list[tuple[str, str, str]]:
     plan = spann.plan(
-        _Counts(info["count"], info["dim"], info["dtype"]),
+        UnreadSource("the index", info["count"], info["dim"], info["dtype"]),
         metric=info["metric"],
         params=BuildParams(**info["parameters"]),
         memory_limit=sys.maxsize,
@@ -168,16 +164,3 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for first, *rest in rows
     )
     return f"<table>{f'<tr>{head}</tr>' if any(header) else ''}{''.join(lines)}</table>"
-
-
-class _Counts(VectorSource):
-    """A source that only knows the number of vectors and their type: enough for a plan."""
-
-    def __init__(self, count: int, dim: int, element: str) -> None:
-        super().__init__("the index", count, dim, memory_dtype(element), element)
-
-    def _read(self, start: int, stop: int) -> Array:
-        raise NotImplementedError("a plan reads no vectors")
-
-    def _take(self, rows: NDArray[np.int64]) -> Array:
-        raise NotImplementedError("a plan reads no vectors")

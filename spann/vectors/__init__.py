@@ -9,7 +9,7 @@ from spann.vectors.opening import open_queries, open_source
 from spann.vectors.queries import as_queries
 from spann.vectors.sampling import sample_rows
 from spann.vectors.sinks import check_results_path, write_results
-from spann.vectors.sources import ArraySource, StoredSource, VectorSource, for_metric, metric_of
+from spann.vectors.sources import ArraySource, StoredSource, UnreadSource, VectorSource, for_metric, metric_of
 from spann.vectors.truth_files import Truth, read_truth, write_truth
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "NameList",
     "StoredSource",
     "Truth",
+    "UnreadSource",
     "VectorSource",
     "as_ids",
     "as_queries",

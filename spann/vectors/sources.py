@@ -184,6 +184,19 @@ class VectorSource(ABC):
     def _take(self, rows: NDArray[np.int64]) -> Array: ...
 
 
+class UnreadSource(VectorSource):
+    """Knows how many vectors there are and of what type, and has none: enough to plan, and to lay out files."""
+
+    def __init__(self, name: str, count: int, dim: int, element: str) -> None:
+        super().__init__(name, count, dim, memory_dtype(element), element)
+
+    def _read(self, start: int, stop: int) -> Array:
+        raise NotImplementedError(f"{self.name}: only the number and the type of its vectors are known")
+
+    def _take(self, rows: NDArray[np.int64]) -> Array:
+        return self._read(0, 0)
+
+
 class ArraySource(VectorSource):
     """Vectors of a 2-D NumPy array or memory map; `read` gives read-only views where the rows are contiguous."""
 
